@@ -1,0 +1,53 @@
+# Everything from nothing: each target sets up what it needs in a virtual environment of its own.
+#
+#   make levels   the published level sweep: tables on the screen, report in results/levels
+#   make test     all tests
+#   make bench    speed against peers, side by side in one run
+
+PYTHON ?= python3
+VENV ?= .venv
+# Versions known to work. `make PIP_CONSTRAINT= test` takes the newest instead.
+export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+BIN := $(VENV)/bin
+JOBS ?= auto
+
+.PHONY: levels test quick lint format bench clean
+
+levels: $(VENV)/.experiments
+	$(BIN)/python -m experiments levels $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.experiments
+	$(BIN)/python -m benchmarks.level_sweep $(ARGS)
+
+$(VENV)/.experiments: pyproject.toml $(VENV)/.created
+	$(BIN)/pip install --quiet --editable ".[netcdf]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.created
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.experiments
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache build dist results

@@ -1,0 +1,1 @@
+"""Experiments: one claim a file, run by `python -m experiments NAME`."""

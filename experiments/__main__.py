@@ -1,0 +1,30 @@
+"""The command line: `python -m experiments NAME [options]`."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from experiments import levels
+from experiments._cli import UsageError
+
+EXPERIMENTS = {"levels": levels.main}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the experiment that `arguments` name; return the exit code."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            EXPERIMENTS, prog="python -m experiments", args=arguments
+        )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Each level of nested momentum multiplies the loss; levels in the drifting weights do not matter.
+
+The published level sweep: m = 1 ... 19 levels of momentum in the model against d = 1 ... 19 levels
+in the drift of the true weights of a linear regression. With its own random streams (the default)
+it is reproduced to the printed digit; `--stream jax` asks whether other chance says the same.
+
+    python -m experiments levels
+
+About 10 s on 2 CPU cores (1 s of it the 361 runs). Expected of the published streams: the
+regression of the log loss on the levels has slope 12.9085 +- .2984 for the model's level and
+-.0347 +- .2984 for the data's; runs of up to 5 levels converge, those of 6 and more diverge.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+import nested_jax as nj
+from experiments import _artifacts, _cli
+from experiments._rust_stream import published_stream
+from nested_jax import _checks
+from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+REFERENCE = Path(__file__).parent / "data" / "published_losses.csv"
+MODEL_INIT_STD = 2.0
+"""Standard deviation of the model's initial weights in the published experiment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The published level sweep."""
+
+    model_levels: _cli.Integer = 19
+    """Sweep levels of momentum from 1 to this."""
+    data_levels: _cli.Integer = 19
+    """Sweep levels of the drifting true weights from 1 to this."""
+    dim: _cli.Integer = 10
+    """Number of inputs; the model has a bias besides."""
+    decay: _cli.Real = 0.95
+    """Decay of every level, of the model and of the drift, in [0, 1)."""
+    learning_rate: _cli.Real = 0.01
+    """Step size."""
+    steps: _cli.Integer = 30_000
+    """Steps of each run, one example a step."""
+    warmup: _cli.Integer = 3_000
+    """First steps, which the mean loss leaves out."""
+    noise_std: _cli.Real = 0.1
+    """Standard deviation of the target's noise."""
+    model_seed: _cli.Integer = 42
+    """Seed of the model's initial weights."""
+    data_seed: _cli.Integer = 123
+    """Seed of the data."""
+    stream: Annotated[str, _cli.word("published", "jax")] = "published"
+    """Random numbers of the published experiment, or of JAX."""
+    seeds: _cli.Integer = 1
+    """Repeat everything with this many seeds, counted up from the two given."""
+    device: Annotated[str, _cli.word("auto", "cpu", "gpu")] = "auto"
+    """Where to run."""
+    out: _cli.Folder = Path("results/levels")
+    """Folder for tables, figures and report."""
+
+
+def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
+    """Sweep levels of momentum against levels of drift in the true weights."""
+    with _cli.usage():
+        check(config)
+    device = _cli.use_device(config.device)
+    _artifacts.claim(config.out, config)
+    results = simulate(config)
+    # Not before: tables and figures would take their memory on top of the compiler's.
+    from experiments import _levels_report
+
+    difference = published_difference(config, results)
+    regressions = _levels_report.regressions(results)
+    _levels_report.show(results, regressions, difference)
+    _levels_report.write(
+        config.out,
+        {"config": _artifacts.describe(config), **_artifacts.provenance(device)},
+        results,
+        regressions,
+        difference,
+    )
+    print(f"Report: {config.out / 'report.html'}")
+
+
+def check(config: Config) -> None:
+    """Raise for the first option out of range or of the wrong kind."""
+    for name in ("model_levels", "data_levels", "dim", "steps", "seeds"):
+        _checks.check_static_count(_option(name), getattr(config, name), 1)
+    _checks.check_static_count("--warmup", config.warmup)
+    _checks.check_below("--steps", config.steps, 2**31)
+    if config.warmup >= config.steps:
+        raise ValueError(
+            f"`--warmup` must be less than `--steps` = {config.steps}, got {config.warmup}."
+        )
+    _checks.check_unit_interval("--decay", config.decay)
+    _checks.check_non_negative("--learning-rate", config.learning_rate)
+    _checks.check_non_negative("--noise-std", config.noise_std)
+    for name in ("model_seed", "data_seed"):
+        seed = getattr(config, name)
+        _checks.check_static_count(_option(name), seed)
+        _checks.check_below(_option(name), seed, 2**64 - config.seeds + 1)
+    _checks.check_choice("--stream", config.stream, ("published", "jax"))
+    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
+    if config.stream == "published":
+        _check_memory(config)
+
+
+def _check_memory(config: Config) -> None:
+    """Raise if the published streams, which are held whole, do not fit into memory."""
+    normals = config.seeds * (2 * config.dim + 1) * (config.steps + config.data_levels)
+    needed = 4 * 8 * normals / 2**30  # Words, candidates and samples while they are drawn.
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if needed > free:
+        raise ValueError(
+            f"`--steps` must leave the published stream in memory ({free:.1f} GiB free), got "
+            f"{config.steps}, which needs {needed:.1f} GiB; `--stream jax` needs none."
+        )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def simulate(config: Config) -> "xr.Dataset":
+    """Run every combination of levels and seeds as one program.
+
+    Returns:
+        `loss` (mean after warm-up) and `first_beyond` (first step whose loss was a thousand
+        times that of the untrained model, -1 if none) over model_level, data_level and, if there
+        are several, seed; and `diverged`: whether a run ended worse than it began.
+    """
+    axes = {
+        "model_level": range(1, config.model_levels + 1),
+        "data_level": range(1, config.data_levels + 1),
+        "seed": range(config.seeds),
+    }
+    results = nj.sweep(function(config), nj.Grid(**axes))
+    # Not `loss > initial`, which is false for NaN.
+    results["diverged"] = ~(results.loss <= initial_loss(config))
+    results.loss.attrs = {"long_name": "mean loss after warm-up", "units": "squared error"}
+    return results if config.seeds > 1 else results.isel(seed=0, drop=True)
+
+
+def initial_loss(config: Config) -> float:
+    """Return the expected loss of the untrained model, |w - W|^2 + noise."""
+    return MODEL_INIT_STD**2 * (config.dim + 1) + config.dim + config.noise_std**2
+
+
+def function(config: Config) -> Partial:
+    """Return the pure function of model_level, data_level and seed that `simulate` sweeps."""
+    return _published_run(config) if config.stream == "published" else _jax_run(config)
+
+
+def _published_run(config: Config) -> Partial:
+    """Return the sweep's function on Rust's random streams."""
+    streams = [
+        published_stream(
+            dim=config.dim,
+            data_levels=config.data_levels,
+            steps=config.steps,
+            model_seed=config.model_seed + i,
+            data_seed=config.data_seed + i,
+        )
+        for i in range(config.seeds)
+    ]
+    dim, size = config.dim, 2 * config.dim + 1
+
+    def run(model, data, *, model_level, data_level, seed):
+        # The initial weights of all levels come first, so the steps of d levels start after d.
+        levels = data[seed, : config.data_levels * dim].reshape(config.data_levels, dim)
+
+        def draws(t):
+            z = jax.lax.dynamic_slice(data, (seed, data_level * dim + t * size), (1, size))[0]
+            return DriftingRegressionDraws(drift=z[:dim], inputs=z[dim:-1], noise=z[-1])
+
+        world = DriftingRegressionWorld(weights=tuple(levels))
+        source = {"key": None, "world": world, "draws": draws}
+        return _report(config, model[seed], model_level, data_level, **source)
+
+    models, data = (jnp.asarray(np.stack(parts)) for parts in zip(*streams, strict=True))
+    return Partial(run, models, data)
+
+
+def _jax_run(config: Config) -> Partial:
+    """Return the sweep's function on JAX's random numbers."""
+
+    def keys(first):
+        # The 64 bits of a seed are the key, so that neither end of the range is cut off.
+        words = [[seed >> 32, seed % 2**32] for seed in range(first, first + config.seeds)]
+        return jax.random.wrap_key_data(jnp.array(words, jnp.uint32), impl="threefry2x32")
+
+    def run(model_keys, data_keys, *, model_level, data_level, seed):
+        model = jax.random.normal(model_keys[seed], (config.dim + 1,))
+        return _report(config, model, model_level, data_level, key=data_keys[seed])
+
+    return Partial(run, keys(config.model_seed), keys(config.data_seed))
+
+
+def _report(
+    config: Config, model, model_level, data_level, key, world=None, draws=None
+) -> dict[str, jax.Array]:
+    """Run one combination from the model's initial normals; draw what is not given."""
+    problem = nj.drifting_regression(
+        config.dim, data_level, config.decay, config.noise_std, max_levels=config.data_levels
+    )
+    tx = nj.nested_momentum(
+        config.learning_rate, model_level, config.decay, max_levels=config.model_levels
+    )
+    if world is None:
+        key_world, key = jax.random.split(key)
+        world = problem.init(key_world)[1]
+    trace = nj.rollout(
+        tx,
+        problem,
+        key,
+        config.steps,
+        warmup=config.warmup,
+        bound=1000 * initial_loss(config),
+        initial=(MODEL_INIT_STD * model, world),
+        draws=draws,
+    )
+    return {"loss": trace.loss, "first_beyond": trace.first_beyond}
+
+
+def published_difference(config: Config, results: "xr.Dataset") -> float | None:
+    """Return the largest relative difference to the published losses, where there are any."""
+    defaults = _artifacts.describe(Config())
+    if _artifacts.describe(config) | {"device": "auto"} != defaults:
+        return None
+    import pandas as pd
+
+    reference = pd.read_csv(REFERENCE).set_index(["model_level", "data_level"]).to_xarray().loss
+    return float(abs(results.loss / reference - 1).max())

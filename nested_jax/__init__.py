@@ -1,0 +1,31 @@
+"""Optimizers as pure optax transformations in which every number is a hyperparameter."""
+
+from nested_jax._version import __version__ as __version__
+from nested_jax.optimizers import adafactor as adafactor
+from nested_jax.optimizers import adam as adam
+from nested_jax.optimizers import adamw as adamw
+from nested_jax.optimizers import factored_adamw as factored_adamw
+from nested_jax.optimizers import momentum as momentum
+from nested_jax.optimizers import nested_momentum as nested_momentum
+from nested_jax.optimizers import nesterov as nesterov
+from nested_jax.problems import Problem as Problem
+from nested_jax.problems import drifting_regression as drifting_regression
+from nested_jax.rollout import Trace as Trace
+from nested_jax.rollout import rollout as rollout
+from nested_jax.sweep import Grid as Grid
+from nested_jax.sweep import sweep as sweep
+from nested_jax.transforms import Metrics as Metrics
+from nested_jax.transforms import add_decoupled_weight_decay as add_decoupled_weight_decay
+from nested_jax.transforms import clip_by_rms as clip_by_rms
+from nested_jax.transforms import matched_delay_decays as matched_delay_decays
+from nested_jax.transforms import metrics_of as metrics_of
+from nested_jax.transforms import nested_decays as nested_decays
+from nested_jax.transforms import nesterov_iterate as nesterov_iterate
+from nested_jax.transforms import nesterov_momentum as nesterov_momentum
+from nested_jax.transforms import scale_by_accumulated_momentum as scale_by_accumulated_momentum
+from nested_jax.transforms import scale_by_adam as scale_by_adam
+from nested_jax.transforms import scale_by_factored_rms as scale_by_factored_rms
+from nested_jax.transforms import scale_by_nested_momentum as scale_by_nested_momentum
+from nested_jax.transforms import scale_by_rate as scale_by_rate
+from nested_jax.transforms import scale_by_relative_step as scale_by_relative_step
+from nested_jax.transforms import with_metrics as with_metrics

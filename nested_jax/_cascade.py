@@ -1,0 +1,70 @@
+"""Exponential averages in a row: the one recurrence that model and data levels share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nested_jax._checks import check_count, check_static_count, check_unit_interval, is_traced
+from nested_jax._types import ScalarLike, Updates
+
+
+def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.ndarray | jax.Array:
+    """Return `stages` copies of `decay`, padded with zeros to `max_stages`.
+
+    A stage of decay 0 hands its input on, so cascades of every length share one shape. Concrete
+    arguments give a float64 NumPy vector, so that what is derived from it (1 - decay) is exact
+    in every dtype; traced ones give a JAX array.
+    """
+    if is_traced(stages) or is_traced(decay):
+        return jnp.where(jnp.arange(max_stages) < stages, decay, 0.0)
+    return np.where(np.arange(max_stages) < stages, np.float64(decay), 0.0)
+
+
+def check_levels(
+    name: str, levels: Any, decay: Any, max_name: str, max_levels: Any, low: int = 1
+) -> int:
+    """Check a level count against its maximum; return the maximum, `levels` if none is given."""
+    check_count(name, levels, low)
+    check_unit_interval("decay", decay)
+    if max_levels is None:
+        if is_traced(levels):
+            raise TypeError(
+                f"`{max_name}` must be given when `{name}` is traced: it shapes the state."
+            )
+        return int(levels)
+    check_static_count(max_name, max_levels, low)
+    if not is_traced(levels) and levels > max_levels:
+        raise ValueError(f"`{name}` must be at most `{max_name}` = {max_levels}, got {levels}.")
+    return int(max_levels)
+
+
+def average(keep: ScalarLike, take: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:
+    """Return keep * momentum + take * inflow in the dtype of `momentum`."""
+
+    def leaf(m, u):
+        # A traced hyperparameter has a dtype of its own, which must not enter the state.
+        a, b = jnp.asarray(keep, m.dtype), jnp.asarray(take, m.dtype)
+        return a * m + b * u.astype(m.dtype)
+
+    return jax.tree.map(leaf, momentum, inflow)
+
+
+def cascade(
+    keeps: Sequence[ScalarLike],
+    takes: Sequence[ScalarLike],
+    momenta: Sequence[Updates],
+    inflow: Updates,
+) -> tuple[Updates, ...]:
+    """Move every stage of a cascade one step on, innermost (last) first.
+
+    Stage i becomes keeps[i] * M_i + takes[i] * M_{i+1}, with the fresh M_{i+1}; the innermost
+    takes `inflow`. Returns the new stages, outermost first.
+    """
+    fresh = []
+    for keep, take, momentum in zip(keeps[::-1], takes[::-1], momenta[::-1], strict=True):
+        inflow = average(keep, take, momentum, inflow)
+        fresh.append(inflow)
+    return tuple(fresh[::-1])

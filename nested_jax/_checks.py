@@ -1,0 +1,120 @@
+"""Checks of arguments, made when a factory is called.
+
+A wrong kind is a `TypeError`, a value out of range a `ValueError`, and the message names the
+argument, the rule and the value. Of a tracer only dtype and shape are checked: its value is not
+known yet.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_traced(value: Any) -> bool:
+    """Tell whether `value` is known only when the program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_number(name: str, value: Any, rule: str = "be a number") -> None:
+    """Raise unless `value` is a real scalar, concrete or traced."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return
+    is_array = isinstance(value, np.generic | np.ndarray | jax.Array)
+    # JAX's order of dtypes, unlike NumPy's, has a place for bfloat16.
+    if not is_array or not any(jnp.issubdtype(value.dtype, k) for k in (np.integer, np.floating)):
+        raise TypeError(f"`{name}` must {rule}, got {value!r}.")
+    if value.ndim:
+        raise ValueError(f"`{name}` must {rule}, got an array of shape {value.shape}.")
+
+
+def _check_range(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> None:
+    check_number(name, value, rule)
+    # float() also takes bfloat16, which NumPy does not order.
+    if not is_traced(value) and not holds(float(value)):
+        raise ValueError(f"`{name}` must {rule}, got {value}.")
+
+
+def check_unit_interval(name: str, value: Any) -> None:
+    """Raise unless 0 <= `value` < 1: a decay that forgets."""
+    _check_range(name, value, "lie in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raise unless 0 <= `value` <= 1."""
+    _check_range(name, value, "lie in [0, 1]", lambda x: 0 <= x <= 1)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless `value` is finite and above 0."""
+    _check_range(name, value, "be positive and finite", lambda x: 0 < x < np.inf)
+
+
+def check_non_negative(name: str, value: Any) -> None:
+    """Raise unless `value` is finite and not below 0."""
+    _check_range(name, value, "be non-negative and finite", lambda x: 0 <= x < np.inf)
+
+
+def check_at_least(name: str, value: Any, low: float) -> None:
+    """Raise unless `value` is finite and not below `low`."""
+    _check_range(name, value, f"be at least {low:g} and finite", lambda x: low <= x < np.inf)
+
+
+def check_count(name: str, value: Any, low: int = 0) -> None:
+    """Raise unless `value` is an integer of at least `low`, concrete or traced."""
+    rule = f"be an integer of at least {low}"
+    check_number(name, value, rule)
+    # Python's integers have no bound, and beyond 64 bits no dtype.
+    if not isinstance(value, int) and not np.issubdtype(jnp.result_type(value), np.integer):
+        raise TypeError(f"`{name}` must {rule}, got {value!r}.")
+    if not is_traced(value) and value < low:
+        raise ValueError(f"`{name}` must {rule}, got {value}.")
+
+
+def check_static_count(name: str, value: Any, low: int = 0) -> None:
+    """Raise unless `value` is a concrete integer of at least `low`: it shapes the program."""
+    if is_traced(value):
+        raise TypeError(f"`{name}` must be a Python integer, known when tracing, got {value}.")
+    check_count(name, value, low)
+
+
+def check_below(name: str, value: int, high: int) -> None:
+    """Raise unless the concrete integer `value` is below `high`."""
+    if value >= high:
+        raise ValueError(f"`{name}` must be less than {high}, got {value}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False: a choice between two programs."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the words `choices`."""
+    words = ", ".join(repr(choice) for choice in choices)
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be one of {words}, got {value!r}.")
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {words}, got {value!r}.")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raise unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be callable, got {value!r}.")
+
+
+def check_transformation(name: str, value: Any) -> None:
+    """Raise unless `value` has the two functions of an `optax.GradientTransformation`."""
+    if not all(callable(getattr(value, part, None)) for part in ("init", "update")):
+        raise TypeError(f"`{name}` must have `init` and `update`, got {value!r}.")
+
+
+def check_number_or_schedule(name: str, value: Any, check: Callable[[str, Any], None]) -> None:
+    """Hold a number against `check`; a schedule (any callable of the step) passes."""
+    if not callable(value):
+        check(name, value)

@@ -1,0 +1,113 @@
+"""Numbers as sums of two floats, which carry twice the digits of one.
+
+float32 holds integers to 2**24, but the product of two numbers, a hundred thousand cycles on, is off
+by several steps. Each number here is `high + low` with `high` the sum rounded to one float.
+
+Compilers may contract a * b + c to one rounding where the source has two, and do so on CPU and GPU.
+The error terms of textbook double-float arithmetic are then wrong; here every product is either
+exact, so that rounding it or not is the same, or shut off from the sum by a bit mask.
+"""
+
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# No step counter comes near it, and its square is finite in float32.
+LARGEST = 2.0**60
+
+
+class Pair(NamedTuple):
+    """A number of twice the precision.
+
+    Attributes:
+        high: The number, rounded to one float.
+        low: What that leaves out.
+    """
+
+    high: jax.Array
+    low: jax.Array
+
+
+def pair(x: Any, dtype: Any) -> Pair:
+    """Return `x`, at most `LARGEST`, as a pair of `dtype`.
+
+    Python's numbers are taken for the decimals they are printed as: 0.3 is 3/10. Arrays, traced
+    or not, are what they hold; integers beyond 2**24 stay exact.
+    """
+    if isinstance(x, int | float):
+        exact = min(Fraction(str(x)), Fraction(LARGEST))
+        high = np.dtype(dtype).type(float(exact))
+        return Pair(jnp.asarray(high), jnp.asarray(float(exact - Fraction(float(high))), dtype))
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        high = jnp.minimum(x.astype(dtype), LARGEST)
+        return Pair(high, jnp.zeros_like(high))
+    x = x.astype(jnp.result_type(x, jnp.int32))
+    coarse = x >> 12 << 12
+    return Pair(*_sum(coarse.astype(dtype), (x - coarse).astype(dtype)))
+
+
+def add(x: Pair, y: Pair) -> Pair:
+    """Return x + y."""
+    high, low = _sum(x.high, y.high)
+    return _normal(high, low + (x.low + y.low))
+
+
+def multiply(x: Pair, y: Pair) -> Pair:
+    """Return x * y."""
+    (a, b), (c, d) = _halves(x.high), _halves(y.high)
+    high, low = _sum(a * c, a * d)
+    high, lower = _sum(high, b * c)
+    rest = _shut(b * d) + (_shut(x.high * y.low) + _shut(x.low * y.high))
+    return _normal(high, (low + lower) + rest)
+
+
+def difference(x: Pair, y: Pair) -> jax.Array:
+    """Return x - y as one float, free of cancellation."""
+    return (x.high - y.high) + (x.low - y.low)
+
+
+def at_most(x: Pair, y: Pair) -> jax.Array:
+    """Tell whether x <= y."""
+    return (x.high < y.high) | ((x.high == y.high) & (x.low <= y.low))
+
+
+def where(condition: jax.Array, x: Pair, y: Pair) -> Pair:
+    """Return `x` where the condition holds, else `y`."""
+    return Pair(jnp.where(condition, x.high, y.high), jnp.where(condition, x.low, y.low))
+
+
+def _sum(a, b):
+    """Return a + b rounded, and the rounding error, exact (Knuth's two-sum)."""
+    total = a + b
+    rounded = total - a
+    return total, (a - (total - rounded)) + (b - rounded)
+
+
+def _normal(high, low):
+    # Dekker's fast two-sum, exact since |high| >= |low|.
+    total = high + low
+    return Pair(total, low - (total - high))
+
+
+def _masked(x, bits):
+    """Clear the last bits of the significand."""
+    integers = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+    kept = lax.bitcast_convert_type(x, integers) & integers(-(1 << bits))
+    return lax.bitcast_convert_type(kept, x.dtype)
+
+
+def _halves(x):
+    """Split `x` in two numbers of half its digits, whose products are exact."""
+    # The products with the lower 27 of float64's 53 digits are all that need be exact.
+    top = _masked(x, 27 if x.dtype == jnp.float64 else 12)
+    return top, x - top
+
+
+def _shut(product):
+    # An error of one unit in the last digit of what is 2**-24 of the result.
+    return _masked(product, 1)

@@ -1,0 +1,461 @@
+"""Finished optimizers: chains of transforms, no arithmetic of their own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from nested_jax._checks import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_non_negative,
+    check_positive,
+    check_unit_interval,
+)
+from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax.transforms import (
+    add_decoupled_weight_decay,
+    clip_by_rms,
+    nested_decays,
+    nesterov_momentum,
+    scale_by_accumulated_momentum,
+    scale_by_adam,
+    scale_by_factored_rms,
+    scale_by_nested_momentum,
+    scale_by_rate,
+    scale_by_relative_step,
+)
+
+
+def momentum(
+    learning_rate: ScalarOrSchedule, decay: ScalarLike = 0.9, *, schedule: Schedule | None = None
+) -> optax.GradientTransformation:
+    r"""Gradient descent with accumulated momentum (heavy ball).
+
+    .. math:: s \leftarrow \rho s + g, \quad \theta \leftarrow \theta - \eta_t \alpha_t s,
+        \quad s_0 = 0.
+
+    It is `optax.sgd(learning_rate, momentum=decay)`. Under a constant gradient the parameters
+    reach the terminal velocity :math:`-\alpha g / (1 - \rho)` a step; with decay 0 this is
+    plain gradient descent. For the averaged convention, whose gain is 1, see `nested_momentum`.
+
+    Args:
+        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
+        decay: :math:`\rho \in [0, 1)`; may be traced.
+        schedule: A multiplier of the rate, a function of the step.
+
+    Returns:
+        An optimizer whose updates are to be added to the parameters.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> tx = nj.momentum(0.1, decay=0.5)
+        >>> state = tx.init(jnp.zeros(()))
+        >>> for _ in range(3):
+        ...     update, state = tx.update(jnp.ones(()), state)
+        >>> float(update)  # -0.1 (1 + 0.5 + 0.25), on its way to -0.2
+        -0.17500001192092896
+    """
+    return optax.chain(scale_by_accumulated_momentum(decay), scale_by_rate(learning_rate, schedule))
+
+
+def nested_momentum(
+    learning_rate: ScalarOrSchedule,
+    levels: ScalarLike = 2,
+    decay: ScalarLike = 0.95,
+    *,
+    max_levels: int | None = None,
+    decays: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
+    debias: bool = False,
+    schedule: Schedule | None = None,
+) -> optax.GradientTransformation:
+    r"""Gradient descent along m levels of averaged momentum.
+
+    .. math::
+
+        M_m \leftarrow g, \quad M_i \leftarrow a M_i + (1 - a) M_{i+1} \;\;
+        (i = m - 1, \dots, 1), \quad \theta \leftarrow \theta - \eta_t \alpha_t M_1 .
+
+    One level is plain gradient descent; two are `momentum` with the rate multiplied by 1 - a.
+    The gain is 1 and the delay (m - 1) a / (1 - a) steps: with equal decays and many levels the
+    largest stable rate falls steeply. See `scale_by_nested_momentum`.
+
+    Args:
+        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
+        levels: m >= 1; may be traced if `max_levels` is given.
+        decay: :math:`a \in [0, 1)`; may be traced.
+        max_levels: The most levels the state has room for; static.
+        decays: The decays outermost first, in place of `levels`, `decay` and `max_levels`, for
+            instance `matched_delay_decays(levels)`.
+        debias: Whether to divide by the cascade's response to the constant 1.
+        schedule: A multiplier of the rate, a function of the step.
+
+    Returns:
+        An optimizer whose updates are to be added to the parameters.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> tx = nj.nested_momentum(1e-2, levels=4)
+        >>> tx = nj.nested_momentum(1e-2, decays=nj.matched_delay_decays(19))
+    """
+    if decays is None:
+        decays = nested_decays(levels, decay, max_levels)
+    return optax.chain(
+        scale_by_nested_momentum(decays, debias), scale_by_rate(learning_rate, schedule)
+    )
+
+
+def nesterov(
+    learning_rate: ScalarOrSchedule,
+    decay: ScalarOrSchedule = 0.9,
+    *,
+    schedule: Schedule | None = None,
+) -> optax.GradientTransformation:
+    r"""Nesterov's accelerated gradient, exact under a scheduled rate and decay.
+
+    .. math:: s \leftarrow \rho_t s - \eta_t \alpha_t \nabla R(\theta + \rho_t s), \quad
+        \theta \leftarrow \theta + s, \quad s_0 = 0.
+
+    The parameters are :math:`p = \theta + \rho_t s`, where the next gradient is due;
+    `nesterov_iterate(params, state)` gives :math:`\theta`. For constant rate and decay it is
+    `optax.sgd(learning_rate, momentum=decay, nesterov=True)`; see `nesterov_momentum`.
+
+    Args:
+        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
+        decay: :math:`\rho \in [0, 1)`, or a function of the step; may be traced.
+        schedule: A multiplier of the rate, a function of the step.
+
+    Returns:
+        An optimizer whose updates are to be added to the parameters.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> tx = nj.nesterov(0.01, decay=lambda step: step / (step + 3))
+    """
+    return nesterov_momentum(learning_rate, decay, schedule=schedule)
+
+
+def adam(
+    learning_rate: ScalarOrSchedule = 1e-3,
+    b1: ScalarLike = 0.9,
+    b2: ScalarLike = 0.999,
+    eps: ScalarLike = 1e-8,
+    *,
+    amsgrad: bool = False,
+    schedule: Schedule | None = None,
+) -> optax.GradientTransformation:
+    r"""Adam, or AMSGrad.
+
+    .. math:: \theta \leftarrow \theta
+        - \eta_t \alpha_t \frac{\hat m}{\sqrt{\hat v} + \varepsilon} .
+
+    It is `optax.adam` (`optax.amsgrad`); see `scale_by_adam`. Defaults are the paper's.
+
+    Args:
+        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
+        b1: :math:`\beta_1 \in [0, 1)`; may be traced.
+        b2: :math:`\beta_2 \in [0, 1)`; may be traced.
+        eps: :math:`\varepsilon \ge 0`; may be traced.
+        amsgrad: Whether to divide by the largest second moment so far; static.
+        schedule: A multiplier of the rate, a function of the step.
+
+    Returns:
+        An optimizer whose updates are to be added to the parameters.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> tx = nj.adam(3e-4, b2=0.99, amsgrad=True)
+    """
+    return optax.chain(
+        scale_by_adam(b1, b2, eps, amsgrad=amsgrad), scale_by_rate(learning_rate, schedule)
+    )
+
+
+def adamw(
+    learning_rate: ScalarOrSchedule = 1e-3,
+    weight_decay: ScalarLike = 1e-4,
+    b1: ScalarLike = 0.9,
+    b2: ScalarLike = 0.999,
+    eps: ScalarLike = 1e-8,
+    *,
+    normalized: bool = False,
+    decay_times_rate: bool = False,
+    mask: Any | Callable[[Params], Any] | None = None,
+    schedule: Schedule | None = None,
+) -> optax.GradientTransformation:
+    r"""Adam with decoupled weight decay, as its paper has it.
+
+    .. math:: \theta \leftarrow \theta - \eta_t
+        \left( \alpha_t \frac{\hat m}{\sqrt{\hat v} + \varepsilon} + \lambda_t \theta \right) .
+
+    The schedule scales step and decay alike, and the rate only the step. With `decay_times_rate`
+    it is `optax.adamw(learning_rate, weight_decay=weight_decay)`, in which
+    :math:`\lambda_t = \alpha_t` times `weight_decay`. With `normalized`, `weight_decay` is
+    :math:`\lambda_\text{norm}`, of .025 to .05 in the paper, and is divided by the root of the
+    steps in the schedule's cycle. See `add_decoupled_weight_decay`.
+
+    Args:
+        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
+        weight_decay: :math:`\lambda \ge 0`; may be traced.
+        b1: :math:`\beta_1 \in [0, 1)`; may be traced.
+        b2: :math:`\beta_2 \in [0, 1)`; may be traced.
+        eps: :math:`\varepsilon \ge 0`; may be traced.
+        normalized: Whether the schedule's cycle sets the scale of the decay; static.
+        decay_times_rate: Whether the rate multiplies the decay, as in optax and torch; static.
+        mask: Which parameters decay: a tree of bools, or a function from the parameters to one.
+        schedule: A multiplier of step and decay, a function of the step; with `normalized` one
+            that has `cycle_steps`.
+
+    Returns:
+        An optimizer whose updates are to be added to the parameters; its `update` needs `params`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> tx = nj.adamw(1e-3, weight_decay=1e-4)
+    """
+    check_flag("decay_times_rate", decay_times_rate)
+    return optax.chain(
+        scale_by_adam(b1, b2, eps),
+        scale_by_rate(learning_rate, schedule),
+        add_decoupled_weight_decay(
+            weight_decay,
+            learning_rate=learning_rate if decay_times_rate else None,
+            schedule=schedule,
+            normalized=normalized,
+            mask=mask,
+        ),
+    )
+
+
+def adafactor(
+    learning_rate: ScalarOrSchedule | None = None,
+    *,
+    b1: ScalarLike | None = None,
+    decay_rate: ScalarLike = 0.8,
+    b2: ScalarOrSchedule | None = None,
+    b2_cap: ScalarLike | None = None,
+    clip_threshold: ScalarLike | None = 1.0,
+    relative_step: bool = True,
+    warmup_init: bool = False,
+    scale_by_parameter: bool = True,
+    eps1: ScalarLike = 1e-30,
+    eps2: ScalarLike = 1e-3,
+    factored: bool = True,
+    min_dim_size_to_factor: int = 2,
+    factored_dims: str = "largest",
+    momentum_of: str = "update",
+    weight_decay: ScalarLike = 0.0,
+    normalized: bool = False,
+    mask: Any | Callable[[Params], Any] | None = None,
+    schedule: Schedule | None = None,
+) -> optax.GradientTransformation:
+    r"""Adafactor: sublinear memory, clipped updates, steps relative to the parameters.
+
+    With V the factored second moment (`scale_by_factored_rms`) and m an average, leaf by leaf,
+
+    .. math::
+
+        u = g / \sqrt V, \quad \hat u = \frac{u}{\max(1, \mathrm{RMS}(u) / d)}, \quad
+        \alpha_t = \rho_t \max(\epsilon_2, \mathrm{RMS}(\theta)), \
+        m \leftarrow b_1 m + (1 - b_1) \hat u, \quad
+        \theta \leftarrow \theta - \eta_t (\alpha_t m + \lambda_t \theta).
+
+    The defaults are the paper's. `b1` = None, and no number, is without momentum: that is what
+    saves the memory, so it decides the shape of the state, which no number may here (b1 = 0
+    computes the same with a buffer). With a number, `momentum_of` says what is averaged:
+    "update", as above and in big_vision, or "step", :math:`\alpha_t \hat u`, as in tensor2tensor
+    (of the paper's authors), transformers and timm; the paper does not say. For "update" a change
+    of rate, such as a warm restart, acts at once and not 1 / (1 - b1) steps later, and Adam has
+    the same order.
+
+    Args:
+        learning_rate: The cap of :math:`\rho_t = \min(\text{cap}, 1 / \sqrt t)`, 1e-2 if not
+            given; without `relative_step`, :math:`\rho_t` itself, which must be given. A number,
+            may be traced, or a function of the step.
+        b1: The decay of the average, in [0, 1), may be traced; None: no average.
+        decay_rate: c in :math:`\beta_{2,t} = 1 - t^{-c}`; may be traced.
+        b2: In place of that, a constant in [0, 1), may be traced, or a function of the step.
+        b2_cap: The most that :math:`\beta_{2,t}` may be; may be traced.
+        clip_threshold: d > 0; may be traced; None: no clipping.
+        relative_step: Whether :math:`1 / \sqrt t` bounds :math:`\rho_t`; static.
+        warmup_init: Whether :math:`10^{-6} t` does; static.
+        scale_by_parameter: Whether :math:`\mathrm{RMS}(\theta)` scales the step; static.
+        eps1: What is added to the squares, > 0; may be traced.
+        eps2: :math:`\epsilon_2 \ge 0`; may be traced.
+        factored: Whether V is factored; static.
+        min_dim_size_to_factor: The least size of both axes for that; static.
+        factored_dims: Which axes: the two "largest" or the "last" two; static.
+        momentum_of: "update" or "step"; static.
+        weight_decay: :math:`\lambda \ge 0`, not multiplied by :math:`\alpha_t`; may be traced.
+        normalized: Whether the schedule's cycle sets the scale of the decay, as in `adamw`;
+            static.
+        mask: Which parameters decay: a tree of bools, or a function from the parameters to one.
+        schedule: A multiplier :math:`\eta` of step and decay, a function of the step.
+
+    Returns:
+        An optimizer whose updates are to be added to the parameters; its `update` needs `params`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range, or a rate is missing.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> tx = nj.adafactor()
+        >>> tx = nj.adafactor(1e-3, relative_step=False, b1=0.9, b2_cap=0.999)
+
+    References:
+        Shazeer & Stern (2018), Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235.
+        `optax.adafactor` is `momentum_of="step"` without relative step, cap and constant
+        :math:`\beta_2`.
+    """
+    check_positive("eps1", eps1)
+    check_non_negative("eps2", eps2)
+    check_choice("momentum_of", momentum_of, ("update", "step"))
+    if b1 is not None:
+        check_unit_interval("b1", b1)
+    if clip_threshold is not None:
+        check_positive("clip_threshold", clip_threshold)
+    if schedule is not None:
+        check_callable("schedule", schedule)
+    averages_steps = b1 is not None and momentum_of == "step"
+    average = [] if b1 is None else [scale_by_nested_momentum([b1])]
+    step = scale_by_relative_step(
+        learning_rate,
+        relative_step=relative_step,
+        warmup_init=warmup_init,
+        scale_by_parameter=scale_by_parameter,
+        eps=eps2,
+        schedule=None if averages_steps else schedule,
+    )
+    # The schedule multiplies what leaves the average, whatever is averaged.
+    late = [optax.scale_by_schedule(schedule)] if averages_steps and schedule is not None else []
+    return optax.chain(
+        scale_by_factored_rms(
+            decay_rate,
+            b2,
+            b2_cap,
+            eps1,
+            factored=factored,
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            factored_dims=factored_dims,
+        ),
+        *([] if clip_threshold is None else [clip_by_rms(clip_threshold)]),
+        *([step, *average, *late] if averages_steps else [*average, step]),
+        add_decoupled_weight_decay(
+            weight_decay, schedule=schedule, normalized=normalized, mask=mask
+        ),
+    )
+
+
+def factored_adamw(
+    learning_rate: ScalarOrSchedule | None = 1e-2,
+    weight_decay: ScalarLike = 0.025,
+    *,
+    b1: ScalarLike | None = 0.9,
+    decay_rate: ScalarLike = 0.8,
+    b2: ScalarOrSchedule | None = None,
+    b2_cap: ScalarLike | None = None,
+    clip_threshold: ScalarLike | None = 1.0,
+    relative_step: bool = True,
+    warmup_init: bool = False,
+    scale_by_parameter: bool = True,
+    eps1: ScalarLike = 1e-30,
+    eps2: ScalarLike = 1e-3,
+    factored: bool = True,
+    min_dim_size_to_factor: int = 2,
+    factored_dims: str = "largest",
+    momentum_of: str = "update",
+    normalized: bool = True,
+    mask: Any | Callable[[Params], Any] | None = None,
+    schedule: Schedule | None = None,
+) -> optax.GradientTransformation:
+    r"""AdamW with Adafactor's second moment, clipping and relative step.
+
+    .. math:: \theta \leftarrow \theta - \eta_t (\alpha_t m + \lambda_t \theta), \quad
+        \alpha_t = \min(\text{learning\_rate}, 1 / \sqrt t) \max(\epsilon_2, \mathrm{RMS}(\theta)),
+        \quad \lambda_t = \text{weight\_decay} / \sqrt{T},
+
+    with m the average of the clipped :math:`g / \sqrt V` and T the steps of the schedule's cycle.
+    It is `adafactor` with other defaults: Adam's momentum, which here costs one copy of the
+    parameters where Adam holds two, and AdamW's normalized decay.
+
+    Args:
+        learning_rate: As in `adafactor`, whose cap is the default.
+        weight_decay: :math:`\lambda_\text{norm} \ge 0`, or :math:`\lambda` itself if not
+            `normalized`; may be traced. The default is the least of AdamW's paper (.025 to .05).
+        b1: As in `adafactor`; the default is Adam's.
+        decay_rate: As in `adafactor`, like all that follow but `normalized`.
+        b2: As in `adafactor`.
+        b2_cap: As in `adafactor`.
+        clip_threshold: As in `adafactor`.
+        relative_step: As in `adafactor`.
+        warmup_init: As in `adafactor`.
+        scale_by_parameter: As in `adafactor`.
+        eps1: As in `adafactor`.
+        eps2: As in `adafactor`.
+        factored: As in `adafactor`.
+        min_dim_size_to_factor: As in `adafactor`.
+        factored_dims: As in `adafactor`.
+        momentum_of: As in `adafactor`.
+        normalized: Whether the schedule's cycle sets the scale of the decay: with it, `schedule`
+            must be given and have `cycle_steps`; static.
+        mask: As in `adafactor`.
+        schedule: A multiplier :math:`\eta` of step and decay, a function of the step.
+
+    Returns:
+        An optimizer whose updates are to be added to the parameters; its `update` needs `params`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind, or `normalized` comes without a schedule
+            that knows its cycle.
+        ValueError: If a concrete number is out of range, or a rate is missing.
+
+    References:
+        Shazeer & Stern (2018), doi:10.48550/arXiv.1804.04235; Loshchilov & Hutter (2019),
+        Algorithm 2 and Appendix B.1, doi:10.48550/arXiv.1711.05101.
+    """
+    return adafactor(
+        learning_rate,
+        b1=b1,
+        decay_rate=decay_rate,
+        b2=b2,
+        b2_cap=b2_cap,
+        clip_threshold=clip_threshold,
+        relative_step=relative_step,
+        warmup_init=warmup_init,
+        scale_by_parameter=scale_by_parameter,
+        eps1=eps1,
+        eps2=eps2,
+        factored=factored,
+        min_dim_size_to_factor=min_dim_size_to_factor,
+        factored_dims=factored_dims,
+        momentum_of=momentum_of,
+        weight_decay=weight_decay,
+        normalized=normalized,
+        mask=mask,
+        schedule=schedule,
+    )

@@ -1,0 +1,230 @@
+"""One run: any optimizer on any problem, as one compiled scan."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from nested_jax._checks import (
+    check_below,
+    check_callable,
+    check_count,
+    check_number,
+    check_static_count,
+    check_transformation,
+    is_traced,
+)
+from nested_jax._dtypes import widened
+from nested_jax._types import OptState, Params, ScalarLike
+from nested_jax.problems import Problem
+
+# Steps whose randomness is drawn at once. Step by step costs 200 us a step on CPU, whatever is
+# drawn, because the generator is a loop of its own there; beyond a thousand nothing is gained.
+DRAW_BLOCK = 1000
+
+
+class Trace(NamedTuple):
+    """What a run reports.
+
+    Attributes:
+        loss: Mean loss over the steps from `warmup` on.
+        first_beyond: First step whose loss was above `bound` or not finite; -1 if none was.
+        curve: With `stride`, the mean loss of each window of that many steps; else None.
+        records: With `record`, what it returned at the end of each window, stacked; else None.
+        params: Parameters after the last step.
+        opt_state: State of the optimizer after the last step.
+        world: State of the problem after the last step.
+    """
+
+    loss: Float[Array, " "]
+    first_beyond: Int[Array, ""]
+    curve: Float[Array, " windows"] | None
+    records: Any
+    params: Params
+    opt_state: OptState
+    world: Any
+
+    @property
+    def diverged(self) -> Bool[Array, ""]:
+        """Whether any loss was above the bound or not finite."""
+        return self.first_beyond >= 0
+
+
+class _Carry(NamedTuple):
+    params: Params
+    opt_state: OptState
+    world: Any
+    first_beyond: Array
+
+
+def rollout(
+    tx: optax.GradientTransformation,
+    problem: Problem,
+    key: jax.Array | None,
+    steps: int,
+    *,
+    warmup: ScalarLike = 0,
+    bound: ScalarLike = jnp.inf,
+    stride: int | None = None,
+    record: Callable[[Params, OptState], Any] | None = None,
+    initial: tuple[Params, Any] | None = None,
+    draws: Any = None,
+) -> Trace:
+    """Run an optimizer on a problem, online: one draw, one gradient, one update a step.
+
+    Step t = 0, 1, ... observes a batch, takes loss and gradient at the parameters as they are,
+    and applies the update of `tx` (which is given the loss as the extra argument `value`). The
+    run is a pure function of its arguments: jit it, vmap it over keys and over anything that a
+    transform or a problem was built from. Memory does not grow with `steps` unless a curve is
+    asked for. Divergence is data: infinite and NaN losses are reported, nothing raises.
+
+    Randomness is drawn for a block of steps at once, from a key per step, so the draws do not
+    depend on how the steps are blocked. What does not depend on a vmapped axis (the draws, the
+    world, the batches, if only the optimizer varies along it) is computed once for all of it.
+
+    Args:
+        tx: A finished optimizer: its updates are added to the parameters.
+        problem: See `Problem`.
+        key: A JAX key; may be None if `initial` and `draws` are both given.
+        steps: Number of steps, static, at least 1.
+        warmup: Steps that the mean loss leaves out, less than `steps`; may be traced.
+        bound: Loss beyond which a run counts as diverged; may be traced.
+        stride: Length of the windows of `Trace.curve`; static, must divide `steps`. The draws of
+            max(stride, 1000) steps are held at a time.
+        record: (params, opt_state) -> tree of arrays, called at the end of each window.
+        initial: (params, world) in place of `problem.init(key)`.
+        draws: Recorded draws in place of `problem.draw(key)`: its tree with a leading axis of
+            length `steps`, or a function of the step (a traced int32) that looks them up.
+
+    Returns:
+        A `Trace`, with losses in the dtype of the problem's, or float32 if that is wider.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `warmup` is not less than `steps`, `stride` does not divide `steps`,
+            `record` comes without `stride`, `draws` are not `steps` long, or a key is missing.
+
+    Example:
+        >>> import jax, nested_jax as nj
+        >>> problem = nj.drifting_regression(dim=3)
+        >>> tx = nj.nested_momentum(1e-2, levels=2)
+        >>> trace = jax.jit(lambda key: nj.rollout(tx, problem, key, 2000, warmup=500))(
+        ...     jax.random.key(0)
+        ... )
+        >>> bool(trace.loss < 1), bool(trace.diverged)
+        (True, False)
+    """
+    check_transformation("tx", tx)
+    if not isinstance(problem, Problem):
+        raise TypeError(f"`problem` must be a nested_jax.Problem, got {problem!r}.")
+    _check(key, steps, warmup, bound, stride, record, initial, draws)
+    # NumPy's integers would bring their dtype into the carry.
+    steps, stride = int(steps), None if stride is None else int(stride)
+    key_init, key_draw = (None, None) if key is None else jax.random.split(key)
+    params, world = problem.init(key_init) if initial is None else initial
+    params, world = jax.tree.map(jnp.asarray, (params, world))
+    tx = optax.with_extra_args_support(tx)
+    carry = _Carry(params, tx.init(params), world, jnp.full((), steps, jnp.int32))
+    draw = _source_of_draws(problem, key_draw, draws)
+
+    def step(carry, t_and_draws):
+        t, step_draws = t_and_draws
+        batch, world = problem.observe(step_draws, carry.world)
+        loss, gradient = jax.value_and_grad(problem.loss)(carry.params, batch)
+        update, opt_state = tx.update(gradient, carry.opt_state, carry.params, value=loss)
+        params = optax.apply_updates(carry.params, update)
+        within = jnp.isfinite(loss) & (loss <= bound)  # The default bound is infinite.
+        first = jnp.where(within, carry.first_beyond, jnp.minimum(carry.first_beyond, t))
+        return _Carry(params, opt_state, world, first), loss.astype(widened(loss.dtype))
+
+    def run_window(carry, ts_and_draws):
+        carry, losses = jax.lax.scan(step, carry, ts_and_draws)
+        counted = jnp.sum(jnp.where(ts_and_draws[0] >= warmup, losses, 0))
+        mean = jnp.mean(losses) if stride else None
+        recorded = record(carry.params, carry.opt_state) if record else None
+        return carry, (counted, mean, recorded)
+
+    def run_block(carry_and_total, start, windows, window):
+        carry, total = carry_and_total
+        ts = start + jnp.arange(windows * window, dtype=jnp.int32)
+        xs = jax.tree.map(
+            lambda x: x.reshape((windows, window, *x.shape[1:])), (ts, jax.vmap(draw)(ts))
+        )
+        carry, (counted, means, records) = jax.lax.scan(run_window, carry, xs)
+        # A sum of sums of sums: in float32 one long sum would lose digits.
+        return (carry, total + jnp.sum(counted)), (means, records)
+
+    window = stride or min(steps, DRAW_BLOCK)
+    windows = max(min(steps, DRAW_BLOCK) // window, 1)
+    blocks, rest = divmod(steps, windows * window)
+    total = jnp.zeros((), _loss_dtype(problem, carry, draw))
+    state, outputs = jax.lax.scan(
+        lambda state, start: run_block(state, start, windows, window),
+        (carry, total),
+        windows * window * jnp.arange(blocks, dtype=jnp.int32),
+    )
+    outputs = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), outputs)
+    if rest:
+        window = stride or rest
+        state, last = run_block(state, steps - rest, rest // window, window)
+        outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, last)
+    (carry, total), (curve, records) = state, outputs
+    return Trace(
+        loss=total / (steps - warmup),
+        first_beyond=jnp.where(carry.first_beyond < steps, carry.first_beyond, -1),
+        curve=curve,
+        records=records,
+        params=carry.params,
+        opt_state=carry.opt_state,
+        world=carry.world,
+    )
+
+
+def _source_of_draws(problem, key, draws):
+    """Return the function step -> draws."""
+    if draws is None:
+        return lambda t: problem.draw(jax.random.fold_in(key, t))
+    if callable(draws):
+        return draws
+    draws = jax.tree.map(jnp.asarray, draws)
+    return lambda t: jax.tree.map(lambda x: x[t], draws)
+
+
+def _loss_dtype(problem, carry, draw):
+    """Return the dtype to add losses up in; say what is wrong with a loss that is no scalar."""
+
+    def loss(carry, t):
+        return problem.loss(carry.params, problem.observe(draw(t), carry.world)[0])
+
+    shape = jax.eval_shape(loss, carry, jnp.zeros((), jnp.int32))
+    if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise ValueError(f"`problem.loss` must return a floating scalar, got {shape}.")
+    return widened(shape.dtype)
+
+
+def _check(key, steps, warmup, bound, stride, record, initial, draws):
+    check_static_count("steps", steps, 1)
+    check_below("steps", steps, 2**31)
+    check_count("warmup", warmup)
+    check_number("bound", bound)
+    if not is_traced(warmup) and warmup >= steps:
+        raise ValueError(f"`warmup` must be less than `steps` = {steps}, got {warmup}.")
+    if stride is not None:
+        check_static_count("stride", stride, 1)
+        if steps % stride:
+            raise ValueError(f"`stride` must divide `steps` = {steps}, got {stride}.")
+    if record is not None:
+        check_callable("record", record)
+        if stride is None:
+            raise ValueError("`record` must come with a `stride`, got None.")
+    if key is None and (initial is None or draws is None):
+        raise ValueError("`key` must be given unless `initial` and `draws` both are, got None.")
+    for shape in [] if callable(draws) else map(np.shape, jax.tree.leaves(draws)):
+        if shape[:1] != (steps,):
+            raise ValueError(
+                f"`draws` must have a leading axis of `steps` = {steps}, got shape {shape}."
+            )

@@ -1,0 +1,273 @@
+"""Regression tables: ordinary least squares by formula, with nothing left out in silence."""
+
+import dataclasses
+import html
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import rich.box
+import rich.table
+import rich.text
+import xarray as xr
+
+_LEGEND = "*** p < 0.001, ** p < 0.01, * p < 0.05"
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One estimated coefficient.
+
+    Attributes:
+        name: The term as the design names it, such as ``Intercept`` or ``C(rule)[T.adam]``.
+        estimate: The least-squares coefficient.
+        std_error: Its standard error under equal, independent errors.
+        low, high: The ends of its confidence interval.
+        t, p: `estimate` over `std_error` and the two-sided p-value of that.
+        stars: ``***`` for p < 0.001, ``**`` for p < 0.01, ``*`` for p < 0.05, otherwise empty.
+    """
+
+    name: str
+    estimate: float
+    std_error: float
+    low: float
+    high: float
+    t: float
+    p: float
+    stars: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """The outcome of `regress`.
+
+    Attributes:
+        formula: The formula as given.
+        terms: One `Term` per column of the design, in the design's order.
+        r_squared: Explained share of the response's variance (without a constant: mean square).
+        n, dof: Rows used; what is left of them after one degree of freedom per term.
+        dropped_nan: Rows left out because the response or a regressor was NaN or missing.
+        dropped_inf: Rows left out because one was infinite and none was NaN.
+        level: Confidence level of the intervals.
+    """
+
+    formula: str
+    terms: tuple[Term, ...]
+    r_squared: float
+    n: int
+    dof: int
+    dropped_nan: int
+    dropped_inf: int
+    level: float
+
+    @property
+    def note(self) -> str:
+        """Say in words which rows were used."""
+        return _note(self.n, self.dropped_nan, self.dropped_inf)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values that `json.dumps(..., allow_nan=False)` accepts.
+
+        Floats keep all 17 digits; the non-finite, for which JSON has no number, are the strings
+        ``"inf"``, ``"-inf"`` and ``"nan"``, which `float` reads back. `note` is included.
+        """
+        terms = [_json_ready(vars(term)) for term in self.terms]
+        return _json_ready(vars(self)) | {"terms": terms, "note": self.note}
+
+    def to_rich(self) -> rich.table.Table:
+        """Return a table for the terminal."""
+        header, rows = self._cells()
+        # Text, not str: rich would take the "[adam]" of a term's name for a style and hide it.
+        title, caption = rich.text.Text(self.formula), rich.text.Text("\n".join(self._notes()))
+        style = {"show_edge": False, "padding": 0, "box": rich.box.SIMPLE_HEAD}
+        table = rich.table.Table(title=title, caption=caption, **style)
+        # Where the terminal is narrow, names fold; a number is never cut.
+        table.add_column(header[0], overflow="fold")
+        for name in header[1:]:
+            table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*map(rich.text.Text, row))
+        return table
+
+    def to_html(self) -> str:
+        """Return a ``<table class="regression">``: escaped, with no outside resources."""
+        header, rows = self._cells()
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+        body = ""
+        for name, *cells in rows:
+            data = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            body += f'<tr><th scope="row">{html.escape(name)}</th>{data}</tr>\n'
+        notes = "<br>".join(map(html.escape, self._notes()))
+        return (
+            f'<table class="regression">\n<caption><code>{html.escape(self.formula)}</code>'
+            f"</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n"
+            f'<tfoot><tr><td colspan="{len(header)}">{notes}</td></tr></tfoot>\n</table>'
+        )
+
+    def _cells(self):
+        level = f"{100 * self.level:g} %"
+        header = ["term", "estimate", "std. error", f"{level} low", f"{level} high", "t", "p", ""]
+        rows = []
+        for term in self.terms:
+            moments = (term.std_error, term.low, term.high, term.t)
+            numbers = [f"{term.estimate:.6g}", *(f"{moment:.4g}" for moment in moments)]
+            rows.append([term.name, *numbers, format_p(term.p), term.stars])
+        return header, rows
+
+    def _notes(self):
+        fit = f"R² = {self.r_squared:.4f}, n = {self.n}, {self.dof} degrees of freedom."
+        return [fit, self.note, _LEGEND]
+
+
+def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.95) -> Regression:
+    r"""Fit `formula` to `data` by ordinary least squares.
+
+    With response :math:`y` and design :math:`X` of n rows and k columns, the estimate is
+    :math:`b = (X^T X)^{-1} X^T y`, its covariance :math:`s^2 (X^T X)^{-1}` with
+    :math:`s^2 = |y - X b|^2 / (n - k)`, and the interval :math:`b_j \pm t_{n-k} \cdot se_j`.
+
+    Rows where the response or a regressor is NaN or infinite, after the formula's own functions
+    (``np.log(loss)`` of 0 is infinite), are left out, counted and told in `Regression.note`; the
+    formula is then evaluated anew, so that no category stays that only such rows had. Response
+    and regressors are scaled by exact powers of two around the fit, since statsmodels squares
+    them: losses of 1e300 do not overflow, and t, p and R² are unaffected.
+
+    Args:
+        data: One row per run; or a dataset, of which the variables that `formula` names become
+            columns, with their coordinates. Other variables do not enter: a loss curve beside
+            the losses would repeat every row once per step.
+        formula: Such as ``"np.log(loss) ~ model_level + data_level"``. It is evaluated as Python
+            (trust its author) with the columns, `np` and patsy's ``C``, ``I``, ``Q``, … only.
+        level: Confidence level of the intervals, in (0, 1).
+
+    Returns:
+        The estimates, in float64, with the counts of rows used and left out.
+
+    Raises:
+        TypeError: If `data` or `formula` is of another type.
+        ValueError: If `level` lies outside (0, 1), the formula cannot be read with the columns at
+            hand, has not one numeric response or no regressor, its terms are linearly dependent,
+            the rows left are not more than the terms, or the response is constant.
+
+    References:
+        The estimator is statsmodels' `OLS` (by pseudo-inverse), the formula language patsy's.
+    """
+    if not isinstance(data, pd.DataFrame | xr.Dataset):
+        raise TypeError(f"`data` must be a DataFrame or a Dataset, got {type(data).__name__}.")
+    if not isinstance(formula, str):
+        raise TypeError(f"`formula` must be a string, got {type(formula).__name__}.")
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must lie in (0, 1), got {level}.")
+    from statsmodels.regression.linear_model import OLS  # Slow to import.
+
+    response, design, nan, inf = _finite_rows(_to_frame(data, formula), formula)
+    names = [str(name) for name in design.columns]
+    y, x = response.to_numpy(np.float64), design.to_numpy(np.float64)
+    y_exponent, x_exponents = _exponents(y), _exponents(x)
+    y, x = np.ldexp(y, -y_exponent), np.ldexp(x, -x_exponents)
+    _check_matrices(formula, y, x, names, _note(len(y), nan, inf))
+    model = OLS(y[:, 0], x)
+    if not np.any(y) or (model.k_constant and np.all(y == y[0])):
+        value = float(np.ldexp(y[0], y_exponent)[0])
+        raise ValueError(f"`data` must vary in the response of {formula!r}, got only {value!r}.")
+    # An exact fit has standard errors of 0 and infinite t; a coefficient may pass 1.8e308.
+    with np.errstate(all="ignore"):
+        fit = model.fit()
+        scaled = [fit.params, fit.bse, *fit.conf_int(alpha=1 - level).T]
+        columns = [np.ldexp(column, y_exponent - x_exponents) for column in scaled]
+        columns = [column.tolist() for column in (*columns, fit.tvalues, fit.pvalues)]
+        r_squared = float(fit.rsquared)
+    stars = ["*" * sum(p < bound for bound in (0.05, 0.01, 0.001)) for p in columns[-1]]
+    terms = tuple(Term(*row) for row in zip(names, *columns, stars, strict=True))
+    return Regression(formula, terms, r_squared, len(y), int(fit.df_resid), nan, inf, level)
+
+
+def format_p(p: float) -> str:
+    """Return `p` with three significant digits, never as a bare zero."""
+    return "<1e-300" if p < 1e-300 else f"{p:.3g}"
+
+
+def _to_frame(data, formula):
+    if isinstance(data, pd.DataFrame):
+        return data.reset_index(drop=True)
+    # Datasets broadcast: a variable with more axes would repeat rows and shrink every p.
+    words = {name: rf"(?<!\w){re.escape(str(name))}(?!\w)" for name in data.data_vars}
+    named = [name for name, word in words.items() if re.search(word, formula)]
+    if not named:
+        names = ", ".join(map(str, data.data_vars))
+        raise ValueError(f"`formula` must name a variable of `data` ({names}), got {formula!r}.")
+    if not data[named].dims:
+        raise ValueError("`data` must have a dimension, got none.")
+    return data[named].to_dataframe().reset_index()
+
+
+def _finite_rows(frame, formula):
+    """Return response and design of the finite rows, and the counts of NaN and infinite ones."""
+    nan, inf = 0, 0
+    while len(frame):
+        response, design = _evaluate(frame, formula)
+        # patsy leaves missing values out in silence; the index tells which rows it kept.
+        both = pd.concat([response, design], axis=1)
+        values = both.to_numpy(np.float64)
+        not_nan, finite = ~np.isnan(values).any(axis=1), np.isfinite(values).all(axis=1)
+        nan += len(frame) - int(not_nan.sum())
+        inf += int((not_nan & ~finite).sum())
+        if finite.sum() == len(frame):
+            return response, design, nan, inf
+        frame = frame.loc[both.index[np.flatnonzero(finite)]]
+    rule = "`data` must hold a row without NaN and infinite values"
+    raise ValueError(f"{rule}, got {nan + inf} rows: {inf} infinite, {nan} NaN.")
+
+
+def _evaluate(frame, formula):
+    import patsy
+
+    patsy: Any  # It has no types, and exports its names by a loop.
+    # patsy alone, since statsmodels' formula calls drop NaN unseen and refuse infinite regressors.
+    environment = patsy.EvalEnvironment([{"np": np}])
+    try:
+        # Here log(0) is data that is counted later, not a reason to warn.
+        with np.errstate(all="ignore"):
+            return patsy.dmatrices(formula, frame, environment, return_type="dataframe")
+    # patsy lets errors of the tokenizer, of Python's parser and of casts through.
+    except Exception as error:
+        columns = ", ".join(map(str, frame.columns))
+        reason = str(error).partition("\n")[0].removeprefix("Error evaluating factor: ")
+        rule = f"`formula` must be readable with the columns {columns} and np"
+        raise ValueError(f"{rule}, got {formula!r}: {reason}") from error
+
+
+def _exponents(matrix):
+    """Return per column the power of two that brings its largest magnitude into [1/2, 1)."""
+    return np.frexp(np.abs(matrix).max(axis=0))[1]
+
+
+def _check_matrices(formula, y, x, names, note):
+    if y.shape[1] != 1:
+        rule = "`formula` must have one numeric response (write I(1 * x) for a boolean x)"
+        raise ValueError(f"{rule}, got {y.shape[1]} columns in {formula!r}.")
+    if not names:
+        raise ValueError(f"`formula` must have a regressor or an intercept, got {formula!r}.")
+    if len(x) <= len(names):
+        rule = f"`data` must hold more rows than the {len(names)} terms of {formula!r}"
+        raise ValueError(f"{rule}, got {len(x)}: {note}")
+    for i, name in enumerate(names):
+        if np.linalg.matrix_rank(x[:, : i + 1]) <= i:
+            rule = "`formula` must have linearly independent terms"
+            raise ValueError(f"{rule}, got {name!r} depending on those before it in {formula!r}.")
+
+
+def _note(used, nan, inf):
+    left_out = nan + inf
+    if not left_out:
+        return f"All {used} rows used."
+    return f"{left_out} of {used + left_out} rows left out: {inf} infinite, {nan} NaN."
+
+
+def _json_ready(fields):
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }

@@ -1,0 +1,182 @@
+"""Checks of the state: what it is made of, that it stays so, and that it can be moved."""
+
+import pathlib
+import tempfile
+import warnings
+from typing import Any
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nested_jax.testing._case import (
+    Case,
+    assert_avals,
+    assert_close,
+    assert_structure,
+    example,
+    explained,
+    fail,
+    named_leaves,
+    traced,
+)
+
+
+def check_state_is_arrays(case: Case) -> None:
+    """Assert that every leaf of the initial state is a JAX array, in memory of its own.
+
+    A Python number in a state compiles a second program when it turns into an array after the
+    first update; an array that appears twice, or is one of the parameters, cannot be donated.
+    """
+    params = example()
+    with explained(case, "init"):
+        state = case.build().init(params)
+    owners = {x.unsafe_buffer_pointer(): f"params{p}" for p, x in named_leaves(params).items()}
+    for path, leaf in named_leaves(state).items():
+        if not isinstance(leaf, jax.Array):
+            fail(case, f"the initial state holds {describe_value(leaf)} at {path}, not an array")
+        if leaf.size:
+            owner = owners.setdefault(leaf.unsafe_buffer_pointer(), path)
+            if owner != path:
+                fail(case, f"in the initial state {path} and {owner} are one buffer")
+
+
+def describe_value(value: Any) -> str:
+    """Return kind and value in words."""
+    return f"the {type(value).__name__} {value!r}"
+
+
+def check_init_is_abstract(case: Case) -> None:
+    """Assert that `init` under `jax.eval_shape` tells the state that `init` returns.
+
+    Checkpoints are restored into, and sharded states laid out from, a state that was never
+    computed.
+    """
+    params = example()
+    with explained(case, "init under jax.eval_shape"):
+        abstract = jax.eval_shape(case.build().init, params)
+    assert_avals(case, "init under jax.eval_shape", abstract, case.build().init(params))
+
+
+def check_stable_state(case: Case) -> None:
+    """Assert that an update keeps structure, shapes, dtypes and weak types of the state.
+
+    Under jit, `lax.scan`, `lax.cond` and vmap; for parameters of 16, 32 and, where allowed, 64
+    bits; with hyperparameters that are Python numbers, traced float32 or traced float64. A scan
+    refuses a state that changes, a loop over a jitted step compiles it again.
+    """
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            for dtype in (jnp.bfloat16, jnp.float32, *([jnp.float64] if x64 else [])):
+                _check_stable(case, f"{dtype.__name__} parameters", dtype)
+
+
+def _check_stable(case: Case, what: str, dtype: Any) -> None:
+    params, gradients = example(dtype), example(dtype, 1)
+
+    def through(transform, lead=()):
+        def both(hyperparams):
+            tx = case.build(hyperparams)
+            state = tx.init(params)
+            wide = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), (gradients, state, params)
+            )
+            return wide[1], transform(tx)(*wide)
+
+        return both
+
+    def jitted(tx):
+        return lambda *args: jax.jit(tx.update)(*args)[1]
+
+    def scanned(tx):
+        def loop(gradients, state, params):
+            def step(state, gradient):
+                return tx.update(gradient, state, params)[::-1]
+
+            return jax.lax.scan(step, state, gradients)[0]
+
+        return lambda gradients, state, params: loop(
+            jax.tree.map(lambda x: x[None], gradients), state, params
+        )
+
+    def conditional(tx):
+        return lambda gradients, state, params: jax.lax.cond(
+            jax.tree.leaves(gradients)[0].sum() > 0,
+            lambda: tx.update(gradients, state, params)[1],
+            lambda: state,
+        )
+
+    def vmapped(tx):
+        return lambda *args: jax.vmap(lambda *args: tx.update(*args)[1])(*args)
+
+    forms = {
+        "under jit": (jitted, ()),
+        "in lax.scan": (scanned, ()),
+        "in lax.cond": (conditional, ()),
+        "under vmap": (vmapped, (2,)),
+    }
+    for form, (transform, lead) in forms.items():
+        where = f"the state for {what} and traced hyperparameters {form}"
+        with explained(case, where):
+            before, after = jax.eval_shape(through(transform, lead), traced(case.values))
+        assert_avals(case, where, after, before)
+    where = f"the state for {what} under jit"
+    with explained(case, where):
+        before, after = jax.eval_shape(lambda: through(jitted)(case.values))
+    assert_avals(case, where, after, before)
+
+
+def check_donation(case: Case) -> None:
+    """Assert that the state can be donated, all of it, and that the numbers are the same then.
+
+    Donation lets an update write over the old state: half the memory of a large model.
+    """
+    params, gradients = example(), example(seed=1)
+    tx = case.build()
+
+    def step(state, gradients, params):
+        return tx.update(gradients, state, params)
+
+    expected = step(tx.init(params), gradients, params)
+    with explained(case, "an update that is donated its state"), warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*donated")
+        actual = jax.jit(step, donate_argnums=0)(tx.init(params), gradients, params)
+    assert_close(case, "an update that is donated its state", actual, expected)
+
+
+def check_serialization(case: Case) -> None:
+    """Assert that flax's bytes and orbax's files give the state back bit for bit."""
+    params = example()
+    tx = case.build()
+    template = tx.init(params)
+    state = tx.update(example(seed=1), template, params)[1]
+    with explained(case, "a round trip through flax.serialization"):
+        restored = flax.serialization.from_bytes(template, flax.serialization.to_bytes(state))
+    _assert_same(case, "a round trip through flax.serialization", restored, state)
+    # Orbax refuses a tree without leaves, which a state may well be.
+    tree = {"state": state, "leaf": jnp.zeros(())}
+    with explained(case, "a round trip through orbax"):
+        restored = _through_orbax(tree)
+    _assert_same(case, "a round trip through orbax", restored["state"], state)
+
+
+def _through_orbax(tree: Any) -> Any:
+    """Write a tree to files and read it back; orbax's own warnings are not the transform's."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        import orbax.checkpoint as ocp  # Slow to import.
+
+        with ocp.PyTreeCheckpointer() as files:
+            files.save(pathlib.Path(folder) / "tree", tree)
+            like = ocp.checkpoint_utils.construct_restore_args(tree)
+            return files.restore(pathlib.Path(folder) / "tree", tree, restore_args=like)
+
+
+def _assert_same(case: Case, what: str, actual: Any, expected: Any) -> None:
+    assert_structure(case, what, actual, expected)
+    pairs = zip(named_leaves(actual).items(), jax.tree.leaves(expected), strict=True)
+    for (path, x), y in pairs:
+        x, y = np.asarray(x), np.asarray(y)
+        if x.dtype != y.dtype or x.shape != y.shape or x.tobytes() != y.tobytes():
+            fail(case, f"{what}: {path} is {x}, not {y}")

@@ -1,0 +1,137 @@
+"""Adam: the mean of gradients over the root of the mean of their squares."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nested_jax._cascade import average
+from nested_jax._checks import check_flag, check_non_negative, check_unit_interval
+from nested_jax._dtypes import complement, narrowed, zeros_widened
+from nested_jax._types import ScalarLike, Updates
+
+
+class ScaleByAdamState(NamedTuple):
+    r"""State of `scale_by_adam`.
+
+    Attributes:
+        mu: The average m of the updates, shaped like the parameters, of their dtype or float32 if
+            that is wider.
+        nu: The average v of their squares, likewise.
+        mu_gain: What m is divided by, a scalar: :math:`1 - \beta_1^t`, or 1 without `debias`.
+        nu_gain: What v is divided by: :math:`1 - \beta_2^t`, or 1 without `debias`.
+        nu_max: With `amsgrad`, the largest :math:`\hat v` so far, like `nu`; else ().
+    """
+
+    mu: Updates
+    nu: Updates
+    mu_gain: jax.Array
+    nu_gain: jax.Array
+    nu_max: Updates
+
+
+def scale_by_adam(
+    b1: ScalarLike = 0.9,
+    b2: ScalarLike = 0.999,
+    eps: ScalarLike = 1e-8,
+    *,
+    amsgrad: bool = False,
+    debias: bool = True,
+) -> optax.GradientTransformation:
+    r"""Divide the mean of updates by the root of the mean of their squares.
+
+    With m, v and both gains :math:`c_i` starting at 0,
+
+    .. math::
+
+        m \leftarrow \beta_1 m + (1 - \beta_1) u, &\quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) u^2, \\
+        c_i \leftarrow \beta_i c_i + (1 - \beta_i), &\quad
+        \hat m = m / c_1, \; \hat v = v / c_2,
+
+    and :math:`\hat m / (\sqrt{\hat v} + \varepsilon)` leaves. For constant :math:`\beta_i` the
+    gain :math:`c_i` is :math:`1 - \beta_i^t`; carried as a number it is free of the cancellation
+    of that power, needs no count of steps, stays exact where the decays are scheduled, and shares
+    with the average the rounding of the decay, which so drops out. It is `optax.scale_by_adam`.
+
+    A constant update leaves as its sign, an alternating one as nearly nothing. If
+    :math:`\beta_1^2 < \beta_2`, no history gives more than
+    :math:`(1 - \beta_1) / \sqrt{(1 - \beta_2) (1 - \beta_1^2 / \beta_2)}`, 7.2703 by default,
+    which updates that grew as :math:`(\beta_2 / \beta_1)^t` attain; the 3.1623 of the paper's
+    section 2.1 is what a lone update among zeros gives.
+
+    Entries of 0 leave as 0, but with `eps` = 0 as NaN until the first one that is not 0. Squares
+    are formed in float32 or wider: of entries beyond 1.8e19 they are infinite there, and as an
+    average never forgets an infinity, such an entry leaves as 0 from then on (clip before, or use
+    float64).
+
+    With `amsgrad` the largest :math:`\hat v` so far takes its place: the divisor never falls.
+    With `debias` off the gains start at 1, where they stay: the first step is then
+    :math:`(1 - \beta_1) / \sqrt{1 - \beta_2}` (3.16 by default) in place of 1.
+
+    Args:
+        b1: :math:`\beta_1 \in [0, 1)`, may be traced.
+        b2: :math:`\beta_2 \in [0, 1)`, may be traced.
+        eps: :math:`\varepsilon \ge 0`, outside the root, may be traced.
+        amsgrad: Whether to divide by the largest second moment so far. Static.
+        debias: Whether to divide m and v by their gains. Static.
+
+    Returns:
+        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
+        not used. Its state holds two copies of the parameters, three with `amsgrad`.
+
+    Raises:
+        TypeError: If a hyperparameter is no number, or a flag no bool.
+        ValueError: If a concrete decay lies outside [0, 1), or `eps` is negative or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> tx = nj.scale_by_adam()
+        >>> state = tx.init(jnp.zeros(3))
+        >>> update, state = tx.update(jnp.array([4.0, -0.01, 0.0]), state)
+        >>> update.round(4)  # the sign alone, in the first step
+        Array([ 1., -1.,  0.], dtype=float32)
+
+    References:
+        Kingma & Ba (2015), Algorithm 1, whose defaults these are, doi:10.48550/arXiv.1412.6980.
+        AMSGrad: Reddi, Kale & Kumar (2018), Algorithm 2, doi:10.48550/arXiv.1904.09237. Departures
+        from it: the paper corrects no bias (`debias=False` does as the paper) and has no
+        :math:`\varepsilon` (`eps=0`). The largest :math:`\hat v` is taken of corrected ones, as in
+        `optax.amsgrad`; `torch.optim.Adam(amsgrad=True)` takes the largest v and corrects it after.
+    """
+    check_unit_interval("b1", b1)
+    check_unit_interval("b2", b2)
+    check_non_negative("eps", eps)
+    check_flag("amsgrad", amsgrad)
+    check_flag("debias", debias)
+    take1, take2 = complement(b1), complement(b2)
+
+    def init_fn(params):
+        mu, nu = zeros_widened(params), zeros_widened(params)
+        nu_max = zeros_widened(params) if amsgrad else ()
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(mu))
+        mu_gain, nu_gain = (jnp.full((), 0 if debias else 1, dtype) for _ in range(2))
+        return ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)
+
+    def update_fn(updates, state, params=None):
+        del params
+        # Squared only once widened: in float16, 256 squared is infinite.
+        squares = jax.tree.map(lambda v, u: jnp.square(u.astype(v.dtype)), state.nu, updates)
+        mu = average(b1, take1, state.mu, updates)
+        nu = average(b2, take2, state.nu, squares)
+        # A gain is what the same average makes of the constant 1: from 1 on it stays there.
+        one = jnp.ones_like(state.mu_gain)
+        mu_gain = average(b1, take1, state.mu_gain, one)
+        nu_gain = average(b2, take2, state.nu_gain, one)
+        nu_hat = jax.tree.map(lambda v: v / nu_gain.astype(v.dtype), nu)
+        nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu_hat) if amsgrad else ()
+
+        def leaf(m, v):
+            m_hat = m / mu_gain.astype(m.dtype)
+            return m_hat / (jnp.sqrt(v) + jnp.asarray(eps, m.dtype))
+
+        outflow = jax.tree.map(leaf, mu, nu_max if amsgrad else nu_hat)
+        return narrowed(outflow, updates), ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -1,0 +1,93 @@
+"""Clipping of each leaf by its root mean square."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nested_jax._checks import check_positive
+from nested_jax._dtypes import root_mean_square
+from nested_jax._types import ScalarLike
+
+
+class ClipByRmsState(NamedTuple):
+    """State of `clip_by_rms`: what the last update showed, for `with_metrics`.
+
+    Attributes:
+        rms: The largest root mean square of a leaf before clipping; 0 before the first update.
+        factor: The smallest factor a leaf was multiplied by; 1 where nothing was clipped.
+    """
+
+    rms: jax.Array
+    factor: jax.Array
+
+
+def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
+    r"""Shrink each leaf whose root mean square is above a threshold.
+
+    .. math:: u \leftarrow \frac{u}{\max(1, \mathrm{RMS}(u) / d)}, \quad
+        \mathrm{RMS}(u)^2 = \frac{1}{n} \sum_{i=1}^n u_i^2,
+
+    with a mean of its own for every leaf; so no leaf leaves with a root mean square above d, and
+    one below d leaves as it came. The update is `optax.clip_by_block_rms`. Besides, the state
+    tells what was clipped: behind `scale_by_factored_rms` the root mean square is the gauge of a
+    second moment that lags behind the gradients (1 is healthy, above 1 is stale). A threshold
+    too large to bite, such as 1e30, only measures. The state holds two scalars.
+
+    Args:
+        threshold: d > 0, may be traced.
+
+    Returns:
+        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
+        not used. The root mean square of a leaf of size 0 is 0.
+
+    Raises:
+        TypeError: If `threshold` is no number.
+        ValueError: If a concrete `threshold` is not positive and finite.
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> tx = nj.clip_by_rms(2.0)
+        >>> updates = {"low": jnp.array([1.0, -1.0]), "high": jnp.array([4.0, -4.0])}
+        >>> updates, state = tx.update(updates, tx.init(updates))
+        >>> updates["low"], updates["high"]
+        (Array([ 1., -1.], dtype=float32), Array([ 2., -2.], dtype=float32))
+        >>> float(state.rms), float(state.factor)
+        (4.0, 0.5)
+
+    References:
+        Shazeer & Stern (2018), section 6 and Algorithm 4, doi:10.48550/arXiv.1804.04235; they
+        take d = 1.
+    """
+    check_positive("threshold", threshold)
+
+    def init_fn(params):
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        return ClipByRmsState(rms=jnp.zeros((), dtype), factor=jnp.ones((), dtype))
+
+    def update_fn(updates, state, params=None):
+        del params
+        leaves, treedef = jax.tree.flatten(updates)
+        clipped = [_clip(u, threshold) for u in leaves]
+        values = [rms.astype(state.rms.dtype) for _, rms in clipped]
+        rms = functools.reduce(jax.lax.max, values, jnp.zeros_like(state.rms))
+        # The factor falls with the root mean square: the largest of one is the smallest of other.
+        fresh = ClipByRmsState(rms=rms, factor=_factor(rms, threshold))
+        return treedef.unflatten([u for u, _ in clipped]), fresh
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _factor(rms, threshold):
+    # The quotient d / max(d, RMS) is 1 / max(1, RMS / d) with one division.
+    threshold = jnp.asarray(threshold, rms.dtype)
+    return threshold / jnp.maximum(threshold, rms)
+
+
+# Compiled on its own, so that leaves of one shape are traced once, however many they are.
+@jax.jit
+def _clip(u, threshold):
+    rms = root_mean_square(u)
+    return (u.astype(rms.dtype) * _factor(rms, threshold)).astype(u.dtype), rms

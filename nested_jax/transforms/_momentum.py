@@ -1,0 +1,67 @@
+"""Momentum as an accumulated sum: heavy ball."""
+
+from typing import NamedTuple
+
+import optax
+
+from nested_jax._cascade import average
+from nested_jax._checks import check_unit_interval
+from nested_jax._dtypes import narrowed, zeros_widened
+from nested_jax._types import ScalarLike, Updates
+
+
+class AccumulatedMomentumState(NamedTuple):
+    """State of `scale_by_accumulated_momentum`.
+
+    Attributes:
+        momentum: The sum s, shaped like the parameters, of their dtype or float32 if wider.
+    """
+
+    momentum: Updates
+
+
+def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTransformation:
+    r"""Replace updates by their exponentially fading sum.
+
+    .. math:: s \leftarrow \rho s + u, \quad s_0 = 0,
+
+    and s leaves. The gain on a constant update is :math:`1 / (1 - \rho)`: to keep the step size
+    when momentum is introduced, multiply the rate by :math:`1 - \rho`. This is `optax.trace`,
+    but the sum is float32 or wider (in bfloat16 a decay of 0.999 is 1 and never forgets) and a
+    traced decay changes no dtype. The average of two levels,
+    `scale_by_nested_momentum([rho])`, is :math:`1 - \rho` times it.
+
+    Args:
+        decay: :math:`\rho \in [0, 1)`, may be traced.
+
+    Returns:
+        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
+        not used. Its state holds one copy of the parameters.
+
+    Raises:
+        TypeError: If `decay` is no number.
+        ValueError: If a concrete `decay` lies outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> tx = nj.scale_by_accumulated_momentum(0.5)
+        >>> state = tx.init(jnp.zeros(()))
+        >>> for _ in range(3):
+        ...     update, state = tx.update(jnp.ones(()), state)
+        >>> float(update)  # 1 + 0.5 + 0.25, on its way to 2
+        1.75
+
+    References:
+        Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
+    """
+    check_unit_interval("decay", decay)
+
+    def init_fn(params):
+        return AccumulatedMomentumState(momentum=zeros_widened(params))
+
+    def update_fn(updates, state, params=None):
+        del params
+        momentum = average(decay, 1.0, state.momentum, updates)
+        return narrowed(momentum, updates), AccumulatedMomentumState(momentum=momentum)
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -1,0 +1,211 @@
+"""Nested momentum: exponential averages in a row."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from nested_jax._cascade import cascade, check_levels, stage_decays
+from nested_jax._checks import check_flag, check_unit_interval, is_traced
+from nested_jax._dtypes import complement, narrowed, zeros_widened
+from nested_jax._types import ScalarLike, Updates
+
+
+class NestedMomentumState(NamedTuple):
+    r"""State of `scale_by_nested_momentum`.
+
+    Attributes:
+        momenta: One tree per stage, outermost (:math:`M_1`) first, shaped like the parameters,
+            of their dtype or float32 if that is wider.
+        gains: With `debias`, one scalar per stage: the gain :math:`r_i` of the stage so far
+            (see the docstring of the factory); else empty.
+    """
+
+    momenta: tuple[Updates, ...]
+    gains: tuple[jax.Array, ...]
+
+
+def scale_by_nested_momentum(
+    decays: Sequence[ScalarLike] | np.ndarray | jax.Array, debias: bool = False
+) -> optax.GradientTransformation:
+    r"""Pass updates through exponential averages in a row, innermost last.
+
+    Let :math:`M_{K+1}` be the incoming update and all :math:`M_i` start at 0. Then
+
+    .. math:: M_i \leftarrow a_i M_i + (1 - a_i) M_{i+1}, \quad i = K, \dots, 1,
+
+    and :math:`M_1` leaves. With equal decays the update of :math:`j` steps ago has weight
+    :math:`\binom{j + K - 1}{K - 1} a^j (1 - a)^K`; the weights sum to 1 and their mean age is
+    :math:`K a / (1 - a)` steps. One stage is `optax.ema(a, debias=False)`, none is
+    `optax.identity()`. A stage with decay 0 hands its input on unchanged, so that cascades of
+    different depth share one program when the shorter is padded with zeros (`nested_decays`).
+    After an infinite update the two differ: the padding keeps 0 * inf, which is NaN, where a
+    stage of decay a > 0 stays infinite and none at all forgets.
+
+    With `debias`, what leaves is :math:`M_1 / c_1`, where :math:`c_i` is the response of the
+    same cascade to the constant 1, so that a constant gradient leaves as itself from the first
+    step on. This is exact for unequal, scheduled and traced decays; for equal ones
+    :math:`c_1` after t steps is the regularized incomplete beta function
+    :math:`I_{1-a}(K, t)`, and not :math:`(1 - a^t)^K`. Computed as such, numerator and
+    denominator underflow for deep cascades (:math:`c_1 = (1 - a)^K` at first), so the state
+    holds :math:`\hat M_i = M_i / c_i` and the gains :math:`r_i = c_i / c_{i+1}` instead:
+
+    .. math::
+
+        r_i' &= a_i r_i\, c_{i+1} / c_{i+1}' + 1 - a_i, \\
+        \hat M_i &\leftarrow (1 - \gamma_i) \hat M_i + \gamma_i \hat M_{i+1}, \quad
+        \gamma_i = (1 - a_i) / r_i'.
+
+    Args:
+        decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first: a sequence of scalars or an
+            array of shape (K,). K is static, the values may be traced.
+        debias: Whether to divide by the cascade's response to the constant 1. Static.
+
+    Returns:
+        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
+        not used. Its state holds K copies of the parameters.
+
+    Raises:
+        TypeError: If `decays` holds something that is no number, or `debias` is no bool.
+        ValueError: If `decays` is an array of rank other than 1, or a concrete decay lies
+            outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp, optax, nested_jax as nj
+        >>> tx = optax.chain(
+        ...     nj.scale_by_nested_momentum([0.5, 0.5]), optax.scale_by_learning_rate(0.1)
+        ... )
+        >>> params = jnp.array([1.0, 2.0])
+        >>> update, state = tx.update(jnp.array([4.0, -4.0]), tx.init(params))
+        >>> update  # one quarter of the first gradient, times -0.1
+        Array([-0.1,  0.1], dtype=float32)
+
+    References:
+        The level recurrence of the published level sweep, reproduced by
+        `python -m experiments levels`. The bias correction generalises Kingma & Ba (2015),
+        section 3, doi:10.48550/arXiv.1412.6980, to a row of averages.
+    """
+    check_flag("debias", debias)
+    decays = _as_sequence(decays)
+    for i, decay in enumerate(decays):
+        check_unit_interval(f"decays[{i}]", decay)
+    takes = [complement(decay) for decay in decays]
+
+    def init_fn(params):
+        # Each stage has zeros of its own: a buffer that appears twice cannot be donated.
+        momenta = tuple(zeros_widened(params) for _ in decays)
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(momenta))
+        gains = tuple(jnp.zeros((), dtype) for _ in decays) if debias else ()
+        return NestedMomentumState(momenta=momenta, gains=gains)
+
+    def update_fn(updates, state, params=None):
+        del params
+        if debias:
+            keeps, fresh_takes, gains = _debiased(decays, takes, state.gains)
+        else:
+            keeps, fresh_takes, gains = decays, takes, ()
+        momenta = cascade(keeps, fresh_takes, state.momenta, updates)
+        outflow = momenta[0] if momenta else updates
+        return narrowed(outflow, updates), NestedMomentumState(momenta=momenta, gains=gains)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _as_sequence(decays):
+    if isinstance(decays, Sequence) and not isinstance(decays, str):
+        return list(decays)
+    if isinstance(decays, np.ndarray | jax.Array):
+        if decays.ndim != 1:
+            raise ValueError(f"`decays` must be a vector, got an array of shape {decays.shape}.")
+        # Under jit, indexing a concrete JAX array would give tracers, which pass all checks.
+        decays = decays if is_traced(decays) else np.asarray(decays)
+        return [decays[i] for i in range(decays.shape[0])]
+    raise TypeError(f"`decays` must be a sequence of numbers or a vector, got {decays!r}.")
+
+
+def _debiased(decays, takes, gains):
+    """Return the weights that keep a cascade's response to a constant at 1, and its gains."""
+    keeps, fresh_takes, fresh_gains = [], [], []
+    shrink = 1.0  # c_{i+1} / c_{i+1}': the input itself is constant.
+    for decay, take, gain in zip(decays[::-1], takes[::-1], gains[::-1], strict=True):
+        a, b = jnp.asarray(decay, gain.dtype), jnp.asarray(take, gain.dtype)
+        fresh = a * gain * shrink + b
+        keeps.append(a * gain * shrink / fresh)
+        fresh_takes.append(b / fresh)
+        fresh_gains.append(fresh)
+        shrink = gain / fresh * shrink
+    return keeps[::-1], fresh_takes[::-1], tuple(fresh_gains[::-1])
+
+
+def nested_decays(
+    levels: ScalarLike, decay: ScalarLike = 0.95, max_levels: int | None = None
+) -> np.ndarray | jax.Array:
+    r"""Return the decays of `levels` levels of momentum, all equal, padded with zeros.
+
+    Levels are counted as in the published level sweep: the innermost of m levels is the gradient
+    itself, so m levels are k = m - 1 averages and m = 1 is plain gradient descent. The vector is
+    :math:`(a, \dots, a, 0, \dots, 0)` with k entries a; a stage of decay 0 is exact identity, so
+    level count is a number like any other: traceable, and vmappable.
+
+    Args:
+        levels: m >= 1, an integer, may be traced.
+        decay: :math:`a \in [0, 1)`, may be traced.
+        max_levels: Static; `levels` if not given, which then must not be traced. A traced
+            `levels` beyond it acts as `max_levels`.
+
+    Returns:
+        Shape (max_levels - 1,); float64 NumPy if all is concrete, else a JAX array.
+
+    Raises:
+        TypeError: If `levels` is not an integer, or traced without `max_levels`.
+        ValueError: If `levels` is not in 1 ... `max_levels`, or `decay` lies outside [0, 1).
+
+    Example:
+        >>> import nested_jax as nj
+        >>> nj.nested_decays(3, 0.95, max_levels=5)
+        array([0.95, 0.95, 0.  , 0.  ])
+    """
+    max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
+    return stage_decays(levels - 1, decay, max_levels - 1)
+
+
+def matched_delay_decays(
+    levels: ScalarLike, decay: ScalarLike = 0.95, max_levels: int | None = None
+) -> np.ndarray | jax.Array:
+    r"""Return the decays of `levels` levels with the total delay of one average.
+
+    One average of decay a delays by :math:`d = a / (1 - a)` steps, k equal ones by :math:`k d`,
+    which is what makes deep cascades unstable. Here each of the k = m - 1 averages has
+
+    .. math:: a_k = \frac{d}{k + d} = \frac{a}{k (1 - a) + a},
+
+    and so delays by :math:`d / k`: the whole by d, whatever k. With m = 2 this is
+    `nested_decays`.
+
+    Args:
+        levels: m >= 1, an integer, may be traced.
+        decay: The decay a of the one average whose delay is matched, in [0, 1), may be traced.
+        max_levels: Static; `levels` if not given, which then must not be traced. A traced
+            `levels` beyond it is not supported.
+
+    Returns:
+        Shape (max_levels - 1,), padded with zeros; float64 NumPy if all is concrete.
+
+    Raises:
+        TypeError: If `levels` is not an integer, or traced without `max_levels`.
+        ValueError: If `levels` is not in 1 ... `max_levels`, or `decay` lies outside [0, 1).
+
+    Example:
+        >>> import nested_jax as nj
+        >>> nj.matched_delay_decays(3, 0.5)
+        array([0.33333333, 0.33333333])
+    """
+    max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
+    stages = levels - 1
+    # Without stages nothing is read from the vector, but a = 0 must not make it 0 / 0.
+    xp = jnp if is_traced(levels) or is_traced(decay) else np
+    matched = decay / (xp.maximum(stages, 1) * complement(decay) + decay)
+    return stage_decays(stages, matched, max_levels - 1)

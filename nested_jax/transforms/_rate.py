@@ -1,0 +1,79 @@
+"""The last link of a finished optimizer: minus the rate, times the schedule."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nested_jax._checks import check_callable, check_non_negative, check_number_or_schedule
+from nested_jax._dtypes import incremented, narrowed, widened
+from nested_jax._types import ScalarOrSchedule, Schedule
+
+
+class ScaleByRateState(NamedTuple):
+    """State of `scale_by_rate`.
+
+    Attributes:
+        count: Number of updates so far, int32.
+        rate: The rate of the last update, schedule included, for `with_metrics`.
+    """
+
+    count: jax.Array
+    rate: jax.Array
+
+
+def scale_by_rate(
+    learning_rate: ScalarOrSchedule, schedule: Schedule | None = None
+) -> optax.GradientTransformation:
+    r"""Multiply updates by minus the learning rate, times a schedule's multiplier.
+
+    .. math:: u \leftarrow -\eta_t \alpha_t u, \quad t = 0, 1, \dots
+
+    With a number and no schedule it is `optax.scale_by_learning_rate`, except that a traced rate
+    neither promotes nor rounds 16-bit updates: the product is formed in float32 or wider and
+    leaves in the dtype of the update.
+
+    Args:
+        learning_rate: :math:`\alpha \ge 0`, may be traced; or a function of the step (from 0).
+        schedule: :math:`\eta`, a function of the step; 1 if not given.
+
+    Returns:
+        A transformation of any tree of float arrays; `params` is not used.
+
+    Raises:
+        TypeError: If `learning_rate` is neither number nor callable, or `schedule` not callable.
+        ValueError: If a concrete rate is negative, infinite or NaN.
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> tx = nj.scale_by_rate(0.5, schedule=lambda step: 0.5**step)
+        >>> state = tx.init(jnp.zeros(()))
+        >>> for _ in range(3):
+        ...     update, state = tx.update(jnp.ones(()), state)
+        >>> float(update), float(state.rate)
+        (-0.125, 0.125)
+    """
+    check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
+    if schedule is not None:
+        check_callable("schedule", schedule)
+
+    def init_fn(params):
+        del params
+        return ScaleByRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
+
+    def update_fn(updates, state, params=None):
+        del params
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        if schedule is not None:
+            rate = rate * schedule(state.count)
+        rate = jnp.asarray(rate, state.rate.dtype)
+
+        def leaf(u):
+            wide = widened(u.dtype)
+            return -rate.astype(wide) * u.astype(wide)
+
+        count = incremented(state.count)
+        return narrowed(jax.tree.map(leaf, updates), updates), ScaleByRateState(count, rate)
+
+    return optax.GradientTransformation(init_fn, update_fn)

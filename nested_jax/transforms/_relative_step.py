@@ -1,0 +1,143 @@
+"""Adafactor's step size: relative to the parameters, falling with time."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nested_jax._checks import (
+    check_callable,
+    check_flag,
+    check_non_negative,
+    check_number_or_schedule,
+)
+from nested_jax._dtypes import root_mean_square, widened
+from nested_jax._types import ScalarLike, ScalarOrSchedule, Schedule
+
+DEFAULT_CAP = 1e-2  # Shazeer & Stern (2018), Algorithm 6.
+WARMUP_SLOPE = 1e-6  # Their section 7.3: meets 1 / sqrt(t) at t = 10,000, where both are 1e-2.
+
+
+class ScaleByRelativeStepState(NamedTuple):
+    r"""State of `scale_by_relative_step`.
+
+    Attributes:
+        count: Number of updates so far, int32.
+        rate: :math:`\eta_t \rho_t` of the last update, for `with_metrics`: what a leaf with
+            :math:`\mathrm{RMS}(\theta) = 1` was scaled by.
+    """
+
+    count: jax.Array
+    rate: jax.Array
+
+
+def scale_by_relative_step(
+    learning_rate: ScalarOrSchedule | None = None,
+    *,
+    relative_step: bool = True,
+    warmup_init: bool = False,
+    scale_by_parameter: bool = True,
+    eps: ScalarLike = 1e-3,
+    schedule: Schedule | None = None,
+) -> optax.GradientTransformation:
+    r"""Multiply updates by minus Adafactor's step size.
+
+    With :math:`t = 1, 2, \dots`, for every leaf :math:`\theta` of the parameters,
+
+    .. math::
+
+        u \leftarrow -\eta_t \rho_t \max(\epsilon, \mathrm{RMS}(\theta)) u, \quad
+        \rho_t = \min(\bar\rho, 1 / \sqrt t),
+
+    where :math:`\bar\rho` is `learning_rate`. With `warmup_init`,
+    :math:`\rho_t = \min(\bar\rho, 1 / \sqrt t, 10^{-6} t)`, which peaks at
+    :math:`10^{-2}` when :math:`t = 10^4`. Without `relative_step`,
+    :math:`\rho_t = \bar\rho`; if `scale_by_parameter` is off too, so that
+    :math:`\max(\epsilon, \mathrm{RMS}(\theta))` is left out, this is `scale_by_rate`. The state
+    holds two scalars.
+
+    Args:
+        learning_rate: The cap :math:`\bar\rho \ge 0`, or the rate itself without
+            `relative_step`; may be traced; or a function of the step (from 0). The paper's
+            cap 1e-2 if not given.
+        relative_step: Whether :math:`1 / \sqrt t` bounds the rate. Static.
+        warmup_init: Whether :math:`10^{-6} t` does. Static.
+        scale_by_parameter: Whether steps are relative to the size of the parameters. Static.
+        eps: :math:`\epsilon \ge 0`, which lets parameters leave 0 (:math:`\epsilon_2` in the
+            paper); may be traced.
+        schedule: The multiplier :math:`\eta`, a function of the step (from 0); 1 if not given.
+
+    Returns:
+        A transformation of any tree of float arrays, whose `update` needs `params` if
+        `scale_by_parameter`; shapes and dtypes are kept.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is negative, infinite or NaN, if there is no
+            `learning_rate` without `relative_step` or `warmup_init` without it; in `update`, if
+            `params` are missing.
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> tx = nj.scale_by_relative_step()
+        >>> params = jnp.array([3.0, -3.0])
+        >>> update, state = tx.update(jnp.array([1.0, 0.0]), tx.init(params), params)
+        >>> update  # -min(1e-2, 1 / sqrt(1)) times RMS(params)
+        Array([-0.03, -0.  ], dtype=float32)
+
+    References:
+        Shazeer & Stern (2018), section 8 and Algorithms 4 to 6, the warm-up from section 7,
+        doi:10.48550/arXiv.1804.04235. The cap is an argument here, and a constant there.
+    """
+    for name, flag in (
+        ("relative_step", relative_step),
+        ("warmup_init", warmup_init),
+        ("scale_by_parameter", scale_by_parameter),
+    ):
+        check_flag(name, flag)
+    if learning_rate is None and not relative_step:
+        raise ValueError("`learning_rate` must be given without `relative_step`, got None.")
+    if warmup_init and not relative_step:
+        raise ValueError("`warmup_init` must come with `relative_step`, got relative_step=False.")
+    cap = DEFAULT_CAP if learning_rate is None else learning_rate
+    check_number_or_schedule("learning_rate", cap, check_non_negative)
+    check_non_negative("eps", eps)
+    if schedule is not None:
+        check_callable("schedule", schedule)
+
+    def init_fn(params):
+        del params
+        return ScaleByRelativeStepState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
+
+    def rate_at(count, dtype):
+        rate = jnp.asarray(cap(count) if callable(cap) else cap, dtype)
+        t = count.astype(dtype) + 1
+        if relative_step:
+            rate = jnp.minimum(rate, jax.lax.rsqrt(t))
+        if warmup_init:
+            rate = jnp.minimum(rate, WARMUP_SLOPE * t)
+        return rate if schedule is None else (rate * schedule(count)).astype(dtype)
+
+    def update_fn(updates, state, params=None):
+        rate = rate_at(state.count, state.rate.dtype)
+        if not scale_by_parameter:
+            updates = jax.tree.map(lambda u: _step(u, rate), updates)
+        elif params is None:
+            raise ValueError("`scale_by_relative_step` needs `params` in `update`, got None.")
+        else:
+            updates = jax.tree.map(lambda u, p: _step(u, rate, p, eps), updates, params)
+        count = optax.safe_increment(state.count)
+        return updates, ScaleByRelativeStepState(count=count, rate=rate)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+# Compiled on its own, so that leaves of one shape are traced once, however many they are.
+@jax.jit
+def _step(u, rate, param=None, eps=None):
+    size = -rate.astype(widened(u.dtype))
+    if param is not None:
+        rms = root_mean_square(param)
+        size = size * jnp.maximum(rms, jnp.asarray(eps, rms.dtype)).astype(size.dtype)
+    return (size * u.astype(size.dtype)).astype(u.dtype)

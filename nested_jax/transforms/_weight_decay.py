@@ -1,0 +1,165 @@
+"""Weight decay apart from the gradient: the W of AdamW."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nested_jax._checks import (
+    check_callable,
+    check_flag,
+    check_non_negative,
+    check_number_or_schedule,
+)
+from nested_jax._dtypes import incremented, narrowed, widened
+from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
+
+
+class AddDecoupledWeightDecayState(NamedTuple):
+    """State of `add_decoupled_weight_decay`.
+
+    Attributes:
+        count: Number of updates so far, int32.
+        decay: The fraction of the parameters taken off by the last update, schedule, rate and
+            normalization included, for `with_metrics`.
+    """
+
+    count: jax.Array
+    decay: jax.Array
+
+
+def add_decoupled_weight_decay(
+    weight_decay: ScalarLike,
+    *,
+    learning_rate: ScalarOrSchedule | None = None,
+    schedule: Schedule | None = None,
+    normalized: bool = False,
+    mask: Any | Callable[[Params], Any] | None = None,
+) -> optax.GradientTransformation:
+    r"""Take a fraction of the parameters off, after the rate.
+
+    .. math:: u \leftarrow u - \eta_t \lambda_t \theta, \quad t = 0, 1, \dots
+
+    where u is what is about to be added to :math:`\theta`: this comes *last* in a chain, behind
+    `scale_by_rate`, which has put the sign and the rate. The schedule's multiplier :math:`\eta_t`
+    scales step and decay alike; the rate does not scale the decay, so that the two can be tuned
+    apart. With :math:`\lambda` the argument `weight_decay` and T the steps of the schedule's cycle
+    that step t lies in,
+
+    ==============================  ====================================
+    :math:`\lambda_t`               when
+    ==============================  ====================================
+    :math:`\lambda`                 by default
+    :math:`\lambda \alpha_t`        `learning_rate` is :math:`\alpha`
+    :math:`\lambda / \sqrt{T}`      `normalized`
+    ==============================  ====================================
+
+    and the last two together multiply. With `learning_rate` it is what `optax.add_decayed_weights`
+    does *before* the rate, as in `optax.adamw` and torch.
+
+    Args:
+        weight_decay: :math:`\lambda \ge 0`, may be traced.
+        learning_rate: :math:`\alpha \ge 0`, or a function of the step (from 0): multiplies the
+            decay. Not at all if not given.
+        schedule: :math:`\eta`, a function of the step; 1 if not given.
+        normalized: Whether `weight_decay` is to be divided by the root of the steps in the cycle,
+            `schedule.cycle_steps(step)`. Static.
+        mask: Which parameters decay: a tree of bools with the structure of the parameters or a
+            prefix of it, or a function from the parameters to such a tree. Static; all if not
+            given.
+
+    Returns:
+        A transformation of any tree of float arrays that needs `params`; shapes and dtypes are
+        kept. Its state holds two scalars.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind, a leaf of `mask` is no bool, or
+            `normalized` is asked for with a schedule that has no `cycle_steps`.
+        ValueError: If a concrete number is negative or not finite; in `init`, if `mask` does not
+            fit the parameters; in `update`, if `params` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> tx = nj.add_decoupled_weight_decay(0.25, mask={"w": True, "b": False})
+        >>> params = {"w": jnp.array([2.0]), "b": jnp.array([2.0])}
+        >>> update, _ = tx.update({"w": jnp.ones(1), "b": jnp.ones(1)}, tx.init(params), params)
+        >>> update["w"], update["b"]  # 1 - 0.25 * 2, and 1
+        (Array([0.5], dtype=float32), Array([1.], dtype=float32))
+
+    References:
+        Loshchilov & Hutter (2019), Algorithm 2, line 12, and Appendix B.1 for the normalization,
+        doi:10.48550/arXiv.1711.05101: :math:`\sqrt{b / (B T)}`, with b the batch, B the training
+        points and T the epochs of the current restart, is one over the root of its steps.
+    """
+    check_non_negative("weight_decay", weight_decay)
+    if learning_rate is not None:
+        check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
+    if schedule is not None:
+        check_callable("schedule", schedule)
+    check_flag("normalized", normalized)
+    cycle_steps = getattr(schedule, "cycle_steps", None) if normalized else None
+    if normalized and not callable(cycle_steps):
+        raise TypeError(
+            f"`schedule` must have a method `cycle_steps` if `normalized`, got {schedule!r}."
+        )
+    if not _is_function(mask):
+        _check_flags(mask)
+
+    def init_fn(params):
+        _decays(mask, params)  # A mask that does not fit is told here, not by the first update.
+        return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros((), float))
+
+    def update_fn(updates, state, params=None):
+        if params is None:
+            raise ValueError("`add_decoupled_weight_decay` needs `params` in `update`, got None.")
+        step, dtype = state.count, state.decay.dtype
+        decay = jnp.asarray(weight_decay, dtype)
+        if cycle_steps is not None:
+            decay = decay / jnp.sqrt(jnp.asarray(cycle_steps(step), dtype))
+        for factor in (learning_rate, schedule):
+            if factor is not None:
+                value = factor(step) if callable(factor) else factor
+                decay = decay * jnp.asarray(value, dtype)
+
+        def leaf(decays, p, u):
+            if not decays:
+                return u
+            wide = widened(jnp.promote_types(p.dtype, u.dtype))
+            return u.astype(wide) - decay.astype(wide) * p.astype(wide)
+
+        outflow = jax.tree.map(leaf, _decays(mask, params), params, updates)
+        state = AddDecoupledWeightDecayState(incremented(step), decay)
+        return narrowed(outflow, updates), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _is_function(mask):
+    # A tree may be of a class that can be called, as modules of some libraries can.
+    return callable(mask) and jax.tree_util.all_leaves([mask])
+
+
+def _check_flags(mask):
+    for path, flag in jax.tree.leaves_with_path(mask):
+        check_flag(f"mask{jax.tree_util.keystr(path)}", flag)
+
+
+def _decays(mask, params):
+    """Return a tree of bools with the structure of `params`."""
+    if mask is None:
+        mask = True
+    elif _is_function(mask):
+        mask = mask(params)
+        _check_flags(mask)
+    if not jax.tree.leaves(params):
+        # Nothing decays. So it is with the placeholder of `optax.tree_map_params`, too.
+        return params
+    try:
+        return jax.tree.broadcast(mask, params)
+    except ValueError as error:
+        raise ValueError(
+            "`mask` must have the structure of the parameters or a prefix of it, got "
+            f"{jax.tree.structure(mask)} for {jax.tree.structure(params)}."
+        ) from error

@@ -1,0 +1,416 @@
+"""The contract of `nested_jax.testing`, kept by every transform and missed by broken ones."""
+
+import functools
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nested_jax as nj
+from nested_jax import testing
+from nested_jax.testing import CHECKS, Case, check_contract
+
+RATES = {"learning_rate": (0.1, 0.3)}
+DECAY = {"decay": (0.9, 0.999)}
+BETAS = {"b1": (0.9, 0.99), "b2": (0.99, 0.999)}
+EPS = {"eps": (1e-8, 0.1)}
+WEIGHT_DECAY = {"weight_decay": (0.01, 0.1)}
+# Squares beyond float32 make a row of infinities, of which the factors are 0 / 0.
+NO_SQUARES = {"huge": "any"}
+
+
+def fading(factor):
+    return lambda step: factor**step
+
+
+def cascade(outer, inner, **options):
+    return nj.scale_by_nested_momentum([outer, inner], **options)
+
+
+# The public name, and in brackets which of its programs it is.
+CASES = [
+    Case(
+        "scale_by_nested_momentum",
+        cascade,
+        {"outer": (0.9, 0.999), "inner": (0.5, 0.99)},
+    ),
+    Case(
+        "scale_by_nested_momentum[debias]",
+        functools.partial(nj.scale_by_nested_momentum, debias=True),
+        {"decays": (np.array([0.5, 0.9]), np.array([0.99, 0.999]))},
+    ),
+    Case("scale_by_accumulated_momentum", nj.scale_by_accumulated_momentum, DECAY),
+    Case("scale_by_rate", nj.scale_by_rate, RATES),
+    Case(
+        "scale_by_rate[schedule]",
+        lambda learning_rate, factor: nj.scale_by_rate(learning_rate, fading(factor)),
+        RATES | {"factor": (0.5, 0.999)},
+    ),
+    Case("nesterov_momentum", nj.nesterov_momentum, RATES | DECAY),
+    Case("scale_by_adam", nj.scale_by_adam, BETAS | EPS),
+    Case(
+        "scale_by_adam[amsgrad]",
+        functools.partial(nj.scale_by_adam, amsgrad=True, debias=False),
+        BETAS | EPS,
+    ),
+    Case(
+        "add_decoupled_weight_decay",
+        nj.add_decoupled_weight_decay,
+        WEIGHT_DECAY | RATES,
+        needs_params=True,
+    ),
+    Case("clip_by_rms", nj.clip_by_rms, {"threshold": (0.5, 0.8)}, reach="leaf"),
+    Case(
+        "scale_by_factored_rms",
+        nj.scale_by_factored_rms,
+        {"decay_rate": (0.8, 0.5), "eps": (1e-30, 0.1), "b2_cap": (0.9, 0.2)},
+        reach="leaf",
+        extremes=NO_SQUARES,
+    ),
+    Case(
+        "scale_by_factored_rms[whole]",
+        functools.partial(nj.scale_by_factored_rms, factored=False),
+        {"b2": (0.9, 0.999), "eps": (1e-30, 0.1)},
+    ),
+    Case(
+        "scale_by_relative_step",
+        nj.scale_by_relative_step,
+        RATES | {"eps": (1e-3, 3.0)},
+        needs_params=True,
+        reach="leaf",
+    ),
+    Case(
+        "scale_by_relative_step[absolute]",
+        functools.partial(nj.scale_by_relative_step, relative_step=False, scale_by_parameter=False),
+        RATES,
+    ),
+    Case("momentum", nj.momentum, RATES | DECAY),
+    Case(
+        "nested_momentum",
+        functools.partial(nj.nested_momentum, max_levels=4),
+        RATES | DECAY | {"levels": (2, 4)},
+    ),
+    Case("nesterov", nj.nesterov, RATES | DECAY),
+    Case("adam", nj.adam, RATES | BETAS | EPS),
+    Case("adamw", nj.adamw, RATES | WEIGHT_DECAY | BETAS | EPS, needs_params=True),
+    Case(
+        "adafactor",
+        nj.adafactor,
+        RATES
+        | {"decay_rate": (0.8, 0.5), "clip_threshold": (1.0, 0.5)}
+        | {"eps1": (1e-30, 0.1), "eps2": (1e-3, 3.0)},
+        needs_params=True,
+        reach="leaf",
+        extremes=NO_SQUARES,
+    ),
+    Case(
+        "adafactor[momentum]",
+        functools.partial(nj.adafactor, momentum_of="step", relative_step=False),
+        RATES | WEIGHT_DECAY | {"b1": (0.9, 0.999), "b2": (0.9, 0.999)},
+        needs_params=True,
+        reach="leaf",
+        extremes=NO_SQUARES,
+    ),
+    Case(
+        "factored_adamw",
+        functools.partial(nj.factored_adamw, normalized=False),
+        RATES | WEIGHT_DECAY | {"b1": (0.9, 0.999)},
+        needs_params=True,
+        reach="leaf",
+        extremes=NO_SQUARES,
+    ),
+    Case(
+        "with_metrics",
+        lambda **hyperparams: nj.with_metrics(nj.adamw(**hyperparams)),
+        RATES | WEIGHT_DECAY | BETAS,
+        needs_params=True,
+    ),
+]
+
+
+def name_of(thing):
+    return getattr(thing, "name", None) or thing.__name__
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=name_of)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_keeps_the_contract(case, check):
+    check(case)
+
+
+def test_every_public_transform_has_a_case():
+    public = {
+        name: value
+        for module in (nj, nj.transforms)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
+    transforms = {  # Some annotations are strings, of modules that are not imported.
+        name
+        for name, function in public.items()
+        if "GradientTransformation" in str(inspect.signature(function).return_annotation)
+    }
+    assert transforms == {case.name.partition("[")[0] for case in CASES}
+
+
+def test_every_check_is_part_of_the_contract():
+    public = {value for name, value in vars(testing).items() if name.startswith("check_")}
+    assert public == {*CHECKS, check_contract}
+
+
+def test_a_stateless_transform_keeps_the_contract():
+    check_contract(Case("optax.identity", optax.identity))
+
+
+def transform(update, init=lambda params: optax.EmptyState()):
+    """Return a transformation of `update`: (updates, state, params) to updates and state."""
+    return optax.GradientTransformation(
+        init, lambda updates, state, params=None: update(updates, state, params)
+    )
+
+
+def average(decay, init):
+    def update(updates, state, params):
+        state = jax.tree.map(lambda m, u: decay * m + (1 - decay) * u, state, updates)
+        return state, state
+
+    return transform(update, init)
+
+
+def python_number_in_the_state(decay):
+    def update(updates, state, params):
+        return jax.tree.map(lambda u: decay**state * u, updates), state + 1
+
+    return transform(update, lambda params: 0.0)
+
+
+def one_buffer_twice(decay):
+    def init(params):
+        return (jax.tree.map(jnp.zeros_like, params),) * 2
+
+    def update(updates, state, params):
+        first = jax.tree.map(lambda m, u: decay * m + u, state[0], updates)
+        second = jax.tree.map(lambda m, u: decay * m + u, state[1], first)
+        return second, (first, second)
+
+    return transform(update, init)
+
+
+def parameters_as_state(decay):
+    return average(decay, lambda params: params)
+
+
+def init_that_looks(decay):
+    def init(params):
+        return jnp.float32(np.mean([np.mean(p) for p in jax.tree.leaves(params)]))
+
+    return transform(lambda updates, state, params: (updates, decay * state), init)
+
+
+def weak_count(decay):
+    def update(updates, state, params):
+        return jax.tree.map(lambda u: decay * u, updates), state + jnp.ones((), jnp.float32)
+
+    return transform(update, lambda params: jnp.asarray(0.0))
+
+
+def promoted(decay):
+    return transform(lambda u, s, p: (jax.tree.map(lambda x: x * jnp.float32(decay), u), s))
+
+
+def frozen(decay):
+    """An average in the dtype of the parameters, whose other manners are good."""
+
+    def update(updates, state, params):
+        state = jax.tree.map(
+            lambda m, u: m + (1 - jnp.asarray(decay, m.dtype)) * (u.astype(m.dtype) - m),
+            state,
+            updates,
+        )
+        return jax.tree.map(lambda m, u: m.astype(u.dtype), state, updates), state
+
+    return transform(update, lambda params: jax.tree.map(jnp.zeros_like, params))
+
+
+def branching(decay):
+    factor = 1.0 if decay > 0.5 else 0.5
+    return transform(lambda u, s, p: (jax.tree.map(lambda x: factor * x, u), s))
+
+
+def memory_of_its_own(decay):
+    calls = []
+
+    def update(updates, state, params):
+        calls.append(1)
+        return jax.tree.map(lambda u: decay ** len(calls) * u, updates), state
+
+    return transform(update)
+
+
+def silent_without_parameters(decay):
+    def update(updates, state, params):
+        if params is None:
+            return updates, state
+        return jax.tree.map(lambda u, p: u + decay * p, updates, params), state
+
+    return transform(update)
+
+
+def surprised_without_parameters(decay):
+    def update(updates, state, params):
+        return {name: u + decay * params[name] for name, u in updates.items()}, state
+
+    return transform(update)
+
+
+def false_promise_of_extra_arguments(decay):
+    tx = promoted(decay)
+    return optax.GradientTransformationExtraArgs(tx.init, tx.update)
+
+
+@jax.tree_util.register_pytree_node_class
+class Foreign:
+    """A class that JAX knows and serializers do not."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def tree_flatten(self):
+        return (self.value,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def foreign_state(decay):
+    def update(updates, state, params):
+        return updates, Foreign(decay * state.value)
+
+    return transform(update, lambda params: Foreign(jnp.zeros((), jnp.float32)))
+
+
+def mean_of_nothing(decay):
+    def update(updates, state, params):
+        total = sum(jnp.abs(u).mean() for u in jax.tree.leaves(updates))
+        return jax.tree.map(lambda u: decay * u / total, updates), state
+
+    return transform(update)
+
+
+def coupled_entries(decay):
+    def leaf(u):
+        return decay * u / (1 + jnp.abs(u).sum())
+
+    return transform(lambda u, s, p: (jax.tree.map(leaf, u), s))
+
+
+def zero_by_zero(decay):
+    return transform(lambda u, s, p: (jax.tree.map(lambda x: x / jnp.abs(x) ** decay, u), s))
+
+
+def hidden_errors(decay):
+    return transform(lambda u, s, p: (jax.tree.map(lambda x: decay * jnp.nan_to_num(x), u), s))
+
+
+def dead_hyperparameter(decay):
+    return transform(lambda u, s, p: (u, s))
+
+
+def steep_hyperparameter(decay):
+    def leaf(u):
+        return u * decay + jnp.sqrt(0.0 * decay)
+
+    return transform(lambda u, s, p: (jax.tree.map(leaf, u), s))
+
+
+def tuples_as_leaves(decay):
+    def update(updates, state, params):
+        def is_leaf(node):
+            return isinstance(node, tuple)
+
+        return jax.tree.map(lambda u: decay * u, updates, is_leaf=is_leaf), state
+
+    return transform(update)
+
+
+def gram(decay):
+    def leaf(u):
+        return u @ u.T @ u if u.ndim == 2 else decay * u
+
+    return transform(lambda u, s, p: (jax.tree.map(leaf, u), s))
+
+
+# What is broken, the check that must find it, and what it must say.
+BROKEN = [
+    (python_number_in_the_state, "state_is_arrays", r"holds the float 0\.0"),
+    (one_buffer_twice, "state_is_arrays", r"\[1\]\['bias'\] and \[0\]\['bias'\] are one buffer"),
+    (parameters_as_state, "state_is_arrays", r"\['bias'\] and params\['bias'\] are one buffer"),
+    (init_that_looks, "init_is_abstract", "TracerArrayConversionError"),
+    (silent_without_parameters, "params_argument", "raised no ValueError"),
+    (
+        surprised_without_parameters,
+        "params_argument",
+        "raised no ValueError that names them, but TypeError",
+    ),
+    (false_promise_of_extra_arguments, "extra_arguments", "unexpected keyword argument"),
+    (promoted, "dtypes", "is float32.*, not (bfloat16|float16)"),
+    (optax.trace, "dtypes", "is float32.*, not (bfloat16|float16)"),
+    (weak_count, "stable_state", r"turned from weak float32\(\) into float32\(\)"),
+    (optax.trace, "stable_state", r"turned from bfloat16\(3,\) into float32\(3,\)"),
+    (weak_count, "single_compilation", "compiled 2 programs"),
+    (branching, "single_compilation", "TracerBoolConversionError"),
+    (one_buffer_twice, "donation", "donate the same buffer twice"),
+    (memory_of_its_own, "donation", r"\['bias'\] is"),
+    (foreign_state, "serialization", "flax.serialization raised TypeError"),
+    (mean_of_nothing, "odd_trees", "None and size-0 leaves: .* is not finite"),
+    (coupled_entries, "odd_trees", "a leaf cut in two"),
+    (zero_by_zero, "extreme_gradients", "zero float32 gradient.* is not finite"),
+    (hidden_errors, "extreme_gradients", "finite where the gradient is not"),
+    (coupled_entries, "extreme_gradients", "another entry: .* is not finite"),
+    (frozen, "reduced_precision", r"\['bias'\] is"),
+    (optax.trace, "reduced_precision", "raised TypeError"),
+    (dead_hyperparameter, "hyperparameters", "the two values of `decay` give the same updates"),
+    (branching, "hyperparameters", "TracerBoolConversionError"),
+    (steep_hyperparameter, "hyperparameter_gradients", r"\['decay'\] is not finite"),
+    (memory_of_its_own, "chain", r"\['bias'\] is"),
+    (tuples_as_leaves, "masked", "inside optax.masked raised TypeError"),
+    (memory_of_its_own, "multi_steps", r"\['bias'\] is"),
+    (memory_of_its_own, "apply_if_finite", r"\['bias'\] is"),
+    (branching, "inject_hyperparams", "TracerBoolConversionError"),
+    (gram, "sharding", "Explicit.*raised"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "check", "message"), BROKEN, ids=[f"{m.__name__}-{c}" for m, c, _ in BROKEN]
+)
+def test_catches(make, check, message):
+    needs_params = "without_parameters" in make.__name__
+    case = Case("mine", make, {"decay": (0.25, 0.999)}, needs_params=needs_params)
+    with pytest.raises(AssertionError, match=f"(?s)^mine: .*{message}"):
+        getattr(testing, f"check_{check}")(case)
+
+
+def test_every_check_catches_something():
+    assert {f"check_{check}" for _, check, _ in BROKEN} == {check.__name__ for check in CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reach": "row"}, "`reach` must be one of ('entry', 'leaf', 'tree'), got 'row'."),
+        (
+            {"extremes": {"nan": "bad"}},
+            "`nan` must be one of ('finite', 'seen', 'any'), got 'bad'.",
+        ),
+        ({"extremes": {"big": "any"}}, "`extremes` must be of ('zero', 'tiny', 'large', "),
+    ],
+)
+def test_rejects_a_case_that_says_nothing_known(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Case("mine", optax.scale, **options)

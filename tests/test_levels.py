@@ -1,0 +1,287 @@
+"""Tests of the level sweep: the published numbers, other settings, files and errors."""
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments import __main__, _artifacts, levels
+from experiments._rust_stream import published_stream
+from tests import oracles
+
+# Both programs round differently at every one of 30,000 steps. The issue is 1e-9; unstable runs
+# multiply early differences and the loss alike, so that what remains stays near rounding.
+PUBLISHED_RTOL = 1e-11
+ORACLE_RTOL = 1e-11
+SMALL = levels.Config(model_levels=3, data_levels=2, dim=4, steps=1203, warmup=200)
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Return the default sweep, run once."""
+    with jax.enable_x64(True):
+        yield levels.simulate(levels.Config())
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    """Undo what the command line sets for its process."""
+    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run(*options):
+    """Run the command line; return its exit code."""
+    try:
+        return __main__.main(["levels", *map(str, options)])
+    except SystemExit as exit_:
+        return exit_.code
+
+
+def small_options(out, **changes):
+    config = _artifacts.describe(SMALL) | changes
+    pairs = [(f"--{name.replace('_', '-')}", value) for name, value in config.items()]
+    return [word for pair in [*pairs, ("--out", out)] for word in pair]
+
+
+def test_published_losses_are_reproduced(published):
+    assert published.loss.dtype == np.float64
+    difference = levels.published_difference(levels.Config(), published)
+    assert difference < PUBLISHED_RTOL
+
+
+def test_published_regressions_are_reproduced(published):
+    from experiments import _levels_report
+
+    found = _levels_report.regressions(published)
+    log = {term.name: term for term in found["log_loss"].terms}
+    shown = {
+        name: tuple(round(x, 4) for x in (t.estimate, t.std_error, t.low, t.high, t.p))
+        for name, t in log.items()
+    }
+    assert shown == {
+        "Intercept": (-23.4943, 4.5257, -32.3946, -14.5940, 0.0),
+        "model_level": (12.9085, 0.2984, 12.3216, 13.4954, 0.0),
+        "data_level": (-0.0347, 0.2984, -0.6216, 0.5522, 0.9075),
+    }
+    assert round(found["log_loss"].r_squared, 4) == 0.8394
+    raw = {term.name: (term.estimate, term.std_error) for term in found["loss"].terms}
+    expected = {
+        "Intercept": (-7.593125971676636e75, 3.142347707867816e75),
+        "model_level": (1.451237950856866e75, 2.072002719188009e74),
+        "data_level": (9.754508443968440e73, 2.072002719188007e74),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(raw[name], values, rtol=1e-10)
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 2])
+def test_other_settings_agree_with_the_oracle(seed, x64):
+    config = levels.Config(
+        model_levels=4,
+        data_levels=3,
+        dim=5,
+        decay=0.8,
+        learning_rate=0.03,
+        steps=1501,
+        warmup=77,
+        noise_std=0.5,
+        model_seed=seed,
+        data_seed=seed + 1,
+    )
+    losses = levels.simulate(config).loss
+    stream = published_stream(
+        dim=5, data_levels=3, steps=1501, model_seed=seed, data_seed=seed + 1
+    )
+    for m, d in [(1, 1), (2, 3), (4, 2)]:
+        z = stream.data[5 * d :][: 1501 * 11].reshape(1501, 11)
+        _, expected = oracles.drifting_regression(
+            stream.model,
+            stream.data[: 5 * d].reshape(d, 5),
+            z[:, :5],
+            z[:, 5:10],
+            z[:, 10],
+            decays=[0.8] * (m - 1),
+            learning_rate=0.03,
+            data_decay=0.8,
+            noise_std=0.5,
+            warmup=77,
+        )
+        actual = losses.sel(model_level=m, data_level=d)
+        np.testing.assert_allclose(actual, expected, rtol=ORACLE_RTOL)
+
+
+@pytest.mark.parametrize("stream", ["published", "jax"])
+def test_a_seed_axis_is_the_single_seeds(stream, x64):
+    def losses(**changes):
+        config = _artifacts.describe(SMALL) | changes | {"stream": stream}
+        return levels.simulate(levels.Config(**config)).loss
+
+    together = losses(seeds=3)
+    assert together.dims == ("model_level", "data_level", "seed")
+    second = losses(model_seed=43, data_seed=124)
+    np.testing.assert_allclose(together.isel(seed=1), second, rtol=ORACLE_RTOL)
+
+
+def test_jax_stream_says_the_same_as_the_published_one(x64):
+    # The losses of two levels, averaged over data levels: 8 seeds, each of 1,000 examples.
+    means = {}
+    for stream in ("published", "jax"):
+        config = _artifacts.describe(SMALL) | {"seeds": 8, "stream": stream}
+        loss = levels.simulate(levels.Config(**config)).loss.mean(["model_level", "data_level"])
+        means[stream] = float(loss.mean()), float(loss.std() / 8**0.5)
+    (first, error), (second, other) = means.values()
+    assert abs(first - second) < 5 * (error + other)  # Five standard errors.
+
+
+def test_writes_every_file(tmp_path, capsys):
+    out = tmp_path / "results"
+    assert run(*small_options(out)) == 0
+    printed = capsys.readouterr().out
+    assert "6 runs, 0 of them diverged" in printed
+    assert "np.log(loss) ~ model_level + data_level" in printed
+
+    with (out / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["model_level", "data_level", "loss"]
+    results = xr.load_dataset(out / "results.nc")
+    for row in rows:
+        stored = results.loss.sel(
+            model_level=int(row["model_level"]), data_level=int(row["data_level"])
+        )
+        assert float(row["loss"]) == float(stored)
+    assert len(rows) == results.loss.size == 6
+    regression = json.loads((out / "regression.json").read_text())
+    assert {term["name"] for term in regression["log_loss"]["terms"]} == {
+        "Intercept",
+        "model_level",
+        "data_level",
+    }
+    made = json.loads((out / "config.json").read_text())
+    assert made["config"] == _artifacts.describe(SMALL)
+    assert {"versions", "commit", "device", "run_seconds"} <= set(made)
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "6 runs, 0 of them diverged" in page
+    # Nothing is loaded from outside: the only addresses are names of XML dialects.
+    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert names == {"losses.png", "loss_by_model_level.png", "loss_by_data_level.png"}
+    assert all(path.stat().st_size > 10_000 for path in (out / "figures").iterdir())
+    assert not list(out.rglob(".*")), "a file was left aside"
+
+
+def test_runs_again_into_its_own_folder_but_not_into_another(tmp_path, capsys):
+    assert run(*small_options(tmp_path / "a")) == 0
+    before = (tmp_path / "a" / "losses.csv").read_bytes()
+    assert run(*small_options(tmp_path / "a")) == 0
+    assert (tmp_path / "a" / "losses.csv").read_bytes() == before
+    capsys.readouterr()
+    assert run(*small_options(tmp_path / "a", decay=0.5)) == 2
+    error = capsys.readouterr().err
+    assert "`--out` must be a new folder or one of the same configuration" in error
+    assert "--decay 0.95 and not 0.5" in error
+    assert (tmp_path / "a" / "losses.csv").read_bytes() == before
+
+
+def test_several_seeds_are_a_column(tmp_path):
+    assert run(*small_options(tmp_path / "a", seeds=2, stream="jax")) == 0
+    lines = (tmp_path / "a" / "losses.csv").read_text().splitlines()
+    assert lines[0] == "model_level,data_level,seed,loss"
+    assert len(lines) == 1 + 12
+
+
+def test_diverged_runs_end_in_a_table_that_says_so(tmp_path, capsys):
+    assert run(*small_options(tmp_path / "a", learning_rate=50.0)) == 0
+    printed = capsys.readouterr().out
+    assert "6 runs, 6 of them diverged, 6 beyond the range of numbers." in printed
+    assert "nan*" in printed
+    assert ",nan" in (tmp_path / "a" / "losses.csv").read_text()
+    assert "diverged" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_one_run_has_no_regression_and_says_so(tmp_path, capsys):
+    assert run(*small_options(tmp_path / "a", model_levels=1, data_levels=1)) == 0
+    assert "`data` must hold more rows than the 3 terms" in capsys.readouterr().out
+    regression = json.loads((tmp_path / "a" / "regression.json").read_text())
+    assert "more rows" in regression["loss"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("model_levels", 0, "`--model-levels` must be an integer of at least 1, got 0."),
+        ("data_levels", "two", "`--data-levels` must be an integer of at least 1, got 'two'."),
+        ("dim", 2.5, "`--dim` must be an integer of at least 1, got '2.5'."),
+        ("decay", 1, "`--decay` must lie in [0, 1), got 1."),
+        ("decay", "nan", "`--decay` must lie in [0, 1), got nan."),
+        ("learning_rate", -1, "`--learning-rate` must be non-negative and finite, got -1."),
+        ("learning_rate", "fast", "`--learning-rate` must be non-negative and finite, got 'fast'."),
+        ("steps", 0, "`--steps` must be an integer of at least 1, got 0."),
+        ("steps", 2**31, "`--steps` must be less than 2147483648, got 2147483648."),
+        ("steps", 2**31 - 1, "`--steps` must leave the published stream in memory"),
+        ("warmup", -1, "`--warmup` must be an integer of at least 0, got -1."),
+        ("warmup", 1203, "`--warmup` must be less than `--steps` = 1203, got 1203."),
+        ("noise_std", "inf", "`--noise-std` must be non-negative and finite, got inf."),
+        ("model_seed", -1, "`--model-seed` must be an integer of at least 0, got -1."),
+        ("data_seed", 2**64, f"`--data-seed` must be less than {2**64}, got {2**64}."),
+        ("stream", "rust", "`--stream` must be one of 'published', 'jax', got 'rust'."),
+        ("seeds", 0, "`--seeds` must be an integer of at least 1, got 0."),
+        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
+    ],
+)
+def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
+    assert run(*small_options(tmp_path / "a", **{option: value})) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {message}")
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(
+    any(device.platform == "gpu" for device in jax.devices()), reason="there is a GPU"
+)
+def test_no_gpu_is_one_line(tmp_path, capsys):
+    assert run(*small_options(tmp_path / "a", device="gpu")) == 2
+    assert "`--device` must name a device of this machine, got gpu." in capsys.readouterr().err
+
+
+def test_out_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert run(*small_options(out)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: `--out` must be a folder to write in, got ")
+        assert error.count("\n") == 1
+
+
+def test_out_with_foreign_files_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("")
+    assert run(*small_options(tmp_path)) == 2
+    assert "with files of unknown origin" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_help_names_every_option(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for name in (*_artifacts.describe(SMALL), "out"):
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_an_unknown_experiment_is_an_error(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main(["levles"])
+    assert exit_.value.code == 2
+    assert "levels" in capsys.readouterr().err
+
+
+def test_default_folder_is_below_the_working_directory():
+    assert levels.Config().out == Path("results/levels")

@@ -1,0 +1,370 @@
+"""Tests of `scale_by_nested_momentum` and its decays against their closed forms."""
+
+import math
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import special
+
+import nested_jax as nj
+from nested_jax.transforms import NestedMomentumState
+from tests import oracles
+from tests.trajectories import assert_agree, given_gradients, given_params, run
+
+RTOL = 1e-13  # In float64 each of 20 steps x 4 stages rounds twice: well inside this.
+FLOAT32_RTOL = 20 * np.finfo(np.float32).eps  # Of 18 stages; numbers that do not add up.
+MIXED = [0.9, 0.5, 0.0, 0.99]
+
+
+def outflow(tx, inflow):
+    """Return the updates for `inflow` (time first), stacked likewise."""
+
+    def step(state, update):
+        update, state = tx.update(update, state)
+        return state, update
+
+    return jax.lax.scan(step, tx.init(jax.tree.map(lambda x: x[0], inflow)), inflow)[1]
+
+
+def impulse(steps, dtype=float):
+    return jnp.zeros(steps, dtype).at[0].set(1.0)
+
+
+@pytest.mark.parametrize("stages", [0, 1, 2, 5])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.95])
+def test_impulse_response_is_negative_binomial(x64, decay, stages):
+    weights = [math.comb(j + stages - 1, j) if j else 1 for j in range(20)]
+    expected = (1 - decay) ** stages * np.array(weights) * decay ** np.arange(20)
+    if stages == 0:
+        expected = np.eye(20)[0]
+    actual = outflow(nj.scale_by_nested_momentum([decay] * stages), impulse(20))
+    np.testing.assert_allclose(actual, expected, rtol=RTOL)
+
+
+def test_unequal_decays_are_a_signed_mixture_of_parallel_averages(x64):
+    decays = np.array([0.9, 0.5, 0.7])
+    weights = [
+        np.prod([a * (1 - b) / (a - b) for b in decays if b != a]) for a in decays
+    ]  # 9.6, 0.1 and -8.7: it cancels.
+    np.testing.assert_allclose(sum(weights), 1.0, rtol=RTOL)
+    averages = [outflow(nj.scale_by_nested_momentum([a]), impulse(20)) for a in decays]
+    actual = outflow(nj.scale_by_nested_momentum(decays), impulse(20))
+    np.testing.assert_allclose(actual, weights @ np.array(averages), atol=RTOL)
+    permuted = outflow(nj.scale_by_nested_momentum(decays[::-1]), impulse(20))
+    np.testing.assert_allclose(permuted, actual, rtol=RTOL)
+
+
+class AgainstTheOracle(chex.TestCase):
+    """Steps one by one, as a training loop takes them."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_twenty_steps(self):
+        """The standard trajectory, with and without jit."""
+        gradients = given_gradients()
+        with jax.enable_x64(True):
+            for decays, debias in [([], False), ([0.95] * 3, False), (MIXED, False), (MIXED, True)]:
+                tx = nj.scale_by_nested_momentum(decays, debias)
+                update = self.variant(tx.update)
+                state, actual = tx.init(jax.tree.map(jnp.asarray, gradients[0])), []
+                for gradient in gradients:
+                    updates, state = update(jax.tree.map(jnp.asarray, gradient), state)
+                    actual.append(jax.tree.map(np.asarray, updates))
+                expected = oracles.by_name(oracles.cascade, gradients, decays, debias)
+                assert_agree(actual, expected)
+
+
+@pytest.mark.parametrize("debias", [False, True])
+@pytest.mark.parametrize("decays", [[0.95], [0.95] * 18, MIXED], ids=str)
+def test_optimizer_agrees_with_the_oracle(x64, decays, debias):
+    params, gradients = given_params(), given_gradients()
+    expected = oracles.nested_momentum(params, gradients, 0.1, decays, debias=debias)
+    tx = nj.nested_momentum(0.1, decays=decays, debias=debias)
+    assert_agree(run(tx, params, gradients), expected)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 18])
+def test_bias_correction_of_equal_decays_is_the_incomplete_beta_function(x64, stages):
+    gradients = jnp.asarray(np.random.default_rng(2).normal(size=30))
+    response = special.betainc(stages, np.arange(1, 31), 0.1)
+    plain = outflow(nj.scale_by_nested_momentum([0.9] * stages), gradients)
+    tx = nj.scale_by_nested_momentum([0.9] * stages, debias=True)
+    np.testing.assert_allclose(outflow(tx, gradients), plain / response, rtol=1e-11)
+    state = tx.init(gradients[0])
+    for t in range(10):
+        _, state = tx.update(gradients[t], state)
+        np.testing.assert_allclose(np.prod(state.gains), response[t], rtol=RTOL)
+    if stages == 3:
+        assert float(np.prod(state.gains)) == pytest.approx(0.1109, abs=5e-5)
+        naive = (1 - 0.9**10) ** 3
+        assert naive == pytest.approx(0.2763, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "decays", [[0.999] * 18, [0.95] * 4, [0.9, 0.0, 0.9999, 0.0]], ids=["deep", "equal", "mixed"]
+)
+def test_debiased_constants_pass_from_the_first_step_on(decays):
+    # The response of 18 stages to the first constant is 1e-54, which is 0 in float32.
+    constant = jnp.full((50, 2), jnp.array([3.0, -1e-3]))
+    actual = outflow(nj.scale_by_nested_momentum(decays, debias=True), constant)
+    np.testing.assert_allclose(actual, constant, rtol=FLOAT32_RTOL)
+
+
+def test_debias_is_exact_for_scheduled_decays(x64):
+    gradients = np.random.default_rng(3).normal(size=30)
+    decays = [lambda step: 0.99 - 0.5 / (step + 1.0), lambda step: 0.02 * step, lambda step: 0.9]
+
+    def step(state, t_and_gradient):
+        t, gradient = t_and_gradient
+        tx = nj.scale_by_nested_momentum([decay(t) for decay in decays], debias=True)
+        update, state = tx.update(gradient, state)
+        return state, update
+
+    start = nj.scale_by_nested_momentum([0.5] * 3, debias=True).init(jnp.zeros(()))
+    times = jnp.arange(30.0)
+    _, actual = jax.lax.scan(step, start, (times, jnp.asarray(gradients)))
+    np.testing.assert_allclose(actual, oracles.cascade(gradients, decays, True), rtol=1e-11)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.95])
+def test_decays_of_levels(decay):
+    for levels in (1, 2, 5, 19):
+        equal, matched = (
+            decays(levels, decay, 19) for decays in (nj.nested_decays, nj.matched_delay_decays)
+        )
+        np.testing.assert_array_equal(equal, oracles.nested_decays(levels, decay, 19))
+        expected = oracles.matched_delay_decays(levels, decay, 19)
+        np.testing.assert_allclose(matched, expected, rtol=RTOL)
+        np.testing.assert_array_equal(nj.nested_decays(levels, decay), equal[: levels - 1])
+        assert equal.dtype == matched.dtype == np.float64
+
+
+@pytest.mark.parametrize("levels", [2, 3, 8, 19])
+def test_matched_decays_keep_the_total_delay(x64, levels):
+    def delay(decays):
+        response = outflow(nj.scale_by_nested_momentum(decays), impulse(3000))
+        return jnp.sum(response * jnp.arange(3000))
+
+    matched = nj.matched_delay_decays(levels, 0.95, 19)
+    equal = nj.nested_decays(levels, 0.95, 19)
+    actual = jax.jit(jax.vmap(delay))(jnp.array([matched, equal]))
+    np.testing.assert_allclose(actual, [19.0, (levels - 1) * 19.0], rtol=1e-11)
+
+
+@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
+@pytest.mark.parametrize("decay", [0.0, 0.95])
+def test_traced_decays_of_levels_are_the_concrete_ones(decays, decay):
+    levels = jnp.arange(1, 7)
+    expected = [decays(m, decay, 6) for m in range(1, 7)]
+    both = jax.jit(jax.vmap(lambda m, a: decays(m, a, 6), (0, None)))(levels, decay)
+    np.testing.assert_allclose(both, expected, rtol=FLOAT32_RTOL)
+    of_levels = jax.vmap(lambda m: decays(m, decay, 6))(levels)
+    np.testing.assert_allclose(of_levels, expected, rtol=FLOAT32_RTOL)
+    of_decay = jax.jit(lambda a: decays(4, a, 6))(decay)
+    np.testing.assert_allclose(of_decay, expected[3], rtol=FLOAT32_RTOL)
+
+
+def test_traced_levels_beyond_the_maximum_act_as_the_maximum():
+    actual = jax.jit(lambda levels: nj.nested_decays(levels, 0.5, 3))(7)
+    np.testing.assert_array_equal(actual, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("decay", [np.float32(0.9), jnp.float32(0.9), jnp.bfloat16(0.9)])
+def test_decays_of_levels_are_float64_whatever_is_given(decay):
+    for decays in (nj.nested_decays(3, decay), nj.matched_delay_decays(2, decay)):
+        assert decays.dtype == np.float64
+        np.testing.assert_allclose(decays, float(decay), rtol=RTOL)
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_padding_a_level_out_changes_nothing(debias):
+    gradients = jnp.asarray(np.random.default_rng(4).normal(size=(40, 3)), float)
+    short = outflow(nj.scale_by_nested_momentum([0.9, 0.5], debias), gradients)
+    for padded in ([0.9, 0.5, 0.0, 0.0], [0.0, 0.9, 0.0, 0.5]):
+        actual = outflow(nj.scale_by_nested_momentum(padded, debias), gradients)
+        # Not to the bit: a compiler may round a product and a sum once or twice.
+        np.testing.assert_allclose(actual, short, rtol=0, atol=FLOAT32_RTOL)
+    none = outflow(nj.scale_by_nested_momentum([0.0, 0.0], debias), gradients)
+    np.testing.assert_array_equal(none, gradients)
+
+
+def test_padding_differs_only_after_an_infinite_update():
+    """A stage never forgets an infinity; a padded one makes NaN of it, no stage forgets it."""
+    gradients = jnp.array([1.0, np.inf, 1.0, 1.0])
+
+    def after(decays):
+        return np.asarray(outflow(nj.scale_by_nested_momentum(decays), gradients))
+
+    np.testing.assert_array_equal(after([0.5]), [0.5, np.inf, np.inf, np.inf])
+    np.testing.assert_array_equal(after([0.5, 0.0]), [0.5, np.inf, np.nan, np.nan])
+    np.testing.assert_array_equal(after([]), gradients)
+    np.testing.assert_array_equal(after([0.0]), [1.0, np.inf, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_depth_is_vmappable(x64, debias):
+    gradients = jax.random.normal(jax.random.key(0), (20, 3))
+
+    def at(levels, decay):
+        return outflow(
+            nj.scale_by_nested_momentum(nj.nested_decays(levels, decay, 5), debias), gradients
+        )
+
+    together = jax.jit(jax.vmap(at))(jnp.arange(1, 6), jnp.linspace(0.5, 0.98, 5))
+    for levels, decay in enumerate(np.linspace(0.5, 0.98, 5), start=1):
+        alone = outflow(nj.scale_by_nested_momentum([decay] * (levels - 1), debias), gradients)
+        np.testing.assert_allclose(together[levels - 1], alone, rtol=1e-12)
+
+
+def test_another_rate_decay_or_level_is_not_compiled_again():
+    params = jnp.ones(3)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def solve(learning_rate, levels, decay):
+        tx = nj.nested_momentum(learning_rate, levels, decay, max_levels=4)
+        return tx.update(params, tx.init(params))[0]
+
+    for learning_rate, levels, decay in [(0.1, 1, 0.9), (0.2, 4, 0.5), (1, 2, 0)]:
+        expected = -learning_rate * (1 - decay) ** (levels - 1)
+        actual = solve(jnp.float32(learning_rate), levels, jnp.float32(decay))
+        np.testing.assert_allclose(actual, expected, rtol=FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_forgets_in_every_dtype_under_a_traced_decay(x64, dtype):
+    solve = jax.jit(lambda a: outflow(nj.scale_by_nested_momentum([a]), impulse(700, dtype)))
+    actual = solve(jnp.float32(0.999))
+    assert actual.dtype == dtype
+    np.testing.assert_allclose(float(actual[-1]), 0.001 * 0.999**699, rtol=2**-7)
+
+
+def test_a_concrete_decay_is_complemented_before_it_is_rounded():
+    # In float32, 1 - 0.9999 is off by 1.7e-4 of its value.
+    for decays in ([0.9999], np.array([0.9999]), nj.nested_decays(2, 0.9999)):
+        actual = outflow(nj.scale_by_nested_momentum(decays), impulse(1))
+        np.testing.assert_allclose(actual, 1e-4, rtol=FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("debias", [False, True])
+def test_16_bit_updates_have_32_bit_statistics(dtype, debias):
+    gradients = jnp.asarray(np.random.default_rng(5).normal(size=(40, 4)), dtype)
+    tx = nj.scale_by_nested_momentum(jnp.array([0.95, 0.999]), debias)
+    assert {x.dtype for x in jax.tree.leaves(tx.init(gradients[0]))} == {jnp.dtype("float32")}
+    actual = outflow(tx, gradients)
+    assert actual.dtype == dtype
+    np.testing.assert_array_equal(actual, outflow(tx, gradients.astype(float)).astype(dtype))
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_state_is_stable_and_donatable(debias):
+    params = {"w": jnp.ones((2, 3), jnp.bfloat16), "none": None, "s": jnp.ones(()), "e": []}
+    params["empty"] = jnp.ones((0, 2))
+    tx = nj.scale_by_nested_momentum(jnp.array([0.9, 0.5]), debias)
+    state = jax.eval_shape(tx.init, params)
+    assert isinstance(state, NestedMomentumState)
+    assert len(state.momenta) == 2
+    assert len(state.gains) == 2 * debias
+    updates, after = jax.eval_shape(tx.update, params, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype, x.weak_type), after
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    # A buffer that is in the state twice cannot be donated.
+    jax.jit(tx.update, donate_argnums=1)(params, tx.init(params))
+
+
+@chex.assert_max_traces(n=1)
+def test_composes_with_chain_and_masked():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.masked(nj.scale_by_nested_momentum([0.5], debias=True), {"a": True, "b": False}),
+        optax.masked(nj.scale_by_nested_momentum([0.5]), {"a": False, "b": True}),
+        optax.scale_by_learning_rate(0.1),
+    )
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], -0.05, rtol=FLOAT32_RTOL)
+    np.testing.assert_allclose(updates["b"], -0.025, rtol=FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_one_stage_is_optax_ema_and_none_is_identity(x64, debias):
+    gradients = jax.tree.map(lambda *g: jnp.stack(g), *given_gradients())
+    one = outflow(nj.scale_by_nested_momentum([0.9], debias), gradients)
+    chex.assert_trees_all_close(one, outflow(optax.ema(0.9, debias), gradients), rtol=1e-12)
+    none = outflow(nj.scale_by_nested_momentum([], debias), gradients)
+    chex.assert_trees_all_equal(none, gradients)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.7, math.nan, math.inf])
+@pytest.mark.parametrize("convert", [list, tuple, np.array, jnp.array])
+def test_rejects_a_decay_outside_the_unit_interval(convert, decay):
+    decays = convert([0.5, decay])
+    with pytest.raises(ValueError, match=rf"^`decays\[1\]` must lie in \[0, 1\), got {decays[1]}"):
+        nj.scale_by_nested_momentum(decays)
+    with pytest.raises(ValueError, match=rf"^`decays\[1\]` must lie in \[0, 1\), got {decays[1]}"):
+        jax.eval_shape(lambda: nj.scale_by_nested_momentum(decays).init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("decays", "error", "message"),
+    [
+        ([0.5, "0.5"], TypeError, "`decays[1]` must lie in [0, 1), got '0.5'."),
+        ([True], TypeError, "`decays[0]` must lie in [0, 1), got True."),
+        ([[0.5]], TypeError, "`decays[0]` must lie in [0, 1), got [0.5]."),
+        (0.5, TypeError, "`decays` must be a sequence of numbers or a vector, got 0.5."),
+        ("0.5", TypeError, "`decays` must be a sequence of numbers or a vector, got '0.5'."),
+        (jnp.float32(0.5), ValueError, "`decays` must be a vector, got an array of shape ()."),
+        (np.ones((2, 1)), ValueError, "`decays` must be a vector, got an array of shape (2, 1)."),
+    ],
+)
+def test_rejects_what_is_no_vector_of_decays(decays, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        nj.scale_by_nested_momentum(decays)
+
+
+def test_rejects_a_traced_matrix_and_traced_integers_pass():
+    with pytest.raises(
+        ValueError, match=r"`decays` must be a vector, got an array of shape \(1, 2"
+    ):
+        jax.jit(lambda decays: nj.scale_by_nested_momentum(decays).init(0))(jnp.ones((1, 2)))
+    zeros = jax.jit(lambda decays: outflow(nj.scale_by_nested_momentum(decays), jnp.ones(2)))
+    np.testing.assert_array_equal(zeros(jnp.zeros(2, int)), 1.0)
+
+
+def test_rejects_a_debias_that_is_no_flag():
+    with pytest.raises(TypeError, match=r"`debias` must be True or False, got 1\."):
+        nj.scale_by_nested_momentum([0.5], debias=1)
+
+
+@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0,), ValueError, "`levels` must be an integer of at least 1, got 0."),
+        ((2.0,), TypeError, "`levels` must be an integer of at least 1, got 2.0."),
+        ((2, 1.0), ValueError, "`decay` must lie in [0, 1), got 1.0."),
+        ((4, 0.5, 3), ValueError, "`levels` must be at most `max_levels` = 3, got 4."),
+        ((1, 0.5, 0), ValueError, "`max_levels` must be an integer of at least 1, got 0."),
+        ((1, 0.5, 2.0), TypeError, "`max_levels` must be an integer of at least 1, got 2.0."),
+    ],
+)
+def test_rejects_levels(decays, arguments, error, message):
+    with pytest.raises(error, match="^" + re.escape(message) + "$"):
+        decays(*arguments)
+
+
+@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
+def test_traced_levels_need_a_static_maximum(decays):
+    with pytest.raises(TypeError, match="`max_levels` must be given when `levels` is traced"):
+        jax.jit(decays)(3)
+    with pytest.raises(TypeError, match="`max_levels` must be a Python integer, known when tracin"):
+        jax.jit(decays)(3, 0.5, 4)
+    with pytest.raises(TypeError, match="`levels` must be an integer of at least 1, got JitTracer"):
+        jax.jit(lambda levels: decays(levels, 0.5, 4))(2.0)

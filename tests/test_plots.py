@@ -1,0 +1,443 @@
+"""Tests of the figures: what is drawn is what was given, and each kind of cell is told apart."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.stats
+import xarray as xr
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import same_color
+from matplotlib.figure import Figure
+
+from nested_jax import plots
+
+RTOL = 1e-12  # One logarithm, a mean and a median of float64: a few roundings.
+GREY, WHITE, PREDICTED = "0.6", "white", "#d55e00"
+
+
+def sweep(shape=(4, 3), seed=None):
+    """Return losses from 0.01 to 1e77, growing along model_level."""
+    rng = np.random.default_rng(0)
+    exponents = np.linspace(-2, 77, shape[0])[:, None] + rng.uniform(0, 0.5, shape)
+    dims, coords = ["model_level", "data_level"], [np.arange(1, n + 1) for n in shape]
+    losses = xr.DataArray(10**exponents, list(zip(dims, coords, strict=True)))
+    if seed is None:
+        return losses
+    noise = xr.DataArray(10 ** rng.normal(size=seed), dims="seed")
+    return losses * noise
+
+
+def meshes(figure):
+    return [c for c in figure.axes[0].collections if isinstance(c, QuadMesh)]
+
+
+def drawn(mesh):
+    """Return what a mesh holds, NaN where it draws nothing."""
+    return np.ma.filled(mesh.get_array(), np.nan)
+
+
+def lines(figure):
+    return figure.axes[0].lines
+
+
+def legend(figure):
+    box = figure.axes[0].get_legend()
+    return [text.get_text() for text in box.get_texts()] if box else []
+
+
+def bars(figure):
+    return [ax.get_ylabel() for ax in figure.axes[0].child_axes]
+
+
+def outlines(figure):
+    """Return the segments of the edge of divergence, as a set of sorted point pairs."""
+    found = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    found = [c for c in found if same_color(c.get_color()[0], "black")]
+    return {tuple(sorted(map(tuple, path))) for c in found for path in c.get_segments()}
+
+
+# The heat map.
+
+
+def test_heatmap_draws_the_logarithms_given():
+    losses = sweep()
+    figure = plots.heatmap(losses, title="Losses")
+    (mesh,) = meshes(figure)
+    np.testing.assert_allclose(drawn(mesh), np.log10(losses.to_numpy()), rtol=RTOL)
+    # Row i lies at height i: model level 1 is at the bottom.
+    np.testing.assert_array_equal(mesh.get_coordinates()[0, :, 0], [-0.5, 0.5, 1.5, 2.5])
+    np.testing.assert_array_equal(mesh.get_coordinates()[:, 0, 1], [-0.5, 0.5, 1.5, 2.5, 3.5])
+    ax = figure.axes[0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("data level", "model level")
+    assert ax.get_title() == "Losses"
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["1", "2", "3", "4"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "3"]
+    assert bars(figure) == ["log₁₀ mean loss"]
+    assert legend(figure) == []
+    assert mesh.get_cmap().name == "viridis"
+
+
+def test_heatmap_of_transposed_losses_is_the_same():
+    losses, cut = sweep(), 1.0
+    once = plots.heatmap(losses, diverged=losses > cut)
+    again = plots.heatmap(losses.T, diverged=(losses > cut).T)
+    mixed = plots.heatmap(losses, diverged=(losses > cut).T)
+    assert plots.to_svg(once) == plots.to_svg(again) == plots.to_svg(mixed)
+
+
+def test_diverged_cells_have_a_scale_and_an_outline_of_their_own():
+    losses = sweep()
+    diverged = xr.zeros_like(losses, bool)
+    diverged[1, 1] = diverged[3, 2] = True
+    figure = plots.heatmap(losses, diverged=diverged, label="loss")
+    converged_mesh, diverged_mesh = meshes(figure)
+    logarithms = np.log10(losses)
+    np.testing.assert_allclose(drawn(converged_mesh), logarithms.where(~diverged), rtol=RTOL)
+    np.testing.assert_allclose(drawn(diverged_mesh), logarithms.where(diverged), rtol=RTOL)
+    assert converged_mesh.get_cmap() != diverged_mesh.get_cmap()
+    for mesh in (converged_mesh, diverged_mesh):
+        assert mesh.get_clim() == (np.nanmin(drawn(mesh)), np.nanmax(drawn(mesh)))
+    assert bars(figure) == ["converged\nlog₁₀ loss", "diverged\nlog₁₀ loss"]
+    assert legend(figure) == ["edge of divergence"]
+    # Cell (1, 1) has four sides; the corner (3, 2) two within the axes.
+    assert outlines(figure) == {
+        ((0.5, 0.5), (0.5, 1.5)),
+        ((1.5, 0.5), (1.5, 1.5)),
+        ((0.5, 0.5), (1.5, 0.5)),
+        ((0.5, 1.5), (1.5, 1.5)),
+        ((1.5, 2.5), (1.5, 3.5)),
+        ((1.5, 2.5), (2.5, 2.5)),
+    }
+
+
+def test_losses_without_a_logarithm_are_told_apart():
+    losses = sweep()
+    losses[0, 0], losses[1, 2], losses[3, 1] = 0.0, np.inf, np.nan
+    figure = plots.heatmap(losses)
+    finite, not_finite, zero = meshes(figure)
+    bad = np.array([[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]], bool)
+    np.testing.assert_array_equal(np.isfinite(drawn(not_finite)), bad)
+    assert np.argwhere(np.isfinite(drawn(zero))).tolist() == [[0, 0]]
+    bad[0, 0] = True
+    np.testing.assert_array_equal(np.isfinite(drawn(finite)), ~bad)
+    assert same_color(not_finite.cmap(0.5), GREY)
+    assert same_color(zero.cmap(0.5), WHITE)
+    assert legend(figure) == ["not finite (2)", "zero (1)"]
+    (crosses,) = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    middles = {tuple(path.mean(axis=0)) for path in crosses.get_segments()}
+    assert middles == {(2.0, 1.0), (1.0, 3.0)}
+
+
+def test_a_diverged_cell_that_is_not_finite_is_grey_within_the_outline():
+    losses = sweep()
+    losses[3] = np.inf
+    figure = plots.heatmap(losses, diverged=losses > 1e30)
+    assert legend(figure) == ["not finite (3)", "edge of divergence"]
+    assert outlines(figure) == {((j - 0.5, 1.5), (j + 0.5, 1.5)) for j in range(3)}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1), (19, 19)])
+@pytest.mark.parametrize("kind", ["finite", "all diverged", "none diverged", "not finite", "zero"])
+def test_every_kind_of_sweep_can_be_drawn(shape, kind, tmp_path):
+    losses, diverged = sweep(shape), None
+    if "diverged" in kind:
+        diverged = xr.full_like(losses, kind.startswith("all"), bool)
+    losses = losses * {"not finite": np.nan, "zero": 0.0}.get(kind, 1.0)
+    figure = plots.heatmap(losses, diverged=diverged, title=kind)
+    (mesh,) = meshes(figure)
+    assert np.isfinite(drawn(mesh)).all()
+    low, high = mesh.get_clim()
+    assert low < high
+    assert outlines(figure) == set()
+    assert "edge of divergence" not in legend(figure)
+    plots.save(figure, tmp_path / "sweep.png", dpi=20.0)
+
+
+def test_axes_may_be_any_two_and_are_labelled_from_attributes():
+    rates, decays = np.geomspace(1e-4, 1, 9), np.geomspace(1e-6, 1e-1, 30)
+    coords = {"learning_rate": rates, "weight_decay": decays}
+    losses = xr.DataArray(np.ones((9, 30)), coords, ("learning_rate", "weight_decay"))
+    losses["learning_rate"].attrs = {"long_name": "peak rate", "units": "1/step"}
+    figure = plots.heatmap(losses, y="learning_rate", x="weight_decay")
+    ax = figure.axes[0]
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("peak rate [1/step]", "weight decay")
+    assert [text.get_text() for text in ax.get_yticklabels()][::4] == ["0.0001", "0.01", "1"]
+    # Of 30 names every second is written, aslant.
+    np.testing.assert_array_equal(ax.get_xticks(), np.arange(0, 30, 2))
+    assert ax.get_xticklabels()[1].get_text() == f"{decays[2]:.4g}"
+    assert {text.get_rotation() for text in ax.get_xticklabels()} == {45}
+    assert {text.get_rotation() for text in ax.get_yticklabels()} == {0}
+
+
+def test_no_text_is_clipped_or_overlaps_on_the_published_grid():
+    losses = sweep((19, 19))
+    losses[18, 3], losses[2, 2] = np.nan, 0
+    figure = plots.heatmap(losses, diverged=losses > 1, title="A title")
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    names = ax.get_xticklabels(), ax.get_yticklabels()
+    for axis in names:
+        assert [text.get_text() for text in axis] == [str(i) for i in range(1, 20)]
+        boxes = [text.get_window_extent() for text in axis]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+    legend_box, title_box = ax.get_legend().get_window_extent(), ax.title.get_window_extent()
+    assert not legend_box.overlaps(title_box)
+    assert legend_box.y0 >= ax.get_window_extent().y1
+    inside = figure.bbox
+    for box in [figure.get_tightbbox().transformed(figure.dpi_scale_trans), title_box]:
+        assert inside.x0 <= box.x0 < box.x1 <= inside.x1
+        assert inside.y0 <= box.y0 < box.y1 <= inside.y1
+
+
+# The curves.
+
+
+def test_curves_are_the_losses_and_their_median():
+    losses = sweep()
+    figure = plots.loss_by_level(losses, title="Curves")
+    *thin, bold = lines(figure)
+    logarithms = np.log10(losses.to_numpy())
+    assert len(thin) == 3
+    for j, line in enumerate(thin):
+        np.testing.assert_array_equal(line.get_xdata(), range(4))
+        np.testing.assert_allclose(line.get_ydata(), logarithms[:, j], rtol=RTOL)
+    np.testing.assert_allclose(bold.get_ydata(), np.median(logarithms, axis=1), rtol=RTOL)
+    assert bold.get_linewidth() > 2 * thin[0].get_linewidth()
+    ax = figure.axes[0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("model level", "log₁₀ mean loss")
+    assert ax.get_title() == "Curves"
+    assert bars(figure) == ["data level"]
+    assert legend(figure) == ["median over data level"]
+
+
+def test_seeds_give_a_t_interval_of_the_mean():
+    losses = sweep(seed=5)
+    figure = plots.loss_by_level(losses.transpose("seed", ...))
+    logarithms = np.log10(losses.transpose("model_level", "data_level", "seed").to_numpy())
+    medians = np.median(logarithms, axis=1)
+    mean, sem = medians.mean(axis=1), scipy.stats.sem(medians, axis=1)
+    low, high = scipy.stats.t.interval(0.95, 4, mean, sem)
+    (container,) = figure.axes[0].containers
+    np.testing.assert_allclose(container.lines[0].get_ydata(), mean, rtol=RTOL)
+    segments = np.array(container.lines[2][0].get_segments())
+    np.testing.assert_allclose(segments[:, :, 1], np.stack([low, high], 1), rtol=1e-9)
+    thin = lines(figure)[0]
+    np.testing.assert_allclose(thin.get_ydata(), logarithms[:, 0].mean(axis=1), rtol=RTOL)
+    assert legend(figure) == [
+        "mean over 5 seeds of the median over data level\n(bars: its 95 % interval, of log₁₀)"
+    ]
+
+
+def test_a_single_seed_has_no_bars():
+    figure = plots.loss_by_level(sweep().expand_dims("seed"))
+    (container,) = figure.axes[0].containers
+    assert not container.has_yerr
+    assert legend(figure) == ["median over data level"]
+
+
+def test_losses_without_a_logarithm_are_gaps_marked_and_counted():
+    losses = sweep((4, 5))
+    losses[2, 1], losses[3, :4], losses[0, 0] = np.nan, np.inf, 0.0
+    figure = plots.loss_by_level(losses)
+    drawn_lines = {line.get_label(): line for line in lines(figure)}
+    up, down = drawn_lines["not finite (5 of 20)"], drawn_lines["zero (1 of 20)"]
+    assert (up.get_xdata().tolist(), up.get_ydata().tolist()) == ([2, 3], [1, 1])
+    assert (down.get_xdata().tolist(), down.get_ydata().tolist()) == ([0], [0])
+    assert up.get_transform() == figure.axes[0].get_xaxis_transform()
+    thin = lines(figure)[1].get_ydata()
+    assert np.isnan(thin).tolist() == [False, False, True, True]
+    # NaN ranks last: the median of level 3 is the third of five; that of level 4 is not finite.
+    bold = figure.axes[0].containers[0].lines[0].get_ydata()
+    row = np.log10(np.sort(np.where(np.isnan(losses[2]), np.inf, losses[2])))
+    np.testing.assert_allclose(bold[2], row[2], rtol=RTOL)
+    assert np.isnan(bold[3])
+
+
+def test_a_seed_that_diverged_leaves_a_gap_and_no_bar():
+    losses = sweep(seed=5)
+    losses.loc[{"seed": 0, "model_level": 4}] = np.inf
+    figure = plots.loss_by_level(losses)
+    bold = figure.axes[0].containers[0].lines[0].get_ydata()
+    assert np.isnan(bold).tolist() == [False, False, False, True]
+    assert "not finite (3 of 60)" in legend(figure)
+
+
+@pytest.mark.parametrize("dims", [("model_level",), ("data_level", "model_level")])
+def test_predictions_are_dashed(dims):
+    losses = sweep()
+    predicted = 2 * (losses if len(dims) == 2 else losses.median("data_level"))
+    predicted[{"model_level": 3}] = np.inf
+    figure = plots.loss_by_level(losses, predicted=predicted.transpose(*dims))
+    line, marks = (line for line in lines(figure) if same_color(line.get_color(), PREDICTED))
+    expected = np.log10(2 * losses.median("data_level").to_numpy())
+    np.testing.assert_allclose(line.get_ydata()[:3], expected[:3], rtol=RTOL)
+    assert np.isnan(line.get_ydata()[3])
+    assert line.get_linestyle() == "--"
+    assert marks.get_xdata().tolist() == [3]
+    assert {"predicted", "predicted not finite (1 of 4)"} <= set(legend(figure))
+
+
+def test_losses_near_the_largest_float_can_be_drawn(tmp_path):
+    losses = sweep() * 1e230
+    plots.save(plots.loss_by_level(losses), tmp_path / "curves.png", dpi=20.0)
+    plots.save(plots.heatmap(losses, diverged=losses > 1e250), tmp_path / "map.png", dpi=20.0)
+
+
+# Files, and what stays untouched.
+
+
+def test_given_axes_are_drawn_in():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert plots.heatmap(sweep(), ax=left) is figure
+    assert plots.loss_by_level(sweep(), ax=right) is figure
+    assert left.get_ylabel() == right.get_xlabel() == "model level"
+    ax = figure.subfigures(2, 1)[0].subplots()
+    assert plots.heatmap(sweep(), ax=ax) is figure
+
+
+def test_pyplot_is_not_imported_and_settings_stay(tmp_path):
+    program = """
+import sys
+import matplotlib
+before = matplotlib.rcParams.copy()
+import numpy as np, xarray as xr
+from nested_jax import plots
+losses = xr.DataArray(np.ones((2, 2)), dims=("model_level", "data_level"))
+plots.to_svg(plots.heatmap(losses, diverged=losses > 0))
+plots.save(plots.loss_by_level(losses), sys.argv[1])
+assert "matplotlib.pyplot" not in sys.modules
+assert matplotlib.rcParams.copy() == before
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "a.png")]
+    outcome = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.PNG"])
+def test_png_opens_with_the_size_asked_for(tmp_path, name):
+    plots.save(plots.heatmap(sweep()), tmp_path / name, dpi=50.0)
+    with PIL.Image.open(tmp_path / name) as image:
+        assert (image.format, image.size) == ("PNG", (300, 250))
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_svg_file_is_the_same_every_time(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        plots.save(plots.heatmap(sweep()), str(tmp_path / name))
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert xml.etree.ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+
+    def fail(self, file, **options):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(Figure(), path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_the_file_appears_under_its_name_only_when_whole(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.png", []
+    savefig = Figure.savefig
+
+    def spy(self, file, **options):
+        savefig(self, file, **options)
+        seen.append(path.exists())
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    plots.save(plots.heatmap(sweep()), path, dpi=20.0)
+    assert seen == [False]
+    # The old file is replaced, not written into: who has it open reads on.
+    with path.open("rb") as reader:
+        plots.save(plots.heatmap(sweep()), path, dpi=40.0)
+        with PIL.Image.open(reader) as old, PIL.Image.open(path) as new:
+            assert (old.size, new.size) == ((120, 100), (240, 200))
+
+
+def test_inline_svgs_of_one_page_do_not_clash():
+    first = plots.heatmap(sweep(), title='id="axes_1" & <b>')
+    figures = [first, plots.heatmap(2 * sweep()), plots.loss_by_level(sweep())]
+    ids = []
+    for figure in figures:
+        svg = plots.to_svg(figure)
+        assert svg.startswith("<svg")
+        root = xml.etree.ElementTree.fromstring(svg)
+        own = [element.get("id") for element in root.iter() if element.get("id")]
+        assert len(own) > 10
+        ids += own
+        used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg))
+        assert used
+        assert {a or b for a, b in used} <= set(own)
+        texts = ["".join(element.itertext()) for element in root.iter() if "text" in element.tag]
+        assert "model level" in texts
+        assert not re.search(r'(src|href)="http', svg)
+    assert len(ids) == len(set(ids))
+    root = xml.etree.ElementTree.fromstring(plots.to_svg(first))
+    assert 'id="axes_1" & <b>' in "".join(root.itertext())
+
+
+def test_inline_svg_is_the_same_every_time():
+    assert plots.to_svg(plots.heatmap(sweep())) == plots.to_svg(plots.heatmap(sweep()))
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("draw", [plots.heatmap, plots.loss_by_level])
+@pytest.mark.parametrize(
+    ("losses", "rule"),
+    [
+        (sweep()[0], r"have the dimensions \('model_level', 'data_level'\), got \('data_level',\)"),
+        (sweep().expand_dims("fold"), r"have the dimensions .*, got \('fold', 'model_level', "),
+        (sweep()[:0], r"not be empty, got shape \(0, 3\)"),
+        (-sweep((1, 1)) * 0 - 2, r"not be negative, got -2.0"),
+    ],
+)
+def test_rejects_losses(draw, losses, rule):
+    with pytest.raises(ValueError, match=rf"^`losses` must {rule}"):
+        draw(losses)
+
+
+def test_rejects_diverged():
+    losses = sweep()
+    for diverged, rule in [
+        (losses, "be boolean, got float64"),
+        (losses[0] > 1, r"have the dimensions .*, got \('data_level',\)"),
+        (losses[1:] > 1, r"have the coordinates of `losses` along model_level, got \[2 3 4\]"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^`diverged` must {rule}"):
+            plots.heatmap(losses, diverged=diverged)
+
+
+def test_rejects_predicted():
+    losses = sweep()
+    for predicted, rule in [
+        (losses[0, 0], r"have the dimensions \('model_level',\), got \(\)"),
+        (losses[0], r"have the dimensions .*, got \('data_level',\)"),
+        (losses[:, 1:], r"have the coordinates of `losses` along data_level, got \[2 3\]"),
+        (-losses, "not be negative"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^`predicted` must {rule}"):
+            plots.loss_by_level(losses, predicted=predicted)
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a", "png"])
+def test_rejects_a_suffix(tmp_path, name):
+    with pytest.raises(ValueError, match=r"^`path` must end in .png or .svg, got '.*'"):
+        plots.save(Figure(), tmp_path / name)
+    assert not os.listdir(tmp_path)

@@ -1,0 +1,342 @@
+"""Tests of `regress` against plain QR in float64 and against the published regressions."""
+
+import csv
+import io
+import json
+import math
+import pathlib
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import rich.console
+import scipy.stats
+import xarray as xr
+
+from nested_jax.stats import Regression, Term, format_p, regress
+
+PUBLISHED = pathlib.Path(__file__).parents[1] / "experiments" / "data" / "published_losses.csv"
+# QR and the pseudo-inverse lose the design's condition (under 1e3 here) times 40 roundings.
+QR_RTOL = 1e-11
+# The published fit is a pseudo-inverse of the unscaled design; at least 10 digits are asked for.
+PUBLISHED_RTOL = 1e-10
+PRINTED_ATOL = 0.5001e-4  # Printed with four decimals.
+
+LEVELS = "~ model_level + data_level"
+RAW = {  # estimate, standard error, low, high, p as printed
+    "Intercept": (
+        -7.593125971676636e75,
+        3.142347707867816e75,
+        -1.3772906312533247e76,
+        -1.413345630820024e75,
+        0.0162,
+    ),
+    "model_level": (
+        1.451237950856866e75,
+        2.072002719188009e74,
+        1.0437553021932722e75,
+        1.8587205995204599e75,
+        0.0,
+    ),
+    "data_level": (
+        9.754508443968440e73,
+        2.072002719188007e74,
+        -3.0993756422390883e74,
+        5.0502773310327761e74,
+        0.6381,
+    ),
+}
+LOG = {
+    "Intercept": (-23.4943, 4.5257, -32.3946, -14.5940, 0.0),
+    "model_level": (12.9085, 0.2984, 12.3216, 13.4954, 0.0),
+    "data_level": (-0.0347, 0.2984, -0.6216, 0.5522, 0.9075),
+}
+
+
+@pytest.fixture(scope="module")
+def published():
+    with PUBLISHED.open() as file:
+        rows = list(csv.DictReader(file))
+    return pd.DataFrame({name: [float(row[name]) for row in rows] for name in rows[0]})
+
+
+@pytest.fixture
+def sample():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 40))
+    return pd.DataFrame({"a": a, "b": b, "y": 1 + 2 * a - 3 * b + rng.normal(size=40)})
+
+
+def ols(y, x, level):
+    """Return columns estimate, standard error, low, high, t, p and R², by QR."""
+    q, r = np.linalg.qr(x)
+    estimate = np.linalg.solve(r, q.T @ y)
+    residual, dof = y - x @ estimate, len(y) - x.shape[1]
+    r_inverse = np.linalg.inv(r)
+    std_error = np.sqrt(residual @ residual / dof * np.sum(r_inverse**2, axis=1))
+    half = scipy.stats.t.ppf((1 + level) / 2, dof) * std_error
+    t = estimate / std_error
+    p = 2 * scipy.stats.t.sf(np.abs(t), dof)
+    r_squared = 1 - residual @ residual / np.sum((y - y.mean()) ** 2)
+    return np.stack([estimate, std_error, estimate - half, estimate + half, t, p], 1), r_squared
+
+
+def numbers(regression):
+    """Return the terms' six numbers as an array, one row a term."""
+    return np.array(
+        [[v for v in vars(term).values() if not isinstance(v, str)] for term in regression.terms]
+    )
+
+
+def make(*terms, **changes):
+    fields = {"formula": "y ~ a", "r_squared": 0.5, "n": 9, "dof": 7, "dropped_nan": 0}
+    return Regression(terms=terms, **(fields | {"dropped_inf": 0, "level": 0.95} | changes))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_matches_qr(sample, level):
+    actual = regress(sample, "y ~ a + b + a:b", level=level)
+    a, b, y = (sample[name].to_numpy() for name in "aby")
+    table, r_squared = ols(y, np.stack([np.ones(40), a, b, a * b], 1), level)
+    assert [term.name for term in actual.terms] == ["Intercept", "a", "b", "a:b"]
+    np.testing.assert_allclose(numbers(actual), table, rtol=QR_RTOL)
+    assert actual.r_squared == pytest.approx(r_squared, rel=QR_RTOL)
+    assert (actual.n, actual.dof, actual.level) == (40, 36, level)
+    assert actual.note == "All 40 rows used."
+
+
+def test_reproduces_the_published_regression_of_the_loss(published):
+    actual = regress(published, f"loss {LEVELS}")
+    assert (actual.n, actual.dof) == (361, 358)
+    assert actual.r_squared == pytest.approx(0.1210, abs=PRINTED_ATOL)
+    for term in actual.terms:
+        *expected, p = RAW[term.name]
+        got = [term.estimate, term.std_error, term.low, term.high]
+        np.testing.assert_allclose(got, expected, rtol=PUBLISHED_RTOL)
+        assert term.p == pytest.approx(p, abs=PRINTED_ATOL)
+    assert [term.stars for term in actual.terms] == ["*", "***", ""]
+
+
+def test_reproduces_the_published_regression_of_the_log_loss(published):
+    actual = regress(published, f"np.log(loss) {LEVELS}")
+    assert actual.r_squared == pytest.approx(0.8394, abs=PRINTED_ATOL)
+    for term in actual.terms:
+        got = [term.estimate, term.std_error, term.low, term.high, term.p]
+        np.testing.assert_allclose(got, LOG[term.name], rtol=0, atol=PRINTED_ATOL)
+
+
+@pytest.mark.parametrize("exponent", [-1000, 900, 1020])
+def test_an_exact_scale_of_the_response_changes_only_the_estimates(sample, exponent):
+    plain = regress(sample, "y ~ a + b")
+    scaled = regress(sample.assign(y=np.ldexp(sample["y"], exponent)), "y ~ a + b")
+    np.testing.assert_array_equal(numbers(scaled)[:, :4], np.ldexp(numbers(plain)[:, :4], exponent))
+    np.testing.assert_array_equal(numbers(scaled)[:, 4:], numbers(plain)[:, 4:])
+    assert scaled.r_squared == plain.r_squared
+
+
+@pytest.mark.parametrize("exponent", [-1000, 900])
+def test_an_exact_scale_of_a_regressor_changes_only_its_estimate(sample, exponent):
+    plain = numbers(regress(sample, "y ~ a + b"))
+    plain[1, :4] = np.ldexp(plain[1, :4], -exponent)
+    scaled = regress(sample.assign(a=np.ldexp(sample["a"], exponent)), "y ~ a + b")
+    np.testing.assert_array_equal(numbers(scaled), plain)
+
+
+def test_losses_of_1e300_do_not_overflow(sample):
+    y = np.exp(sample["y"])
+    plain, huge = (regress(sample.assign(y=y * s), "y ~ a + b") for s in (1.0, 1e300))
+    scale = np.array([1e300] * 4 + [1.0] * 2)
+    np.testing.assert_allclose(numbers(huge), numbers(plain) * scale, rtol=QR_RTOL)
+    assert huge.r_squared == pytest.approx(plain.r_squared, rel=QR_RTOL)
+
+
+def test_counts_and_leaves_out_nan_and_infinite_rows(published):
+    spoiled = published.copy()
+    spoiled.loc[[0, 10], "loss"] = 0.0  # log: -inf
+    spoiled.loc[[20, 30], "loss"] = math.inf
+    spoiled.loc[40, "data_level"] = math.inf
+    spoiled.loc[50, "loss"] = math.nan
+    spoiled.loc[60, "loss"] = -1.0  # log: NaN
+    spoiled.loc[70, ["loss", "data_level"]] = math.inf, math.nan
+    actual = regress(spoiled, f"np.log(loss) {LEVELS}")
+    assert (actual.dropped_inf, actual.dropped_nan, actual.n) == (5, 3, 353)
+    assert actual.note == "8 of 361 rows left out: 5 infinite, 3 NaN."
+    kept = published.drop([0, 10, 20, 30, 40, 50, 60, 70])
+    alone = regress(kept, f"np.log(loss) {LEVELS}")
+    np.testing.assert_array_equal(numbers(actual), numbers(alone))
+    # Without the logarithm, 0 and -1 are losses like any other.
+    assert regress(spoiled, f"loss {LEVELS}").note == "5 of 361 rows left out: 3 infinite, 2 NaN."
+
+
+def test_a_row_that_is_both_counts_as_nan(sample):
+    sample.loc[0, ["a", "b"]] = math.inf, 0.0  # Their product is NaN.
+    assert regress(sample, "y ~ a + a:b").note == "1 of 40 rows left out: 0 infinite, 1 NaN."
+
+
+def test_a_category_only_left_out_rows_had_leaves_with_them(sample):
+    groups = ["p", "q"] * 19 + ["diverged", None]
+    sample = sample.assign(group=groups)
+    sample.loc[38, "y"] = math.inf
+    actual = regress(sample, "y ~ a + C(group)")
+    assert [term.name for term in actual.terms] == ["Intercept", "C(group)[T.q]", "a"]
+    assert (actual.n, actual.dropped_inf, actual.dropped_nan) == (38, 1, 1)
+
+
+def test_index_and_order_of_rows_do_not_matter(sample):
+    sample.loc[3, "y"] = math.nan
+    sample.loc[5, "y"] = math.inf
+    again = sample.set_index(np.zeros(40, int)).iloc[::-1]
+    plain, other = regress(sample, "y ~ a + b"), regress(again, "y ~ a + b")
+    np.testing.assert_allclose(numbers(other), numbers(plain), rtol=QR_RTOL)
+    assert other.note == plain.note == "2 of 40 rows left out: 1 infinite, 1 NaN."
+
+
+def test_dataset_gives_what_its_rows_give(published):
+    dataset = xr.Dataset.from_dataframe(published.set_index(["model_level", "data_level"]))
+    # A curve has more axes: it must not repeat the losses, also if its name is part of another.
+    for name in ("curve", "model", "level"):
+        dataset[name] = dataset["loss"].expand_dims(step=7)
+    formula = f"np.log(loss) {LEVELS}"
+    actual = regress(dataset, formula)
+    assert actual.n == 361
+    np.testing.assert_allclose(numbers(actual), numbers(regress(published, formula)), rtol=1e-12)
+
+
+def test_a_constant_response_is_refused_only_beside_a_constant(sample):
+    with pytest.raises(ValueError, match=r"`data` must vary in the response of .*, got only 7.0"):
+        regress(sample.assign(y=7.0), "y ~ a")
+    with pytest.raises(ValueError, match=r"`data` must vary .*, got only 0.0"):
+        regress(sample.assign(y=0.0), "y ~ a - 1")
+    a = sample["a"].to_numpy()
+    actual = regress(sample.assign(y=7.0), "y ~ a - 1")
+    assert actual.terms[0].estimate == pytest.approx(7 * a.sum() / (a @ a), rel=QR_RTOL)
+
+
+def test_an_exact_fit_is_reported_and_is_json(sample):
+    actual = regress(sample.assign(y=2 * sample["a"]), "y ~ a - 1")
+    assert actual.terms[0].estimate == pytest.approx(2.0, rel=QR_RTOL)
+    assert actual.terms[0].p == 0.0
+    assert "&lt;1e-300" in actual.to_html()
+    json.dumps(actual.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("formula", "rule"),
+    [
+        (
+            "los ~ a",
+            r"be readable with the columns a, b, y and np, got 'los ~ a': NameError: .*'los'",
+        ),
+        ("y ~ (", r"be readable with .* got 'y ~ \(': expected a noun"),
+        ("y ~ a b", r"be readable with .* got 'y ~ a b': invalid syntax"),
+        ("~ a", r"be readable with .* got '~ a': model is missing required outcome"),
+        ("y ~ local", r"be readable with .*NameError: name 'local'"),
+        ("y ~ frame", r"be readable with .*NameError: name 'frame'"),
+        ("y ~ 0", r"have a regressor or an intercept, got 'y ~ 0'"),
+        ("y + a ~ b", r"have one numeric response .*, got 2 columns in 'y \+ a ~ b'"),
+        ("(y > 0) ~ b", r"have one numeric response"),
+        ("y ~ a + I(3 * a - 1)", r"have linearly independent terms, got 'I\(3 \* a - 1\)'"),
+    ],
+)
+def test_rejects_a_formula(sample, formula, rule):
+    local = sample["a"]  # The caller's names are out of reach.
+    assert len(local)
+    with pytest.raises(ValueError, match=rf"^`formula` must ({rule})") as error:
+        regress(sample, formula)
+    assert "\n" not in str(error.value)
+
+
+def test_rejects_data(sample):
+    with pytest.raises(ValueError, match=r"`data` must hold more rows than the 3 terms .* got 3:"):
+        regress(sample[:3], "y ~ a + b")
+    regress(sample[:4], "y ~ a + b")
+    with pytest.raises(ValueError, match=r"`data` must hold a row .* 39 infinite, 1 NaN"):
+        regress(sample.assign(y=[math.inf] * 39 + [math.nan]), "y ~ a")
+    with pytest.raises(ValueError, match=r"`data` must hold a row .* got 0 rows"):
+        regress(sample[:0], "y ~ a")
+    with pytest.raises(ValueError, match=r"`formula` must name a variable of `data` \(loss\)"):
+        regress(xr.Dataset({"loss": ("i", [1.0, 2.0])}), "los ~ i")
+    with pytest.raises(ValueError, match=r"`data` must have a dimension, got none"):
+        regress(xr.Dataset({"loss": 1.0}), "loss ~ 1")
+    with pytest.raises(TypeError, match="data"):
+        regress({"y": [1.0]}, "y ~ 1")
+    with pytest.raises(TypeError, match="formula"):
+        regress(sample, 3)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95.0, math.nan])
+def test_rejects_a_level_outside_the_unit_interval(sample, level):
+    with pytest.raises(ValueError, match=rf"`level` must lie in \(0, 1\), got {level}"):
+        regress(sample, "y ~ a", level=level)
+
+
+def test_dict_survives_json_with_all_digits(published):
+    actual = regress(published, f"loss {LEVELS}")
+    read = json.loads(json.dumps(actual.to_dict(), allow_nan=False))
+    assert read == actual.to_dict()
+    assert read["note"] == actual.note
+    terms = tuple(Term(**term) for term in read["terms"])
+    assert terms == actual.terms
+
+
+def test_dict_writes_the_non_finite_as_words():
+    term = Term("a", 1.0, 0.0, -math.inf, math.inf, math.inf, math.nan, "")
+    written = make(term, r_squared=math.nan).to_dict()
+    json.dumps(written, allow_nan=False)
+    assert written["r_squared"] == "nan"
+    assert [written["terms"][0][name] for name in ("low", "high", "p")] == ["-inf", "inf", "nan"]
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "<1e-300"), (1e-310, "<1e-300"), (3.0964e-144, "3.1e-144"), (0.01617, "0.0162")],
+)
+def test_p_is_never_a_bare_zero(p, text):
+    assert format_p(p) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "stars"),
+    [
+        (0.00099, "***"),
+        (0.00101, "**"),
+        (0.0099, "**"),
+        (0.0101, "*"),
+        (0.0499, "*"),
+        (0.0501, ""),
+    ],
+)
+def test_stars_follow_p(p, stars):
+    # Noise orthogonal to a and to 1 has mean square 1: se is 1 / sqrt(38) of it, t as wanted.
+    a, noise = np.tile([1.0, -1.0], 20), np.repeat([1.0, -1.0], 20)
+    slope = scipy.stats.t.isf(p / 2, 38) / math.sqrt(38)
+    term = regress(pd.DataFrame({"a": a, "y": slope * a + noise}), "y ~ a").terms[1]
+    assert term.p == pytest.approx(p, rel=1e-9)
+    assert term.stars == stars
+
+
+def test_html_is_escaped_and_stands_alone():
+    term = Term("C(<b>&x)[T.a]", 1.0, 0.5, 0.1, 1.9, 2.0, 0.04, "*")
+    page = make(term, formula="y ~ C(<b>&x)", dropped_inf=2).to_html()
+    assert page.startswith('<table class="regression">')
+    assert page.endswith("</table>")
+    assert '<th scope="row">C(&lt;b&gt;&amp;x)[T.a]</th>' in page
+    assert "<code>y ~ C(&lt;b&gt;&amp;x)</code>" in page
+    assert "2 of 11 rows left out: 2 infinite, 0 NaN." in page
+    assert "p &lt; 0.05" in page
+    assert "95 % low" in page
+    assert not re.search(r"src=|href=|http|<b>", page)
+
+
+@pytest.mark.parametrize("width", [72, 80])
+def test_rich_keeps_brackets_and_numbers(published, width):
+    data = published.assign(half=np.where(published["model_level"] > 9, "high", "low"))
+    console = rich.console.Console(width=width, file=io.StringIO())
+    console.print(regress(data, "loss ~ 0 + half + data_level").to_rich())
+    text = console.file.getvalue()
+    # rich takes a lower-case word in brackets for a style, and hides it.
+    assert "half[" in text
+    assert "…" not in text
+    assert "All 361 rows used." in text
+    assert len(re.findall(r"e\+7\d", text)) == 12  # Three terms, four numbers each.

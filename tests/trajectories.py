@@ -1,0 +1,78 @@
+"""Given parameters and gradients, and how to run an optimizer along them.
+
+The gradients do not depend on the parameters, so an error made at one step stays what it was and
+cannot be hidden by a loss that contracts. Trees are dicts of NumPy arrays, as `tests.oracles`
+takes and returns them.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+SHAPES = {"matrix": (6, 4), "vector": (5,), "scalar": ()}
+ZERO_STEPS = (4, 5)  # Two in a row: what a statistic of squares does with nothing at all.
+SPIKE_STEP, SPIKE = 9, 50.0
+# 20 steps of a dozen float64 roundings each, with numbers of order one.
+FLOAT64_TOLERANCE = 1e-12
+
+
+def given_params(seed=0):
+    """Return parameters of order one: a (6, 4) matrix, a vector and a scalar."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+
+
+def given_gradients(steps=20, seed=1):
+    """Return one tree of gradients a step, with steps of zeros, one zero entry and a spike."""
+    rng = np.random.default_rng(seed)
+    trees = []
+    for step in range(steps):
+        scale = 0.0 if step in ZERO_STEPS else SPIKE if step == SPIKE_STEP else 1.0
+        trees.append({name: scale * rng.normal(size=shape) for name, shape in SHAPES.items()})
+        trees[-1]["matrix"][2, 1] = 0.0 if step < 3 else trees[-1]["matrix"][2, 1]
+    return trees
+
+
+def run(tx, params, gradients, jit=True, dtype=None):
+    """Return the parameters after each step, a list of trees of NumPy arrays.
+
+    With `jit` the steps are one compiled `lax.scan`, else a Python loop of eager updates. Arrays
+    are of `dtype`, by default of JAX's own float (64-bit under `jax.enable_x64`).
+    """
+    params, *gradients = jax.tree.map(
+        lambda x: jnp.asarray(x, dtype or float), [params, *gradients]
+    )
+
+    def step(carry, gradient):
+        theta, state = carry
+        updates, state = tx.update(gradient, state, theta)
+        theta = optax.apply_updates(theta, updates)
+        return (theta, state), theta
+
+    carry = params, tx.init(params)
+    if jit:
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
+        thetas = jax.jit(lambda c, gs: jax.lax.scan(step, c, gs)[1])(carry, stacked)
+        rows = [jax.tree.map(lambda x, i=i: x[i], thetas) for i in range(len(gradients))]
+    else:
+        rows = []
+        for gradient in gradients:
+            carry, theta = step(carry, gradient)
+            rows.append(theta)
+    return jax.tree.map(np.asarray, rows)
+
+
+def distance(actual, expected):
+    """Return the largest difference of two lists of trees, in units of the largest entry."""
+    actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
+    assert [np.shape(x) for x in actual] == [np.shape(x) for x in expected]
+    pairs = list(zip(actual, expected, strict=True))
+    # maximum() hands NaN on, as max() does not.
+    largest = np.max([np.max(np.abs(x - y)) for x, y in pairs])
+    return float(largest / np.max([np.max(np.abs(y)) for _, y in pairs]))
+
+
+def assert_agree(actual, expected, tolerance=FLOAT64_TOLERANCE):
+    """Raise unless two lists of trees agree within `tolerance` of the largest entry."""
+    assert distance(actual, expected) <= tolerance
