@@ -13,7 +13,16 @@ from nested_jax.problems import drifting_regression as drifting_regression
 from nested_jax.rollout import Trace as Trace
 from nested_jax.rollout import rollout as rollout
 from nested_jax.sweep import Grid as Grid
+from nested_jax.sweep import best as best
+from nested_jax.sweep import fold_masks as fold_masks
+from nested_jax.sweep import linear as linear
+from nested_jax.sweep import log_uniform as log_uniform
+from nested_jax.sweep import logarithmic as logarithmic
+from nested_jax.sweep import powers_of_two as powers_of_two
+from nested_jax.sweep import split as split
 from nested_jax.sweep import sweep as sweep
+from nested_jax.sweep import uniform as uniform
+from nested_jax.sweep import zipped as zipped
 from nested_jax.transforms import Metrics as Metrics
 from nested_jax.transforms import add_decoupled_weight_decay as add_decoupled_weight_decay
 from nested_jax.transforms import clip_by_rms as clip_by_rms

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._checks import check_count, check_static_count, check_unit_interval, is_traced
+from nested_jax._checks import (
+    check_count,
+    check_static_count,
+    check_unit_interval,
+    is_traced,
+    record,
+)
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -36,8 +42,16 @@ def check_levels(
             )
         return int(levels)
     check_static_count(max_name, max_levels, low)
-    if not is_traced(levels) and levels > max_levels:
-        raise ValueError(f"`{name}` must be at most `{max_name}` = {max_levels}, got {levels}.")
+
+    def check_room(concrete):
+        if concrete > max_levels:
+            rule = f"`{name}` must be at most `{max_name}` = {max_levels}"
+            raise ValueError(f"{rule}, got {concrete}.")
+
+    if is_traced(levels):
+        record(levels, check_room)
+    else:
+        check_room(levels)
     return int(max_levels)
 
 

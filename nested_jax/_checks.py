@@ -5,7 +5,9 @@ argument, the rule and the value. Of a tracer only dtype and shape are checked: 
 known yet.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -31,10 +33,36 @@ def check_number(name: str, value: Any, rule: str = "be a number") -> None:
         raise ValueError(f"`{name}` must {rule}, got an array of shape {value.shape}.")
 
 
+# Inside `recording`, the rules that traced values were held against: (tracer, rule).
+_RECORDED: ContextVar[list[tuple[Any, Callable[[Any], None]]] | None] = ContextVar(
+    "recorded", default=None
+)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[tuple[Any, Callable[[Any], None]]]]:
+    """Collect what is asked of traced values, so that concrete ones can be held against it."""
+    rules: list[tuple[Any, Callable[[Any], None]]] = []
+    token = _RECORDED.set(rules)
+    try:
+        yield rules
+    finally:
+        _RECORDED.reset(token)
+
+
+def record(value: Any, rule: Callable[[Any], None]) -> None:
+    """Note that `rule`, which raises, would be asked of `value` were it not traced."""
+    rules = _RECORDED.get()
+    if rules is not None:
+        rules.append((value, rule))
+
+
 def _check_range(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> None:
     check_number(name, value, rule)
+    if is_traced(value):
+        record(value, lambda concrete: _check_range(name, concrete, rule, holds))
     # float() also takes bfloat16, which NumPy does not order.
-    if not is_traced(value) and not holds(float(value)):
+    elif not holds(float(value)):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
 
 
@@ -70,7 +98,10 @@ def check_count(name: str, value: Any, low: int = 0) -> None:
     # Python's integers have no bound, and beyond 64 bits no dtype.
     if not isinstance(value, int) and not np.issubdtype(jnp.result_type(value), np.integer):
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
-    if not is_traced(value) and value < low:
+    # int(), because under jit even a concrete JAX array compares to a tracer.
+    if is_traced(value):
+        record(value, lambda concrete: check_count(name, concrete, low))
+    elif int(value) < low:
         raise ValueError(f"`{name}` must {rule}, got {value}.")
 
 
@@ -83,7 +114,7 @@ def check_static_count(name: str, value: Any, low: int = 0) -> None:
 
 def check_below(name: str, value: int, high: int) -> None:
     """Raise unless the concrete integer `value` is below `high`."""
-    if value >= high:
+    if int(value) >= high:
         raise ValueError(f"`{name}` must be less than {high}, got {value}.")
 
 

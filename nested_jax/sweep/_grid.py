@@ -1,38 +1,55 @@
 """The points of a sweep: a product of named axes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from nested_jax.sweep._axes import Axis, Values, Zipped, label, make_axis
 
-class Grid(Mapping[str, np.ndarray]):
-    """A product of named axes of numbers.
+
+class Grid(Mapping[str, Axis]):
+    """A product of named axes.
 
     The order of the axes is the order in which `sweep` nests its vmaps, outermost first, and the
     order of the dimensions of its result. Put the axis that most of the work depends on first.
 
+    An axis of numbers is vmapped. Words, flags, None and functions make a *static* axis: its
+    values reach the swept function as they are and may choose between programs, at the cost of a
+    compilation each. See `zipped` for hyperparameters that vary together, and `linear`,
+    `logarithmic`, `powers_of_two`, `uniform` and `log_uniform` for values.
+
     Args:
-        **axes: One iterable of distinct numbers per axis. Integers stay integers (level counts,
-            seeds); anything else becomes float64, and is handed on in JAX's default precision.
+        **axes: One iterable of distinct values per axis, or a `zipped`. Integers stay integers
+            (level counts, seeds); other numbers become float64, and are handed on in JAX's
+            default precision.
 
     Raises:
-        TypeError: If an axis is no iterable of real numbers.
-        ValueError: If there is no axis, an axis is empty, or a value is NaN or occurs twice.
+        TypeError: If an axis is no iterable of numbers or of static values.
+        ValueError: If there is no axis, an axis is empty, a value is NaN or occurs twice, or two
+            axes hold the same hyperparameter.
 
     Example:
         >>> import nested_jax as nj
-        >>> grid = nj.Grid(learning_rate=[0.1, 0.01], seed=range(3))
-        >>> grid.shape
-        (2, 3)
+        >>> grid = nj.Grid(schedule=["cosine", "fixed"], learning_rate=[0.1, 0.01], seed=range(3))
+        >>> grid.shape, grid.size
+        ((2, 2, 3), 12)
+        >>> grid.sub(seed=[0], schedule=["cosine"]).size
+        2
     """
 
-    def __init__(self, /, **axes: Iterable[float]):
+    def __init__(self, /, **axes: Values):
         if not axes:
             raise ValueError("`axes` must name at least one axis, got none.")
-        self._axes = {name: _axis(name, values) for name, values in axes.items()}
+        self._axes = {name: make_axis(name, values) for name, values in axes.items()}
+        names = [*self._axes]
+        for axis in self._axes.values():
+            names += [column for column in axis.columns if column != axis.name]
+        repeated = {name for name in names if names.count(name) > 1}
+        if repeated:
+            raise ValueError(f"`axes` must have names of their own, got {repeated.pop()!r} twice.")
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Axis:
         return self._axes[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -42,41 +59,80 @@ class Grid(Mapping[str, np.ndarray]):
         return len(self._axes)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Grid) and repr(self) == repr(other)
+        return isinstance(other, Grid) and self.describe() == other.describe()
 
     __hash__ = None
 
     def __repr__(self) -> str:
-        return "Grid(" + ", ".join(f"{k}={v.tolist()}" for k, v in self.items()) + ")"
+        parts = []
+        for name, axis in self.items():
+            columns = {key: _plain(column) for key, column in axis.columns.items()}
+            inner = ", ".join(f"{key}={values}" for key, values in columns.items())
+            parts.append(inner if [*columns] == [name] else f"{name}=zipped({inner})")
+        return f"Grid({', '.join(parts)})"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis."""
-        return tuple(values.size for values in self.values())
+        return tuple(axis.size for axis in self.values())
 
     @property
     def size(self) -> int:
         """Number of runs."""
-        return int(np.prod(self.shape))
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of the arguments of the swept function."""
+        return tuple(column for axis in self.values() for column in axis.columns)
+
+    def sub(self, **values: Any) -> "Grid":
+        """Return the grid of a part of the values.
+
+        Args:
+            **values: Axis -> which of its values to keep, in this order. A zipped axis, whose
+                points have no value of their own, is given their indices.
+
+        Raises:
+            ValueError: If there is no such axis or value.
+        """
+        axes: dict[str, Any] = {}
+        for name, axis in self.items():
+            keep = range(axis.size)
+            if name in values:
+                keep = [_position(axis, value) for value in values[name]]
+            columns = {key: [column[i] for i in keep] for key, column in axis.columns.items()}
+            axes[name] = columns[name] if [*columns] == [name] else Zipped(columns)
+        for name in values:
+            if name not in self:
+                raise ValueError(f"`values` must name axes of {[*self]}, got {name!r}.")
+        return Grid(**axes)
+
+    def coordinates(self) -> dict[str, Any]:
+        """Return the coordinates of a result, as `xarray.Dataset` takes them."""
+        coordinates: dict[str, Any] = {}
+        for name, axis in self.items():
+            if name not in axis.columns:
+                coordinates[name] = np.arange(axis.size)
+            for key, column in axis.columns.items():
+                coordinates[key] = (name, [*map(label, column)] if axis.static else column)
+        return coordinates
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the grid, ready for JSON; floats as they are, bit for bit."""
+        return {
+            name: {key: _plain(column) for key, column in axis.columns.items()}
+            for name, axis in self.items()
+        }
 
 
-def _axis(name: str, values: Any) -> np.ndarray:
-    rule = f"`{name}` must be an iterable of distinct numbers"
-    is_iterable = isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
-    if isinstance(values, str | bytes | Mapping) or not is_iterable:
-        raise TypeError(f"{rule}, got {values!r}.")
-    values = list(values)
-    if not values:
-        raise ValueError(f"{rule}, got no value.")
-    for i, value in enumerate(values):
-        is_number = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
-        if not is_number:
-            raise TypeError(f"{rule}, got {value!r} at index {i}.")
-        if np.isnan(value):
-            raise ValueError(f"{rule}, got nan at index {i}.")
-    axis = np.asarray(values)
-    axis = axis if axis.dtype.kind in "iu" else axis.astype(np.float64)
-    unique, counts = np.unique(axis, return_counts=True)
-    if unique.size < axis.size:
-        raise ValueError(f"{rule}, got {unique[counts > 1][0]} more than once.")
-    return axis
+def _plain(column: np.ndarray) -> list[Any]:
+    return [*map(label, column)] if column.dtype == object else column.tolist()
+
+
+def _position(axis: Axis, value: Any) -> int:
+    column = axis.columns.get(axis.name, np.arange(axis.size))
+    for i, candidate in enumerate(column):
+        if candidate is value or (not callable(candidate) and candidate == value):
+            return i
+    raise ValueError(f"`{axis.name}` must be one of its axis's values, got {value!r}.")

@@ -1,0 +1,75 @@
+"""Which examples train and which test: masks for cross-validation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nested_jax._checks import check_count, check_static_count
+
+
+def fold_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.ndarray:
+    """Return which examples each fold of a cross-validation holds out.
+
+    Examples are shuffled and dealt out, so that folds differ by at most one example and every
+    example is held out exactly once. Use it with an axis `fold=range(folds)`: masks of one shape
+    keep all folds one compiled program.
+
+    Args:
+        examples: Number of examples.
+        folds: k, from 2 to `examples`; None leaves one out (k = `examples`).
+        seed: Of the shuffle.
+
+    Returns:
+        Shape (folds, examples), boolean: True where the example is held out.
+
+    Raises:
+        TypeError: If an argument is no integer.
+        ValueError: If there are fewer than 2 folds or more than examples.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> masks = nj.fold_masks(7, 3)
+        >>> masks.sum(axis=1), masks.sum(axis=0)
+        (array([3, 2, 2]), array([1, 1, 1, 1, 1, 1, 1]))
+    """
+    check_static_count("examples", examples, 2)
+    folds = examples if folds is None else folds
+    check_static_count("folds", folds, 2)
+    check_count("seed", seed)
+    if folds > examples:
+        raise ValueError(f"`folds` must be at most `examples` = {examples}, got {folds}.")
+    fold_of = np.empty(examples, int)
+    fold_of[np.random.default_rng(seed).permutation(examples)] = np.arange(examples) % folds
+    return fold_of == np.arange(folds)[:, None]
+
+
+def split(examples: int, parts: Sequence[float], *, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Return the indices of a random split, such as training, validation and test.
+
+    Args:
+        examples: Number of examples.
+        parts: Shares, positive, that sum to 1 (to rounding). Boundaries are rounded.
+        seed: Of the shuffle.
+
+    Returns:
+        One sorted vector of indices a part; together they are all examples, each once.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a share is not positive, they do not sum to 1, or a part would be empty.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> [part.size for part in nj.split(1797, (0.6, 0.2, 0.2))]
+        [1078, 360, 359]
+    """
+    check_static_count("examples", examples, 1)
+    check_count("seed", seed)
+    shares = np.asarray(parts, np.float64)
+    if shares.ndim != 1 or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-9:
+        raise ValueError(f"`parts` must be positive shares that sum to 1, got {parts}.")
+    ends = np.rint(np.cumsum(shares) * examples).astype(int)
+    pieces = np.split(np.random.default_rng(seed).permutation(examples), ends[:-1])
+    if not all(piece.size for piece in pieces):
+        raise ValueError(f"`parts` must leave an example in each, got {parts} of {examples}.")
+    return tuple(np.sort(piece) for piece in pieces)

@@ -1,0 +1,33 @@
+"""One sweep on several processes of `jax.distributed`: each its share, everyone the whole."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from nested_jax.sweep._job import Job
+
+
+def share_of_this_process(chunks: int) -> list[int]:
+    """Return the chunks that this process computes."""
+    return [*range(jax.process_index(), chunks, jax.process_count())]
+
+
+def gather(results: dict[str, np.ndarray], mine: Sequence[int], job: Job) -> None:
+    """Fill in, in place, what the other processes computed."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    # As bytes: 64-bit numbers would be cut without x64, and every dtype is bytes.
+    for name, values in results.items():
+        own = np.zeros(values.size * values.itemsize, np.uint8).reshape(values.shape + (-1,))
+        mask = np.zeros(job.grid.shape, bool)
+        for index in mine:
+            job.place(index, {"mask": mask}, {"mask": np.ones(job.chunk, bool)})
+        bits = np.ascontiguousarray(values).view(np.uint8).reshape(own.shape)
+        own[mask] = bits[mask]
+        everyone = np.asarray(multihost_utils.process_allgather(own))
+        # Every point is one process's, and zero everywhere else.
+        total = np.bitwise_or.reduce(everyone, axis=0)
+        values[...] = total.reshape(-1).view(values.dtype).reshape(values.shape)

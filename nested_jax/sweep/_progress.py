@@ -1,0 +1,87 @@
+"""What a person sees of a sweep while it runs, and how they stop it."""
+
+import signal
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.progress
+
+
+class Progress:
+    """A bar on the error stream, if that is a terminal: runs, rate, time left, diverged."""
+
+    def __init__(self, runs: int, shown: bool):
+        console = rich.console.Console(stderr=True)
+        self._bar = rich.progress.Progress(
+            rich.progress.SpinnerColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[diverged]}"),
+            console=console,
+            transient=True,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task("compiling", total=runs, rate="", diverged="")
+        self.diverged = 0
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def running(self) -> None:
+        """Say that compilation is over."""
+        self._bar.update(self._task, description="running")
+        self._bar.reset(self._task, total=self._bar.tasks[0].total)
+
+    def add(self, runs: int, outputs: Mapping[str, np.ndarray], axes: int) -> None:
+        """Count the runs of a chunk, and those of them that have a result that is not finite."""
+        bad = np.zeros(next(iter(outputs.values())).shape[:axes], bool)
+        for values in outputs.values():
+            if values.dtype.kind == "f" or values.dtype.name.startswith("bfloat"):
+                # Results that are arrays count once a run.
+                finite = np.isfinite(values.astype(np.float64))
+                bad |= ~finite.reshape(bad.shape + (-1,)).all(axis=-1)
+        self.diverged += int(bad.sum())
+        self._bar.update(self._task, advance=runs)
+        task = self._bar.tasks[0]
+        self._bar.update(
+            self._task,
+            rate=f"{task.speed:.3g} runs/s" if task.speed else "",
+            diverged=f"{self.diverged} not finite" if self.diverged else "",
+        )
+
+
+class Interruption:
+    """Lets Ctrl-C end a sweep after the chunk in flight: the second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Interruption":
+        # Only the main thread may set handlers; elsewhere an interruption is somebody else's.
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -1,0 +1,95 @@
+"""Results: the best point, saving and opening."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nested_jax._checks import check_choice
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def best(
+    results: xarray.Dataset,
+    by: str = "loss",
+    *,
+    over: str | Sequence[str] = (),
+    mode: str = "min",
+) -> xarray.Dataset:
+    """Return the best point of a sweep.
+
+    Args:
+        results: What `sweep` returned.
+        by: The result to compare; it must not have dimensions of its own.
+        over: Axes to average over first, such as seeds or folds. A point with a value that is not
+            finite among them has diverged and is not chosen.
+        mode: "min" or "max".
+
+    Returns:
+        All results at that point, averaged over `over` (floats) or, where they are not numbers,
+        left out; with its coordinates, and in attribute `averaged` the axes of `over`.
+
+    Raises:
+        TypeError: If `mode` is no word.
+        ValueError: If there is no such result or axis, `by` has dimensions of its own, or no
+            point is finite.
+
+    Example:
+        >>> import jax.numpy as jnp, nested_jax as nj
+        >>> def run(x, seed):
+        ...     return {"loss": (x - 2.0) ** 2 + 0.1 * seed}
+        >>> results = nj.sweep(run, nj.Grid(x=[0.0, 1.0, 3.5], seed=range(3)))
+        >>> float(nj.best(results, over="seed").x)
+        1.0
+    """
+    check_choice("mode", mode, ("min", "max"))
+    over = [over] if isinstance(over, str) else [*over]
+    if by not in results:
+        raise ValueError(f"`by` must be one of {[*results.data_vars]}, got {by!r}.")
+    for name in over:
+        if name not in results[by].dims:
+            raise ValueError(f"`over` must be axes of {results[by].dims}, got {name!r}.")
+    axes = results.attrs.get("axes", " ".join(map(str, results[by].dims))).split()
+    if set(results[by].dims) - set(axes):
+        raise ValueError(f"`by` must be a number a run, got dimensions {results[by].dims}.")
+    numbers = results[[name for name in results if results[name].dtype.kind in "biuf"]]
+    means = numbers.mean(over, skipna=False, keep_attrs=True) if over else numbers
+    values = means[by].where(np.isfinite(means[by]))
+    if not bool(values.notnull().any()):
+        raise ValueError(f"`by` must be finite somewhere, got none of {by!r} (all diverged).")
+    at = values.argmin(...) if mode == "min" else values.argmax(...)
+    return means.isel(at).assign_attrs(averaged=" ".join(over))
+
+
+def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write results as netCDF 4, aside and renamed: the file is there whole or not at all.
+
+    Needs the packages h5netcdf and h5py (`pip install nested-jax[netcdf]`).
+
+    Raises:
+        ValueError: If `path` does not end in .nc.
+    """
+    path = Path(path)
+    if path.suffix != ".nc":
+        raise ValueError(f"`path` must end in .nc, got {str(path)!r}.")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        results.to_netcdf(aside, engine="h5netcdf")
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> xarray.Dataset:
+    """Read results that `save` wrote, all of it into memory."""
+    import xarray
+
+    return xarray.load_dataset(path, engine="h5netcdf")

@@ -1,0 +1,165 @@
+"""Chunks on disk: written aside and renamed, known by their checksum, never half there."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nested_jax.sweep._job import digest
+
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """A folder with one file a chunk and a manifest that says what they are chunks of.
+
+    A file's name holds the checksum of its content, and a file is written aside, flushed to disk
+    and renamed: a chunk is there whole or not at all, whenever and however often a process is
+    killed. Processes that compute the same chunk write the same file, so any number of them may
+    use one store.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+
+    def recorded(self) -> dict[str, Any] | None:
+        """Return the fingerprint in the manifest, None if the store is new.
+
+        Raises:
+            ValueError: If the folder has files but no manifest that can be read.
+        """
+        try:
+            return json.loads((self.folder / MANIFEST).read_text())["fingerprint"]
+        except FileNotFoundError:
+            if self.folder.is_dir() and any(
+                not path.name.startswith(".") for path in self.folder.iterdir()
+            ):
+                raise ValueError(
+                    f"`store` must be a new folder or a store, got {self.folder} with other files."
+                ) from None
+            return None
+        except NotADirectoryError:
+            raise ValueError(f"`store` must be a folder, got {self.folder}.") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`store` must have a manifest that can be read, got {self.folder / MANIFEST}."
+            ) from error
+
+    def claim(self, fingerprint: Mapping[str, Any]) -> None:
+        """Write the manifest, or make sure that it is of the same configuration.
+
+        Raises:
+            ValueError: If the store holds another configuration.
+            OSError: If it cannot be written.
+        """
+        found = self.recorded()
+        if found is None:
+            with self._explained("make"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                content = {"hash": digest(fingerprint), "fingerprint": fingerprint}
+                self._write(MANIFEST, json.dumps(content, indent=1).encode())
+            return
+        if found != fingerprint:
+            names = sorted(set(found) | set(fingerprint))
+            other = [name for name in names if found.get(name) != fingerprint.get(name)]
+            raise ValueError(
+                f"`store` must be of this configuration ({digest(fingerprint)[:16]}), got "
+                f"{self.folder} of {digest(found)[:16]}; they differ in {', '.join(other)}."
+            )
+        self._remove_leftovers()
+
+    def load(self, index: int) -> dict[str, np.ndarray] | None:
+        """Return a chunk, None if it is missing or damaged."""
+        for path in sorted(self.folder.glob(f"chunk-{index:08d}-*.npz")):
+            with contextlib.suppress(OSError):
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest()[:32] == path.stem.split("-")[-1]:
+                    return _decoded(content)
+            # Damaged: it is computed again, and then found under its right name.
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return None
+
+    def save(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a chunk.
+
+        Raises:
+            OSError: If it cannot be written; what was stored before is untouched.
+        """
+        content = _encoded(arrays)
+        name = f"chunk-{index:08d}-{hashlib.sha256(content).hexdigest()[:32]}.npz"
+        with self._explained("write a chunk into"):
+            self._write(name, content)
+
+    def _write(self, name: str, content: bytes) -> None:
+        aside = self.folder / f".{name}.{socket.gethostname()}.{os.getpid()}"
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self.folder / name)
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+        # The name, too, has to survive a loss of power.
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes of this machine left aside."""
+        for path in self.folder.glob(f".*.{socket.gethostname()}.*"):
+            process = path.name.rsplit(".", 1)[-1]
+            if process.isdigit() and not _is_alive(int(process)):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"`store`: cannot {what} {self.folder}: {error.strerror or error}"
+            raise type(error)(error.errno, message) from error
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _encoded(arrays: Mapping[str, np.ndarray]) -> bytes:
+    # NumPy would write bfloat16 as raw bytes and forget what they were: keep the dtype's name.
+    named = {}
+    for i, (name, values) in enumerate(arrays.items()):
+        values = np.asarray(values)
+        bits = values.view(f"u{values.itemsize}") if values.dtype.kind == "V" else values
+        named[f"{i}|{values.dtype.name}|{name}"] = bits
+    file = io.BytesIO()
+    np.savez(file, **named)
+    return file.getvalue()
+
+
+def _decoded(content: bytes) -> dict[str, np.ndarray]:
+    arrays = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        for key in sorted(file.files, key=lambda key: int(key.split("|")[0])):
+            _, dtype, name = key.split("|", 2)
+            arrays[name] = file[key].view(jnp.dtype(dtype))
+    return arrays
