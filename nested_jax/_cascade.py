@@ -36,7 +36,7 @@ def check_levels(
             )
         return int(levels)
     check_static_count(max_name, max_levels, low)
-    if not is_traced(levels) and levels > max_levels:
+    if not is_traced(levels) and int(levels) > int(max_levels):
         raise ValueError(f"`{name}` must be at most `{max_name}` = {max_levels}, got {levels}.")
     return int(max_levels)
 

@@ -19,13 +19,19 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
+def on_host(value: Any) -> Any:
+    """Return a concrete scalar as one of NumPy: under jit, JAX's own arithmetic is traced."""
+    return value if is_traced(value) else np.asarray(value)[()]
+
+
 def check_number(name: str, value: Any, rule: str = "be a number") -> None:
     """Raise unless `value` is a real scalar, concrete or traced."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return
-    is_array = isinstance(value, np.generic | np.ndarray | jax.Array)
     # JAX's order of dtypes, unlike NumPy's, has a place for bfloat16.
-    if not is_array or not any(jnp.issubdtype(value.dtype, k) for k in (np.integer, np.floating)):
+    if not isinstance(value, np.generic | np.ndarray | jax.Array) or not (
+        jnp.issubdtype(value.dtype, np.integer) or jnp.issubdtype(value.dtype, np.floating)
+    ):
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
     if value.ndim:
         raise ValueError(f"`{name}` must {rule}, got an array of shape {value.shape}.")
@@ -70,7 +76,8 @@ def check_count(name: str, value: Any, low: int = 0) -> None:
     # Python's integers have no bound, and beyond 64 bits no dtype.
     if not isinstance(value, int) and not np.issubdtype(jnp.result_type(value), np.integer):
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
-    if not is_traced(value) and value < low:
+    # int(), because under jit even a concrete JAX array compares to a tracer.
+    if not is_traced(value) and int(value) < low:
         raise ValueError(f"`{name}` must {rule}, got {value}.")
 
 
@@ -83,7 +90,7 @@ def check_static_count(name: str, value: Any, low: int = 0) -> None:
 
 def check_below(name: str, value: int, high: int) -> None:
     """Raise unless the concrete integer `value` is below `high`."""
-    if value >= high:
+    if int(value) >= high:
         raise ValueError(f"`{name}` must be less than {high}, got {value}.")
 
 
