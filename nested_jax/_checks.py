@@ -5,7 +5,7 @@ argument, the rule and the value. Of a tracer only dtype and shape are checked: 
 known yet.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,19 @@ def is_traced(value: Any) -> bool:
 def on_host(value: Any) -> Any:
     """Return a concrete scalar as one of NumPy: under jit, JAX's own arithmetic is traced."""
     return value if is_traced(value) else np.asarray(value)[()]
+
+
+def as_scalars(name: str, values: Any) -> list:
+    """Return the entries of a sequence or a vector; raise if `values` is neither."""
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        return list(values)
+    if not isinstance(values, np.ndarray | jax.Array):
+        raise TypeError(f"`{name}` must be a sequence of numbers or a vector, got {values!r}.")
+    if values.ndim != 1:
+        raise ValueError(f"`{name}` must be a vector, got an array of shape {values.shape}.")
+    # Under jit, indexing a concrete JAX array would give tracers, which pass all checks.
+    values = values if is_traced(values) else np.asarray(values)
+    return [values[i] for i in range(values.shape[0])]
 
 
 def check_number(name: str, value: Any, rule: str = "be a number") -> None:

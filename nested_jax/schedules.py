@@ -1,6 +1,7 @@
 """Schedules: multipliers of the rate, each of which knows the length of its cycle."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nested_jax._boundaries import cycle, leaps, minus_one, passed
-from nested_jax._checks import check_at_least, check_callable, check_fraction, is_traced
+from nested_jax._checks import as_scalars, check_at_least, check_callable, check_fraction, is_traced
 from nested_jax._dtypes import widened
 from nested_jax._pairs import difference, pair
 from nested_jax._types import ScalarLike
@@ -29,10 +30,8 @@ class Schedule:
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
-        >>> decay = nj.Schedule(
-        ...     multiplier=lambda step: 1 / jnp.sqrt(step + 1.0), cycle_steps=lambda step: 1000.0
-        ... )
-        >>> float(decay(3)), decay.cycle_steps(3)
+        >>> schedule = nj.Schedule(lambda step: 1 / jnp.sqrt(step + 1.0), lambda step: 1000.0)
+        >>> float(schedule(3)), schedule.cycle_steps(3)
         (0.5, 1000.0)
     """
 
@@ -40,7 +39,6 @@ class Schedule:
     cycle_steps: Callable[[Any], Any]
 
     def __post_init__(self):
-        """Check that both can be called."""
         check_callable("multiplier", self.multiplier)
         check_callable("cycle_steps", self.cycle_steps)
 
@@ -70,10 +68,8 @@ def fixed(total_steps: ScalarLike) -> Schedule:
         (1.0, 500.0)
     """
     _check_whole("total_steps", total_steps, 1)
-    return Schedule(
-        multiplier=lambda step: jnp.ones(jnp.shape(step), _float(total_steps)),
-        cycle_steps=_one_cycle(total_steps, _float(total_steps)),
-    )
+    dtype = _float(total_steps)
+    return Schedule(lambda step: jnp.ones(jnp.shape(step), dtype), _one_cycle(total_steps, dtype))
 
 
 def step_drop(
@@ -116,7 +112,8 @@ def step_drop(
         doi:10.48550/arXiv.1711.05101.
     """
     _check_whole("total_steps", total_steps, 1)
-    drops = _increasing("drops", drops)
+    drops = as_scalars("drops", drops)
+    _check_increasing("drops", drops)
     check_fraction("factor", factor)
     dtype = _float(total_steps, factor, *drops)
 
@@ -128,7 +125,7 @@ def step_drop(
             value = value * jnp.where(behind, jnp.asarray(factor, dtype), 1)
         return value
 
-    return Schedule(multiplier=multiplier, cycle_steps=_one_cycle(total_steps, dtype))
+    return Schedule(multiplier, _one_cycle(total_steps, dtype))
 
 
 def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
@@ -138,8 +135,7 @@ def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
 
         \eta_t = f + (1 - f)\, \tfrac12 \left(1 + \cos \frac{\pi \min(t, T)}{T}\right)
 
-    Computed as :math:`\sin^2 (\pi (T - t) / 2 T)`, which keeps its digits where the cosine nears
-    -1. With concrete numbers it is `optax.cosine_decay_schedule(1.0, total_steps, floor)`.
+    With concrete numbers it is `optax.cosine_decay_schedule(1.0, total_steps, floor)`.
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
@@ -171,7 +167,7 @@ def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
         remaining = difference(total, pair(step, dtype))
         return _half_cosine(remaining / total.high, floor, dtype)
 
-    return Schedule(multiplier=multiplier, cycle_steps=_one_cycle(total_steps, dtype))
+    return Schedule(multiplier, _one_cycle(total_steps, dtype))
 
 
 def warm_restarts(
@@ -243,8 +239,8 @@ def warm_restarts(
 def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     r"""Ramp a schedule up: multiply it by :math:`\min(1, (t + 1) / W)`.
 
-    The ramp starts at 1 / W, not at 0, and first is 1 at step W - 1. The schedule is not delayed:
-    both count from step 0, and the cycle is the schedule's.
+    The ramp starts at 1 / W and first is 1 at step W - 1. The schedule is not delayed: both count
+    from step 0, and the cycle is the schedule's.
 
     Args:
         schedule: A `Schedule`.
@@ -255,7 +251,7 @@ def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
 
     Raises:
         TypeError: If `schedule` is not a `Schedule`, or `steps` no number.
-        ValueError: If `steps` is not a whole number of at least 0.
+        ValueError: If `steps` is not a whole number or negative.
 
     Example:
         >>> import nested_jax as nj
@@ -281,29 +277,19 @@ def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
 def _check_whole(name, value, low):
     check_at_least(name, value, low)
     if not is_traced(value) and float(value) % 1:
-        raise ValueError(f"`{name}` must be a whole number, got {float(value):g}.")
+        raise ValueError(f"`{name}` must be a whole number, got {value}.")
 
 
-def _increasing(name, values):
-    """Return a list of scalars from a sequence or a vector, checked."""
-    if not isinstance(values, Sequence | np.ndarray | jax.Array) or isinstance(values, str):
-        raise TypeError(f"`{name}` must be a sequence of numbers or a vector, got {values!r}.")
-    if getattr(values, "ndim", 1) != 1:
-        raise ValueError(f"`{name}` must be a vector, got an array of shape {values.shape}.")
-    values = [values[i] for i in range(len(values))]
-    previous = 0.0
+def _check_increasing(name, values):
     for i, value in enumerate(values):
         check_fraction(f"{name}[{i}]", value)
-        if is_traced(value):
-            continue
-        if float(value) <= previous:
-            raise ValueError(f"`{name}[{i}]` must be above {previous:g}, got {float(value):g}.")
-        previous = float(value)
-    return values
+    known = [float(value) for value in values if not is_traced(value)]
+    if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
+        raise ValueError(f"`{name}` must increase from above 0, got {known}.")
 
 
 def _float(*numbers):
-    """Return JAX's default float dtype, or that of float arrays in `numbers`; never a narrow one."""
+    """Return JAX's default float dtype, or that of float arrays in `numbers`, float32 at least."""
     return widened(jnp.result_type(float, *numbers))
 
 
@@ -313,6 +299,7 @@ def _one_cycle(steps, dtype):
 
 def _half_cosine(remaining, floor, dtype):
     """Return the multiplier where the share `remaining` of a cycle is left."""
+    # Not (1 + cos) / 2, which has lost its digits where the cosine is near -1.
     raised = jnp.sin(jnp.pi / 2 * jnp.clip(remaining, 0, 1)) ** 2
     floor = jnp.asarray(floor, dtype)
     return raised + floor * (1 - raised)

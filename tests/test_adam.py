@@ -13,7 +13,7 @@ import pytest
 import nested_jax as nj
 from nested_jax.transforms import ScaleByAdamState
 from tests import oracles
-from tests.trajectories import assert_agree, given_gradients, given_params, run
+from tests.trajectories import assert_agree, given_gradients, given_params, label, run
 
 # In float64 a step rounds a dozen times: 20 to 400 of them stay well inside this.
 RTOL = 1e-12
@@ -38,7 +38,7 @@ def halved(step):
 @pytest.mark.parametrize(
     "options",
     [{}, {"b1": 0.0}, {"b2": 0.0}, {"b1": 0.99, "b2": 0.9999}, {"eps": 0.3}, {"schedule": halved}],
-    ids=str,
+    ids=label,
 )
 def test_agrees_with_the_oracle(x64, options, amsgrad):
     params, gradients = given_params(), given_gradients()

@@ -24,7 +24,7 @@ SMALL = levels.Config(model_levels=3, data_levels=2, dim=4, steps=1203, warmup=2
 def published():
     """Return the default sweep, run once."""
     with jax.enable_x64(True):
-        yield levels.simulate(levels.Config())
+        return levels.simulate(levels.Config())
 
 
 @pytest.fixture(autouse=True)

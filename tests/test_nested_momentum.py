@@ -289,6 +289,15 @@ def test_state_is_stable_and_donatable(debias):
     jax.jit(tx.update, donate_argnums=1)(params, tx.init(params))
 
 
+@pytest.mark.parametrize("debias", [False, True])
+def test_updates_wider_than_the_parameters_leave_the_state_as_it_is(x64, debias):
+    tx = nj.scale_by_nested_momentum([0.5], debias)
+    state = tx.init(jnp.ones(2, jnp.bfloat16))
+    updates, after = tx.update(jnp.ones(2, jnp.float64), state)
+    chex.assert_trees_all_equal_dtypes(after, state)
+    assert updates.dtype == jnp.float64
+
+
 @chex.assert_max_traces(n=1)
 def test_composes_with_chain_and_masked():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}

@@ -311,6 +311,7 @@ def test_grids_are_equal_if_axes_values_and_order_are():
         (np.ones((0, 2)), ValueError, "got no value."),
         ([1.0, math.nan], ValueError, "got nan at index 1."),
         ([1, 2, 1], ValueError, "got 1 more than once."),
+        ([1, 2, 3, 2], ValueError, "got 2 more than once."),
         ([0.1, 0.2, 0.1], ValueError, "got 0.1 more than once."),
         ([0.0, -0.0], ValueError, "got 0.0 more than once."),
         (["a"], TypeError, "got 'a' at index 0."),
