@@ -5,6 +5,7 @@ argument, the rule and the value. Of a tracer only dtype and shape are checked: 
 known yet.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -138,3 +139,14 @@ def check_number_or_schedule(name: str, value: Any, check: Callable[[str, Any], 
     """Hold a number against `check`; a schedule (any callable of the step) passes."""
     if not callable(value):
         check(name, value)
+
+
+def increasing_fractions(name: str, values: Any) -> list:
+    """Return the entries of a sequence or a vector; raise unless 0 < entry 0 < ... <= 1."""
+    scalars = as_scalars(name, values)
+    for i, value in enumerate(scalars):
+        check_fraction(f"{name}[{i}]", value)
+    known = [float(value) for value in scalars if not is_traced(value)]
+    if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
+        raise ValueError(f"`{name}` must increase from above 0, got {known}.")
+    return scalars

