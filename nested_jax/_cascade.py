@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._checks import check_count, check_static_count, check_unit_interval, is_traced
+from nested_jax._checks import (
+    check_count,
+    check_static_count,
+    check_unit_interval,
+    is_traced,
+    on_host,
+)
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -20,7 +26,7 @@ def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.n
     """
     if is_traced(stages) or is_traced(decay):
         return jnp.where(jnp.arange(max_stages) < stages, decay, 0.0)
-    return np.where(np.arange(max_stages) < stages, np.float64(decay), 0.0)
+    return np.where(np.arange(max_stages) < on_host(stages), np.float64(decay), 0.0)
 
 
 def check_levels(

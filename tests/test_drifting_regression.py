@@ -222,6 +222,14 @@ def test_rejects(options, error, message):
         nj.drifting_regression(**options)
 
 
+@pytest.mark.parametrize("convert", [np.int64, jnp.asarray])
+def test_integers_of_any_kind_shape_the_problem_under_jit(convert):
+    dim, levels = convert(3), convert(2)
+    params, world = jax.jit(lambda: nj.drifting_regression(dim, levels).init(KEY))()
+    assert params.shape == (4,)
+    assert [w.shape for w in world.weights] == [(3,), (3,)]
+
+
 def test_what_shapes_the_state_is_not_traced():
     with pytest.raises(TypeError, match="`dim` must be a Python integer, known when tracing, got "):
         jax.jit(lambda dim: nj.drifting_regression(dim).init(KEY))(3)

@@ -12,7 +12,7 @@ from nested_jax._pairs import Pair, add, at_most, difference, multiply, pair
 
 # Of 48 digits, three are lost to the rounding of the products that are shut off.
 FLOAT32_ERROR = 2.0**-45
-FLOAT64_ERROR = 2.0**-103
+FLOAT64_ERROR = 2.0**-101
 COUNT = 2000
 
 
