@@ -34,7 +34,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.experiments
-	$(BIN)/python -m benchmarks.level_sweep $(ARGS)
+	$(BIN)/python -m benchmarks.level_sweep
+	$(BIN)/python -m benchmarks.update_step
 
 $(VENV)/.experiments: pyproject.toml $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[netcdf]"

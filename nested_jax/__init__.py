@@ -12,6 +12,12 @@ from nested_jax.problems import Problem as Problem
 from nested_jax.problems import drifting_regression as drifting_regression
 from nested_jax.rollout import Trace as Trace
 from nested_jax.rollout import rollout as rollout
+from nested_jax.schedules import Schedule as Schedule
+from nested_jax.schedules import cosine as cosine
+from nested_jax.schedules import fixed as fixed
+from nested_jax.schedules import step_drop as step_drop
+from nested_jax.schedules import warm_restarts as warm_restarts
+from nested_jax.schedules import warmup as warmup
 from nested_jax.sweep import Grid as Grid
 from nested_jax.sweep import best as best
 from nested_jax.sweep import fold_masks as fold_masks

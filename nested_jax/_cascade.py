@@ -12,6 +12,7 @@ from nested_jax._checks import (
     check_static_count,
     check_unit_interval,
     is_traced,
+    on_host,
     record,
 )
 from nested_jax._types import ScalarLike, Updates
@@ -26,7 +27,7 @@ def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.n
     """
     if is_traced(stages) or is_traced(decay):
         return jnp.where(jnp.arange(max_stages) < stages, decay, 0.0)
-    return np.where(np.arange(max_stages) < stages, np.float64(decay), 0.0)
+    return np.where(np.arange(max_stages) < on_host(stages), np.float64(decay), 0.0)
 
 
 def check_levels(
@@ -44,7 +45,7 @@ def check_levels(
     check_static_count(max_name, max_levels, low)
 
     def check_room(concrete):
-        if concrete > max_levels:
+        if int(concrete) > int(max_levels):
             rule = f"`{name}` must be at most `{max_name}` = {max_levels}"
             raise ValueError(f"{rule}, got {concrete}.")
 

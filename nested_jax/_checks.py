@@ -6,7 +6,8 @@ known yet.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,13 +22,32 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
+def on_host(value: Any) -> Any:
+    """Return a concrete scalar as one of NumPy: under jit, JAX's own arithmetic is traced."""
+    return value if is_traced(value) else np.asarray(value)[()]
+
+
+def as_scalars(name: str, values: Any) -> list:
+    """Return the entries of a sequence or a vector; raise if `values` is neither."""
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        return list(values)
+    if not isinstance(values, np.ndarray | jax.Array):
+        raise TypeError(f"`{name}` must be a sequence of numbers or a vector, got {values!r}.")
+    if values.ndim != 1:
+        raise ValueError(f"`{name}` must be a vector, got an array of shape {values.shape}.")
+    # Under jit, indexing a concrete JAX array would give tracers, which pass all checks.
+    values = values if is_traced(values) else np.asarray(values)
+    return [values[i] for i in range(values.shape[0])]
+
+
 def check_number(name: str, value: Any, rule: str = "be a number") -> None:
     """Raise unless `value` is a real scalar, concrete or traced."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return
-    is_array = isinstance(value, np.generic | np.ndarray | jax.Array)
     # JAX's order of dtypes, unlike NumPy's, has a place for bfloat16.
-    if not is_array or not any(jnp.issubdtype(value.dtype, k) for k in (np.integer, np.floating)):
+    if not isinstance(value, np.generic | np.ndarray | jax.Array) or not (
+        jnp.issubdtype(value.dtype, np.integer) or jnp.issubdtype(value.dtype, np.floating)
+    ):
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
     if value.ndim:
         raise ValueError(f"`{name}` must {rule}, got an array of shape {value.shape}.")
@@ -149,3 +169,14 @@ def check_number_or_schedule(name: str, value: Any, check: Callable[[str, Any], 
     """Hold a number against `check`; a schedule (any callable of the step) passes."""
     if not callable(value):
         check(name, value)
+
+
+def increasing_fractions(name: str, values: Any) -> list:
+    """Return the entries of a sequence or a vector; raise unless 0 < entry 0 < ... <= 1."""
+    scalars = as_scalars(name, values)
+    for i, value in enumerate(scalars):
+        check_fraction(f"{name}[{i}]", value)
+    known = [float(value) for value in scalars if not is_traced(value)]
+    if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
+        raise ValueError(f"`{name}` must increase from above 0, got {known}.")
+    return scalars

@@ -1,11 +1,11 @@
 """Numbers as sums of two floats, which carry twice the digits of one.
 
-float32 holds integers to 2**24, but the product of two numbers, a hundred thousand cycles on, is off
-by several steps. Each number here is `high + low` with `high` the sum rounded to one float.
+float32 holds integers up to 2**24, but a sum of many products of that size is off by several steps.
+A number here is `high + low`, with `high` the sum rounded to one float.
 
-Compilers may contract a * b + c to one rounding where the source has two, and do so on CPU and GPU.
-The error terms of textbook double-float arithmetic are then wrong; here every product is either
-exact, so that rounding it or not is the same, or shut off from the sum by a bit mask.
+Two habits of compilers break the textbook's error terms. They contract a * b + c to one rounding:
+here every product is either exact, so that rounding it or not is the same, or shut off from the sum
+by a bit mask. And XLA adds up constants, taking (c + x) - c for x: `pair` hides them.
 """
 
 from fractions import Fraction
@@ -35,10 +35,15 @@ class Pair(NamedTuple):
 def pair(x: Any, dtype: Any) -> Pair:
     """Return `x`, at most `LARGEST`, as a pair of `dtype`.
 
-    Python's numbers are taken for the decimals they are printed as: 0.3 is 3/10. Arrays, traced
-    or not, are what they hold; integers beyond 2**24 stay exact.
+    A Python number is the decimal that it is printed as: 0.3 is 3/10. Arrays, traced or not, are
+    what they hold; integers beyond 2**24 stay exact.
     """
-    if isinstance(x, int | float):
+    # Behind the barrier, constants are as unknown to the compiler as what is traced.
+    return lax.optimization_barrier(_pair(x, dtype))
+
+
+def _pair(x, dtype):
+    if isinstance(x, int | float | Fraction):
         exact = min(Fraction(str(x)), Fraction(LARGEST))
         high = np.dtype(dtype).type(float(exact))
         return Pair(jnp.asarray(high), jnp.asarray(float(exact - Fraction(float(high))), dtype))
@@ -46,7 +51,7 @@ def pair(x: Any, dtype: Any) -> Pair:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         high = jnp.minimum(x.astype(dtype), LARGEST)
         return Pair(high, jnp.zeros_like(high))
-    x = x.astype(jnp.result_type(x, jnp.int32))
+    x = x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
     coarse = x >> 12 << 12
     return Pair(*_sum(coarse.astype(dtype), (x - coarse).astype(dtype)))
 
@@ -102,8 +107,7 @@ def _masked(x, bits):
 
 
 def _halves(x):
-    """Split `x` in two numbers of half its digits, whose products are exact."""
-    # The products with the lower 27 of float64's 53 digits are all that need be exact.
+    """Split `x` in two numbers of half its digits, so that products with the first are exact."""
     top = _masked(x, 27 if x.dtype == jnp.float64 else 12)
     return top, x - top
 

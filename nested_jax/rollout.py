@@ -211,11 +211,11 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
     check_below("steps", steps, 2**31)
     check_count("warmup", warmup)
     check_number("bound", bound)
-    if not is_traced(warmup) and warmup >= steps:
+    if not is_traced(warmup) and int(warmup) >= int(steps):
         raise ValueError(f"`warmup` must be less than `steps` = {steps}, got {warmup}.")
     if stride is not None:
         check_static_count("stride", stride, 1)
-        if steps % stride:
+        if int(steps) % int(stride):
             raise ValueError(f"`stride` must divide `steps` = {steps}, got {stride}.")
     if record is not None:
         check_callable("record", record)

@@ -1,46 +1,41 @@
 """Schedules: multipliers of the rate, each of which knows the length of its cycle."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._checks import check_at_least, check_callable, check_fraction, is_traced
-from nested_jax._cycles import cycle
+from nested_jax._boundaries import cycle, leaps, minus_one, passed
+from nested_jax._checks import (
+    check_at_least,
+    check_callable,
+    check_fraction,
+    check_number,
+    increasing_fractions,
+    is_traced,
+)
 from nested_jax._dtypes import widened
-from nested_jax._pairs import Pair, add, at_most, difference, multiply, pair
+from nested_jax._pairs import difference, pair
 from nested_jax._types import ScalarLike
-
-# The relative error, with room to spare, of a few operations on pairs of float32.
-PAIR_ERROR = 2.0**-40
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    r"""A multiplier :math:`\eta_t \in [0, 1]` that knows the length of its cycles.
+    r"""A multiplier :math:`\eta_t \in [0, 1]` of the rate that knows the length of its cycles.
 
-    Call it with a step, counted from 0, for the multiplier; so it serves wherever optax takes a
-    schedule. A schedule of your own is two functions of the step.
+    It is called with a step, counted from 0, as optax calls schedules.
 
     Attributes:
         multiplier: Step to :math:`\eta_t`.
-        cycle_steps: Step to the number of steps in the cycle that the step lies in, which
-            normalized weight decay divides by.
-
-    Raises:
-        TypeError: If one of them cannot be called.
+        cycle_steps: Step to the steps in the cycle it lies in, for normalized weight decay.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
-        >>> decay = nj.Schedule(
-        ...     multiplier=lambda step: 1 / jnp.sqrt(step + 1.0), cycle_steps=lambda step: 1000.0
-        ... )
-        >>> float(decay(3)), decay.cycle_steps(3)
+        >>> schedule = nj.Schedule(lambda step: 1 / jnp.sqrt(step + 1.0), lambda step: 1000.0)
+        >>> float(schedule(3)), schedule.cycle_steps(3)
         (0.5, 1000.0)
     """
 
@@ -48,11 +43,10 @@ class Schedule:
     cycle_steps: Callable[[Any], Any]
 
     def __post_init__(self):
-        """Check that both can be called."""
         check_callable("multiplier", self.multiplier)
         check_callable("cycle_steps", self.cycle_steps)
 
-    def __call__(self, step: ScalarLike) -> jax.Array:
+    def __call__(self, step: ScalarLike) -> ScalarLike:
         """Return the multiplier at a step, counted from 0."""
         return self.multiplier(step)
 
@@ -64,9 +58,8 @@ def fixed(total_steps: ScalarLike) -> Schedule:
         total_steps: T >= 1, a whole number; may be traced.
 
     Returns:
-        A schedule. Like all of this module, it takes a step of any shape, Python's or traced,
-        integer or floating, and gives floats of JAX's default width, or as wide as a wider array
-        among the arguments.
+        A schedule. As all here, it takes steps of any shape, integer or floating, and gives JAX's
+        default float dtype or, if the arguments hold float arrays, theirs, float32 at least.
 
     Raises:
         TypeError: If `total_steps` is no number.
@@ -79,10 +72,8 @@ def fixed(total_steps: ScalarLike) -> Schedule:
         (1.0, 500.0)
     """
     _check_whole("total_steps", total_steps, 1)
-    return Schedule(
-        multiplier=lambda step: jnp.ones(jnp.shape(step), _float(total_steps)),
-        cycle_steps=_one_cycle(total_steps, _float(total_steps)),
-    )
+    dtype = _float(total_steps)
+    return Schedule(lambda step: jnp.ones(jnp.shape(step), dtype), _one_cycle(total_steps, dtype))
 
 
 def step_drop(
@@ -94,21 +85,18 @@ def step_drop(
 
     .. math:: \eta_t = \gamma^{|\{k : t \ge d_k T\}|}
 
-    A drop takes effect at the first whole step that is not before :math:`d_k T`. Where T and
-    :math:`d_k` are Python's numbers, that step is computed in rational arithmetic, with 0.3 for
-    3/10. If only T is traced, or an array, the comparison is made to :math:`2^{-40} d_k T`, which
-    finds the same steps for drops of four decimals and T up to :math:`10^7`. A drop in an array
-    is known only to the precision :math:`\epsilon` of the array: it takes effect at the first
-    step :math:`t \ge d_k T (1 - \epsilon / 2)`, which for float32 and drops of one decimal is
-    the same step as long as :math:`T < 8 \cdot 10^5`.
-
-    With boundaries of whole numbers it is `optax.piecewise_constant_schedule`.
+    With concrete numbers it is `optax.piecewise_constant_schedule`. The comparison is exact for
+    Python's numbers, 0.3 being 3/10. If T is traced or an array, it is made to
+    :math:`2^{-40} d_k T`: the same for drops of four decimals and T up to :math:`10^7`. A drop in
+    an array is known only to the array's precision :math:`\epsilon` and takes effect at the first
+    :math:`t \ge d_k T (1 - \epsilon / 2)`: with float32, the same for drops of one decimal and T
+    up to :math:`8 \cdot 10^5`.
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
-        drops: :math:`d_1 < d_2 < \dots` in (0, 1], any number of them: a sequence or a vector.
-            The number is static, the values may be traced. The default is the paper's.
-        factor: :math:`\gamma \in [0, 1]`; may be traced. The default is the paper's.
+        drops: :math:`d_1 < d_2 < \dots` in (0, 1], a sequence or a vector of any static length;
+            the values may be traced. This default and the next are the paper's.
+        factor: :math:`\gamma \in [0, 1]`; may be traced.
 
     Returns:
         A schedule of one cycle of T steps.
@@ -128,7 +116,7 @@ def step_drop(
         doi:10.48550/arXiv.1711.05101.
     """
     _check_whole("total_steps", total_steps, 1)
-    drops = _increasing("drops", drops)
+    drops = increasing_fractions("drops", drops)
     check_fraction("factor", factor)
     dtype = _float(total_steps, factor, *drops)
 
@@ -136,11 +124,11 @@ def step_drop(
         clock, value = pair(step, dtype), jnp.ones(jnp.shape(step), dtype)
         for drop in drops:
             # A product, not a power: exact for factors like 1/2, and smooth at 0.
-            passed = _drop_passed(drop, total_steps, clock)
-            value = value * jnp.where(passed, jnp.asarray(factor, dtype), 1)
+            behind = passed(drop, total_steps, clock)
+            value = value * jnp.where(behind, jnp.asarray(factor, dtype), 1)
         return value
 
-    return Schedule(multiplier=multiplier, cycle_steps=_one_cycle(total_steps, dtype))
+    return Schedule(multiplier, _one_cycle(total_steps, dtype))
 
 
 def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
@@ -150,8 +138,7 @@ def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
 
         \eta_t = f + (1 - f)\, \tfrac12 \left(1 + \cos \frac{\pi \min(t, T)}{T}\right)
 
-    Computed as :math:`\sin^2 (\pi (T - t) / 2 T)`, which keeps its digits where the cosine nears
-    -1. With concrete numbers it is `optax.cosine_decay_schedule(1.0, total_steps, floor)`.
+    With concrete numbers it is `optax.cosine_decay_schedule(1.0, total_steps, floor)`.
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
@@ -183,7 +170,7 @@ def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
         remaining = difference(total, pair(step, dtype))
         return _half_cosine(remaining / total.high, floor, dtype)
 
-    return Schedule(multiplier=multiplier, cycle_steps=_one_cycle(total_steps, dtype))
+    return Schedule(multiplier, _one_cycle(total_steps, dtype))
 
 
 def warm_restarts(
@@ -204,12 +191,11 @@ def warm_restarts(
     :math:`T_0 = 100` and g = 2 the cycles start at 100, 300, 700, 1500.
 
     The cycle is found bit by bit, from :math:`b_{n+m} = b_m + g^m b_n` in arithmetic of twice the
-    precision: no logarithm, and no division by g - 1, so growth 1 is a number like any other. A
-    step less than 1/1000 before :math:`b_i` counts as on it. With float32 the restarts are then
-    at the exact step for whole :math:`T_0` and g, and for others wherever :math:`b_i` is not
-    within :math:`2^{-40} b_i` of 1/1000 past a step. This holds up to :math:`2^{24} - 1` cycles.
-    A growth in a float32 array is the number it holds (1.1 is 1.10000002), a Python number is
-    its decimal: late restarts of the two may be apart.
+    precision, and a step less than 1/1500 before :math:`b_i` counts as on it. So in float32, and
+    for up to :math:`2^{24} - 1` cycles, whole :math:`T_0` and g restart at the exact step, others
+    too unless :math:`b_i` is within :math:`2^{-40} b_i` of 1/1500 past a step. A Python growth is
+    the decimal it is written as, one in a float32 array what it holds (1.1 is 1.10000002): late
+    restarts of the two may differ.
 
     Args:
         first_cycle: :math:`T_0 \ge 1`, a real number; may be traced.
@@ -217,8 +203,8 @@ def warm_restarts(
         floor: f in [0, 1]; may be traced.
 
     Returns:
-        A schedule whose `cycle_steps` is :math:`T_i`. It is differentiable, once, in all
-        arguments; not twice in `first_cycle` and `growth`.
+        A schedule whose `cycle_steps` is :math:`T_i`; differentiable in all arguments, but only
+        once in `first_cycle` and `growth`.
 
     Raises:
         TypeError: If an argument is no number.
@@ -227,8 +213,8 @@ def warm_restarts(
     Example:
         >>> import nested_jax as nj
         >>> schedule = nj.warm_restarts(100, growth=2)
-        >>> [float(schedule(step)) for step in (0, 100, 200, 300)]
-        [1.0, 1.0, 0.5, 1.0]
+        >>> [round(float(schedule(step)), 6) for step in (0, 50, 100, 200, 300)]
+        [1.0, 0.5, 1.0, 0.5, 1.0]
         >>> [float(schedule.cycle_steps(step)) for step in (99, 100, 299, 300)]
         [100.0, 200.0, 200.0, 400.0]
 
@@ -240,33 +226,33 @@ def warm_restarts(
     check_at_least("growth", growth, 1)
     check_fraction("floor", floor)
     dtype = _float(first_cycle, growth, floor)
+    table = leaps(pair(first_cycle, dtype), minus_one(growth, dtype))
 
     def at(step):
-        return cycle(pair(first_cycle, dtype), pair(growth, dtype), pair(step, dtype))
+        return cycle(table, pair(first_cycle, dtype), minus_one(growth, dtype), pair(step, dtype))
 
     def multiplier(step):
         remaining, steps = at(step)
         return _half_cosine(remaining / steps, floor, dtype)
 
-    return Schedule(multiplier=multiplier, cycle_steps=lambda step: at(step)[1])
+    return Schedule(multiplier, lambda step: at(step)[1])
 
 
 def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     r"""Ramp a schedule up: multiply it by :math:`\min(1, (t + 1) / W)`.
 
-    The ramp starts at 1 / W, not at 0, and first is 1 at step W - 1. The schedule is not delayed:
-    both count from step 0, and the cycle is the schedule's.
+    The ramp starts at 1 / W and first is 1 at step W - 1. The schedule is not delayed by it.
 
     Args:
         schedule: A `Schedule`.
         steps: W >= 0, a whole number; may be traced. 0 is no warm-up.
 
     Returns:
-        A schedule.
+        A schedule with the cycles of the given one.
 
     Raises:
         TypeError: If `schedule` is not a `Schedule`, or `steps` no number.
-        ValueError: If `steps` is not a whole number of at least 0.
+        ValueError: If `steps` is not a whole number or negative.
 
     Example:
         >>> import nested_jax as nj
@@ -275,46 +261,29 @@ def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
         [0.25, 0.5, 0.75, 1.0, 1.0]
     """
     if not isinstance(schedule, Schedule):
-        raise TypeError(
-            f"`schedule` must be a Schedule, which knows its cycle_steps, got {schedule!r}."
-        )
+        raise TypeError(f"`schedule` must be a Schedule, which has cycles, got {schedule!r}.")
     _check_whole("steps", steps, 0)
-    dtype = _float(steps)
 
     def multiplier(step):
+        value = jnp.asarray(schedule(step))
+        dtype = _float(value, steps)
         # The counter is cast before the 1 is added: it may be the largest integer.
         done = jnp.asarray(step, dtype) + 1
-        return jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1) * schedule(step)
+        ramp = jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
+        return ramp * value.astype(dtype)
 
-    return Schedule(multiplier=multiplier, cycle_steps=schedule.cycle_steps)
+    return Schedule(multiplier, schedule.cycle_steps)
 
 
 def _check_whole(name, value, low):
-    check_at_least(name, value, low)
-    if not is_traced(value) and float(value) % 1:
-        raise ValueError(f"`{name}` must be a whole number, got {float(value):g}.")
-
-
-def _increasing(name, values):
-    """Return a list of scalars from a sequence or a vector, checked."""
-    if not isinstance(values, Sequence | np.ndarray | jax.Array) or isinstance(values, str):
-        raise TypeError(f"`{name}` must be a sequence of numbers or a vector, got {values!r}.")
-    if np.ndim(values) != 1:
-        raise ValueError(f"`{name}` must be a vector, got an array of shape {np.shape(values)}.")
-    values = [values[i] for i in range(len(values))]
-    previous = 0
-    for i, value in enumerate(values):
-        check_fraction(f"{name}[{i}]", value)
-        if is_traced(value):
-            continue
-        if not value > previous:
-            raise ValueError(f"`{name}` must increase from above 0, got {value:g} at {i}.")
-        previous = value
-    return values
+    rule = f"be a whole number of at least {low}"
+    check_number(name, value, rule)
+    if not is_traced(value) and not (value >= low and float(value).is_integer()):
+        raise ValueError(f"`{name}` must {rule}, got {value}.")
 
 
 def _float(*numbers):
-    """Return JAX's default float dtype, or that of a wider array among `numbers`."""
+    """Return JAX's default float dtype, or that of float arrays in `numbers`, float32 at least."""
     return widened(jnp.result_type(float, *numbers))
 
 
@@ -323,20 +292,8 @@ def _one_cycle(steps, dtype):
 
 
 def _half_cosine(remaining, floor, dtype):
-    """Return the multiplier at which the share `remaining` of a cycle is left."""
+    """Return the multiplier where the share `remaining` of a cycle is left."""
+    # Not (1 + cos) / 2, which has lost its digits where the cosine is near -1.
     raised = jnp.sin(jnp.pi / 2 * jnp.clip(remaining, 0, 1)) ** 2
     floor = jnp.asarray(floor, dtype)
     return raised + floor * (1 - raised)
-
-
-def _drop_passed(drop, total_steps, clock):
-    dtype = clock.high.dtype
-    if isinstance(drop, int | float) and isinstance(total_steps, int | float):
-        boundary = math.ceil(Fraction(str(drop)) * Fraction(total_steps))
-        return at_most(pair(boundary, dtype), clock)
-    boundary = multiply(pair(drop, dtype), pair(total_steps, dtype))
-    doubt = PAIR_ERROR
-    if not isinstance(drop, int | float) and jnp.issubdtype(drop.dtype, jnp.floating):
-        doubt += float(jnp.finfo(drop.dtype).eps) / 2
-    slack = doubt * boundary.high
-    return at_most(boundary, add(clock, Pair(slack, jnp.zeros_like(slack))))

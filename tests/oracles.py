@@ -144,7 +144,7 @@ def sgd(theta, gradients, learning_rate, *, schedule=None):
 
 @per_tensor
 def momentum(theta, gradients, learning_rate, decay=0.9, *, schedule=None):
-    """Accumulate s <- rho_t s + g, then theta <- theta - eta_t alpha_t s (docs/mathematics.md, section 1)."""
+    """Accumulate s <- rho_t s + g, then theta <- theta - eta_t alpha_t s (mathematics.md, §1)."""
     s = np.zeros_like(theta)
     for step, g in enumerate(gradients):
         s = at(decay, step) * s + g
@@ -174,7 +174,7 @@ def advance(levels: list, decays: Sequence[float], inflow: Any) -> list:
 
 
 def cascade(inputs: Sequence[Any], decays: Sequence[Rate], debias: bool = False) -> list:
-    """Return M_1 of exponential averages in a row, starting at 0 (docs/mathematics.md, section 2), per input.
+    """Return M_1 of exponential averages in a row, starting at 0 (mathematics.md, §2), per input.
 
     `decays` is (a_1 ... a_K), outermost first. With `debias`, M_1 is divided by what the same
     cascade makes of the constant 1, found by running a second one on it.
@@ -191,7 +191,7 @@ def cascade(inputs: Sequence[Any], decays: Sequence[Rate], debias: bool = False)
 
 @per_tensor
 def nested_momentum(theta, gradients, learning_rate, decays, *, debias=False, schedule=None):
-    """Step theta <- theta - eta_t alpha_t M_1 (docs/mathematics.md, section 2)."""
+    """Step theta <- theta - eta_t alpha_t M_1 (mathematics.md, §2)."""
     return walk(theta, cascade(gradients, decays, debias), learning_rate, schedule)
 
 
@@ -217,7 +217,7 @@ def nesterov_lookahead(params, gradient_fn, steps, learning_rate, decay=0.9, *, 
 
 @per_tensor
 def nesterov(theta, gradients, learning_rate, decay=0.9, *, schedule=None, iterate=False):
-    """Run the recast form (docs/mathematics.md, section 3), gradients being taken at the parameters p.
+    """Run the recast form (mathematics.md, §3), gradients being taken at the parameters p.
 
     u = -eta_t g, s' = rho_t s + u, p' = p + rho_{t+1} s' + u. Returns p_1 ... p_T, which a user
     holds as parameters, or with `iterate` Nesterov's own theta_t = p_t - rho_{t+1} s_t.
@@ -378,7 +378,7 @@ def adafactor(
     schedule=None,
     **options,
 ):
-    """Run Adafactor (Shazeer & Stern 2018, Alg. 4 and 5) with the options of docs/mathematics.md, section 6.
+    """Run Adafactor (Shazeer & Stern 2018, Alg. 4 and 5) with the options of mathematics.md, §6.
 
     In this order: U = g / sqrt(V) (`options`: those of `factored_directions`); clip; average if
     `momentum_of` is "update"; times alpha_t = max(eps2, RMS(theta)) rho_t, theta before the step;
@@ -406,7 +406,7 @@ def adafactor(
 
 
 def factored_adamw(params, gradients, learning_rate, weight_decay, **options) -> list[Tree]:
-    """Run Adafactor with AdamW's normalized decay and b1 = .9 (docs/mathematics.md, section 7).
+    """Run Adafactor with AdamW's normalized decay and b1 = .9 (mathematics.md, §7).
 
     theta <- theta - eta_t (alpha_t m + lambda_t theta), m the average of the clipped U, alpha_t =
     max(eps2, RMS(theta)) min(learning_rate, 1 / sqrt(t)), lambda_t as in `adamw`.
@@ -428,7 +428,7 @@ def drifting_regression(
     noise_std: float = 0.1,
     warmup: int = 0,
 ) -> tuple[Array, float]:
-    """Regress on weights that drift, by nested momentum (docs/mathematics.md, section 8).
+    """Regress on weights that drift, by nested momentum (mathematics.md, §8).
 
     The five arrays are standard normals, for w (D + 1,) with the bias last, W_1 ... W_d (d, D),
     delta (T, D), x (T, D) and epsilon (T,); the scales 2 (of w) and `noise_std` are applied here.

@@ -13,7 +13,7 @@ import pytest
 import nested_jax as nj
 from nested_jax.transforms import ScaleByAdamState
 from tests import oracles
-from tests.trajectories import assert_agree, given_gradients, given_params, run
+from tests.trajectories import assert_agree, given_gradients, given_params, label, run
 
 # In float64 a step rounds a dozen times: 20 to 400 of them stay well inside this.
 RTOL = 1e-12
@@ -38,7 +38,7 @@ def halved(step):
 @pytest.mark.parametrize(
     "options",
     [{}, {"b1": 0.0}, {"b2": 0.0}, {"b1": 0.99, "b2": 0.9999}, {"eps": 0.3}, {"schedule": halved}],
-    ids=str,
+    ids=label,
 )
 def test_agrees_with_the_oracle(x64, options, amsgrad):
     params, gradients = given_params(), given_gradients()
@@ -86,7 +86,7 @@ def test_amsgrad_takes_the_maximum_of_corrected_moments():
         assert np.max(np.abs(np.array(theirs) - ours)) > 0.1
 
 
-@pytest.mark.parametrize("b1, b2", [(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)])
+@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)])
 def test_gradients_that_grow_attain_the_bound_of_the_step(x64, b1, b2):
     bound = (1 - b1) / math.sqrt((1 - b2) * (1 - b1**2 / b2))
     if (b1, b2) == (0.9, 0.999):
@@ -172,13 +172,13 @@ def counter_example(amsgrad, big, small, period, b1, b2, alpha, steps):
     return float(solve())
 
 
-@pytest.mark.parametrize("amsgrad, end", [(False, 0.999), (True, -0.999)])
+@pytest.mark.parametrize(("amsgrad", "end"), [(False, 0.999), (True, -0.999)])
 def test_reddis_example_of_period_3(x64, amsgrad, end):
     x = counter_example(amsgrad, 4.0, 1.0, 3, b1=0.0, b2=1 / 17, alpha=0.5, steps=20_000)
     assert x == pytest.approx(end, abs=2e-3)
 
 
-@pytest.mark.parametrize("amsgrad, end", [(False, 0.995), (True, -0.9998)])
+@pytest.mark.parametrize(("amsgrad", "end"), [(False, 0.995), (True, -0.9998)])
 def test_reddis_example_of_period_101(x64, amsgrad, end):
     x = counter_example(amsgrad, 1010.0, 10.0, 101, b1=0.9, b2=0.99, alpha=0.5, steps=300_000)
     assert x == pytest.approx(end, abs=5e-4)
@@ -258,7 +258,7 @@ def test_injected_numbers_are_arrays_and_flags_stay_static():
 
 @pytest.mark.parametrize("factory", [nj.scale_by_adam, functools.partial(nj.adam, 0.1)])
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    ("arguments", "error", "message"),
     [
         ({"b1": 1.0}, ValueError, "`b1` must lie in [0, 1), got 1."),
         ({"b2": -3}, ValueError, "`b2` must lie in [0, 1), got -3."),

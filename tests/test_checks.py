@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import types
 
 import chex
 import jax
@@ -124,6 +125,17 @@ def test_a_traced_count_is_an_integer():
         jax.jit(lambda n: check_count("n", n))(2.0)
 
 
+def test_concrete_jax_numbers_are_checked_under_jit_too():
+    one, two = jnp.asarray(1), jnp.asarray(2.0)
+    jax.jit(lambda: check_static_count("n", one, 1))()
+    with pytest.raises(ValueError, match="`n` must be an integer of at least 2, got 1"):
+        jax.jit(lambda: check_count("n", one, 2))()
+    with pytest.raises(ValueError, match="`n` must be less than 1, got 1"):
+        jax.jit(lambda: check_below("n", one, 1))()
+    with pytest.raises(ValueError, match=r"`x` must lie in \[0, 1\), got 2"):
+        jax.jit(lambda: check_unit_interval("x", two))()
+
+
 def test_what_shapes_the_program_is_not_traced():
     message = "^`n` must be a Python integer, known when tracing, got JitTracer.*int32"
     with pytest.raises(TypeError, match=message):
@@ -166,8 +178,9 @@ def test_check_callable():
 def test_check_transformation():
     check_transformation("tx", optax.sgd(0.1))
     check_transformation("tx", optax.MultiSteps(optax.sgd(0.1), 2))
-    with rejects(TypeError, "`tx` must have `init` and `update`, got 3."):
-        check_transformation("tx", 3)
+    for value in (3, optax.sgd, types.SimpleNamespace(update=len), {"init": len, "update": len}):
+        with rejects(TypeError, f"`tx` must have `init` and `update`, got {value!r}."):
+            check_transformation("tx", value)
 
 
 def test_a_schedule_passes_and_a_number_is_checked():
@@ -235,3 +248,19 @@ def test_root_mean_square(dtype):
     assert _dtypes.root_mean_square(jnp.array([3.0, -4.0], dtype)) == pytest.approx(12.5**0.5)
     assert _dtypes.root_mean_square(jnp.zeros((0, 3), dtype)) == 0.0
     assert _dtypes.root_mean_square(jnp.asarray(-2.0, dtype)) == 2.0
+
+
+def test_derivative_of_the_root_mean_square():
+    derivative = jax.grad(_dtypes.root_mean_square)
+    np.testing.assert_allclose(
+        derivative(jnp.array([3.0, 4.0])), [3 / 50**0.5, 4 / 50**0.5], rtol=1e-6
+    )
+    np.testing.assert_array_equal(derivative(jnp.zeros(2)), 0.0)
+    assert jnp.isnan(_dtypes.root_mean_square(jnp.array([1.0, jnp.nan])))
+
+
+def test_a_count_does_not_wrap():
+    last = jnp.asarray(2**31 - 1, jnp.int32)
+    for count, expected in [(last - 1, last), (last, last)]:
+        actual = _dtypes.incremented(count)
+        assert (actual, actual.dtype, actual.weak_type) == (expected, jnp.int32, False)

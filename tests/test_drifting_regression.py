@@ -136,8 +136,8 @@ def trajectory(problem, key=KEY, steps=10):
 
 
 def test_padding_changes_nothing_of_what_a_key_gives():
-    short = trajectory(nj.drifting_regression(3, 2))
-    padded = trajectory(nj.drifting_regression(3, 2, max_levels=5))
+    problems = nj.drifting_regression(3, 2), nj.drifting_regression(3, 2, max_levels=5)
+    short, padded = jax.jit(lambda: [trajectory(problem) for problem in problems])()
     chex.assert_trees_all_close(padded, short, rtol=FLOAT32_RTOL)
 
 
@@ -154,7 +154,8 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
     together = program(*map(jnp.array, zip(*grid, strict=True)))
     assert len(traces) == 1
     for i, (levels, decay, noise_std) in enumerate(grid):
-        alone = trajectory(nj.drifting_regression(2, levels, decay, noise_std))
+        problem = nj.drifting_regression(2, levels, decay, noise_std)
+        alone = jax.jit(lambda problem=problem: trajectory(problem))()
         actual = jax.tree.map(lambda x, i=i: x[i], together)
         chex.assert_trees_all_close(actual, alone, rtol=RTOL)
 
@@ -162,10 +163,15 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_dtype_is_that_of_everything_but_narrow_weights(x64, dtype):
     problem = nj.drifting_regression(3, 2, decay=0.999, dtype=dtype)
-    params, world = problem.init(KEY)
-    draws = problem.draw(KEY)
-    batch, after = problem.observe(draws, world)
-    loss = problem.loss(params, batch)
+
+    @jax.jit
+    def step(key):
+        params, world = problem.init(key)
+        draws = problem.draw(key)
+        batch, after = problem.observe(draws, world)
+        return params, world, draws, batch, after, problem.loss(params, batch)
+
+    params, world, draws, batch, after, loss = step(KEY)
     assert {x.dtype for x in jax.tree.leaves((params, draws, batch, loss))} == {jnp.dtype(dtype)}
     wide = "float32" if dtype.endswith("16") else dtype
     assert {x.dtype for x in jax.tree.leaves((world, after))} == {jnp.dtype(wide)}
@@ -187,7 +193,8 @@ def test_dtype_follows_the_precision_that_jax_allows(x64, dtype):
 
 def test_defaults_are_the_published_experiments():
     same = nj.drifting_regression(10, 1, 0.95, 0.1)
-    chex.assert_trees_all_equal(trajectory(nj.drifting_regression()), trajectory(same))
+    problems = nj.drifting_regression(), same
+    chex.assert_trees_all_equal(*jax.jit(lambda: [trajectory(p) for p in problems])())
 
 
 @pytest.mark.parametrize(
@@ -213,6 +220,14 @@ def test_defaults_are_the_published_experiments():
 def test_rejects(options, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
         nj.drifting_regression(**options)
+
+
+@pytest.mark.parametrize("convert", [np.int64, jnp.asarray])
+def test_integers_of_any_kind_shape_the_problem_under_jit(convert):
+    dim, levels = convert(3), convert(2)
+    params, world = jax.jit(lambda: nj.drifting_regression(dim, levels).init(KEY))()
+    assert params.shape == (4,)
+    assert [w.shape for w in world.weights] == [(3,), (3,)]
 
 
 def test_what_shapes_the_state_is_not_traced():

@@ -24,7 +24,7 @@ SMALL = levels.Config(model_levels=3, data_levels=2, dim=4, steps=1203, warmup=2
 def published():
     """Return the default sweep, run once."""
     with jax.enable_x64(True):
-        yield levels.simulate(levels.Config())
+        return levels.simulate(levels.Config())
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +97,7 @@ def test_other_settings_agree_with_the_oracle(seed, x64):
         data_seed=seed + 1,
     )
     losses = levels.simulate(config).loss
-    stream = published_stream(
-        dim=5, data_levels=3, steps=1501, model_seed=seed, data_seed=seed + 1
-    )
+    stream = published_stream(dim=5, data_levels=3, steps=1501, model_seed=seed, data_seed=seed + 1)
     for m, d in [(1, 1), (2, 3), (4, 2)]:
         z = stream.data[5 * d :][: 1501 * 11].reshape(1501, 11)
         _, expected = oracles.drifting_regression(

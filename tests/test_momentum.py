@@ -154,9 +154,10 @@ def test_rate_of_a_very_long_run_does_not_wrap():
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_a_rate_neither_promotes_nor_rounds_16_bit_updates(dtype):
-    update = jnp.asarray([3.0, -5.0, 7.0], dtype)
-    rate = 1 + 2**-9  # It would be 1 in bfloat16.
+    update, eps = jnp.asarray([3.0, -5.0, 7.0], dtype), float(jnp.finfo(dtype).eps)
+    rate = 1 + eps / 2  # Rounded first, it would be 1; three times it is not 3.
     expected = (-rate * update.astype(float)).astype(dtype)
+    assert expected[0] != -3.0
     for learning_rate in (rate, jnp.float32(rate), lambda step: rate):
         tx = nj.scale_by_rate(learning_rate)
         actual, _ = jax.jit(tx.update)(update, tx.init(update))

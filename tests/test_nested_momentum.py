@@ -180,6 +180,16 @@ def test_decays_of_levels_are_float64_whatever_is_given(decay):
         np.testing.assert_allclose(decays, float(decay), rtol=RTOL)
 
 
+@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
+def test_concrete_jax_numbers_stay_concrete_under_jit(decays):
+    levels, decay = jnp.asarray(3), jnp.float32(0.9)
+    inside = []
+    jax.jit(lambda: inside.append(decays(levels, decay, 5)))()
+    np.testing.assert_array_equal(inside[0], decays(3, float(decay), 5))
+    with pytest.raises(ValueError, match="`levels` must be at most `max_levels` = 2, got 3"):
+        jax.jit(lambda: decays(levels, decay, 2))()
+
+
 @pytest.mark.parametrize("debias", [False, True])
 def test_padding_a_level_out_changes_nothing(debias):
     gradients = jnp.asarray(np.random.default_rng(4).normal(size=(40, 3)), float)
@@ -277,6 +287,15 @@ def test_state_is_stable_and_donatable(debias):
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     # A buffer that is in the state twice cannot be donated.
     jax.jit(tx.update, donate_argnums=1)(params, tx.init(params))
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_updates_wider_than_the_parameters_leave_the_state_as_it_is(x64, debias):
+    tx = nj.scale_by_nested_momentum([0.5], debias)
+    state = tx.init(jnp.ones(2, jnp.bfloat16))
+    updates, after = tx.update(jnp.ones(2, jnp.float64), state)
+    chex.assert_trees_all_equal_dtypes(after, state)
+    assert updates.dtype == jnp.float64
 
 
 @chex.assert_max_traces(n=1)

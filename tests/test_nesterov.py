@@ -90,7 +90,7 @@ def rate_of_convergence(learning_rate, decay, curvature):
     return jnp.max(jnp.abs(jnp.linalg.eigvals(jax.jacobian(step)(jnp.zeros(2)))))
 
 
-@pytest.mark.parametrize("method, expected", [("1/L", 0.9), ("4/(3L+mu)", 0.8847)])
+@pytest.mark.parametrize(("method", "expected"), [("1/L", 0.9), ("4/(3L+mu)", 0.8847)])
 def test_worst_rate_of_convergence_at_condition_100(x64, method, expected):
     kappa = 100.0
     if method == "1/L":
@@ -192,7 +192,7 @@ def test_every_number_is_vmappable(x64):
 
 @pytest.mark.parametrize("factory", [nj.nesterov, nj.nesterov_momentum])
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    ("arguments", "error", "message"),
     [
         ({"learning_rate": -1}, ValueError, "`learning_rate` must be non-negative and finite"),
         ({"learning_rate": None}, TypeError, "`learning_rate` must be non-negative and finite"),

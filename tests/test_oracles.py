@@ -234,7 +234,7 @@ def test_adafactor_reduces_to_rmsprop(threshold):
     params, gradients = draw(10)
     off = {"relative_step": False, "scale_by_parameter": False, "factored": False}
     actual = oracles.adafactor(params, gradients, 0.01, clip_threshold=threshold, b2=0.9, **off)
-    theta, v, expected = params, {n: 0.0 for n in params}, []
+    theta, v, expected = params, dict.fromkeys(params, 0.0), []
     for g in gradients:
         v = {n: 0.9 * v[n] + 0.1 * (g[n] ** 2 + 1e-30) for n in g}
         theta = {n: theta[n] - 0.01 * g[n] / np.sqrt(v[n]) for n in g}

@@ -23,7 +23,7 @@ KEY = jax.random.key(0)
 # The losses are the draws, whatever the optimizer does.
 SCRIPT = nj.Problem(
     init=lambda key: (jnp.zeros(()), None),
-    draw=jax.random.normal,
+    draw=jax.random.uniform,
     observe=lambda draws, world: (draws, world),
     loss=lambda params, batch: batch + 0 * params,
 )
@@ -42,10 +42,10 @@ def observe_quadratic(draws, world):
 # No regression: a bowl whose bottom moves, with parameters, draws and world that are trees.
 BOWL = nj.Problem(
     init=lambda key: (
-        {"w": jax.random.normal(key, (3,)), "b": jnp.ones(())},
+        {"w": jax.random.uniform(key, (3,)), "b": jnp.ones(())},
         {"steps": jnp.zeros(())},
     ),
-    draw=lambda key: {"noise": jax.random.normal(key, (3,))},
+    draw=lambda key: {"noise": jax.random.uniform(key, (3,))},
     observe=observe_quadratic,
     loss=lambda params, batch: (
         jnp.sum(jnp.array([0.5, 1.0, 2.0]) * (params["w"] - batch["target"]) ** 2)
@@ -94,8 +94,9 @@ def replay(tx, levels, chance, as_function=False, **options):
     return nj.rollout(tx, problem, None, steps, initial=initial, draws=draws, **options)
 
 
-@pytest.mark.parametrize("as_function", [False, True])
-@pytest.mark.parametrize(("model_levels", "data_levels"), [(1, 1), (2, 3), (4, 2)])
+@pytest.mark.parametrize(
+    ("model_levels", "data_levels", "as_function"), [(1, 1, False), (2, 3, True), (4, 2, False)]
+)
 def test_replays_the_oracle(x64, model_levels, data_levels, as_function):
     decays, chance = [0.8] * (model_levels - 1), normals(data_levels, 1200)
     options = {"data_decay": 0.9, "noise_std": 0.3, "warmup": 150}
@@ -109,13 +110,28 @@ def test_replays_the_oracle(x64, model_levels, data_levels, as_function):
 
 def test_replays_a_divergence_of_the_oracle(x64):
     decays, chance = [0.95] * 8, normals(1, 1200)
-    options = {"data_decay": 0.9, "noise_std": 0.3, "learning_rate": 0.1}
+    options = {"data_decay": 0.9, "noise_std": 0.3, "learning_rate": 0.5}
     losses, mean = oracles.drifting_regression(*chance, decays=decays, **options)
-    assert 1e20 < mean < 1e200
-    trace = replay(nj.nested_momentum(0.1, decays=decays), 1, chance, bound=1e6)
+    assert mean > 1e20
+    trace = replay(nj.nested_momentum(0.5, decays=decays), 1, chance, bound=1e6)
     # Errors grow as the losses do.
     np.testing.assert_allclose(trace.loss, mean, rtol=10 * FLOAT64_TOLERANCE)
     assert trace.first_beyond == np.flatnonzero(losses > 1e6)[0]
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_padding_does_not_change_when_a_run_overflows(levels):
+    """It may change inf to NaN (0 * inf), which is beyond any bound just as well."""
+    problem, keys = nj.drifting_regression(dim=4), jax.random.split(KEY, 8)
+
+    def run(max_levels):
+        tx = nj.nested_momentum(1.0, levels, 0.9, max_levels=max_levels)
+        return jax.vmap(lambda key: nj.rollout(tx, problem, key, 900))(keys)
+
+    short, padded = jax.jit(lambda: [run(levels), run(levels + 2)])()
+    assert np.all(short.diverged)
+    np.testing.assert_array_equal(padded.first_beyond, short.first_beyond)
+    assert not np.isfinite([short.loss, padded.loss]).any()
 
 
 def test_a_random_walk_is_followed_as_theory_says():
@@ -171,19 +187,17 @@ class WithAndWithoutJit(chex.TestCase):
 @pytest.mark.parametrize(
     "tx",
     [
-        optax.sgd(0.05, momentum=0.5),
         nj.nested_momentum(0.05, levels=3),
-        optax.adamw(0.1),
         optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, cooldown=1)),
         optax.MultiSteps(optax.sgd(0.05), 3),
         optax.adafactor(0.1),
         optax.add_noise(0.1, 0.5, jax.random.key(1)),
     ],
-    ids=["sgd", "nested", "adamw", "plateau", "multi", "adafactor", "noise"],
+    ids=["nested", "plateau", "multi", "adafactor", "noise"],
 )
 def test_runs_any_optimizer(tx):
     losses, path, _, _ = by_hand(tx, BOWL, KEY, 20)
-    trace = nj.rollout(tx, BOWL, KEY, 20)
+    trace = jax.jit(lambda key: nj.rollout(tx, BOWL, key, 20))(KEY)
     np.testing.assert_allclose(trace.loss, losses.mean(), rtol=1e-5)
     chex.assert_trees_all_close(trace.params, path[-1], rtol=1e-4)
 
@@ -197,28 +211,40 @@ def test_the_plateau_hears_of_the_loss():
 
 def test_draws_in_place_of_the_keys_are_the_same_run():
     key_draw = jax.random.split(KEY)[1]
-    draws = jax.vmap(lambda t: BOWL.draw(jax.random.fold_in(key_draw, t)))(jnp.arange(1700))
-    run = functools.partial(nj.rollout, nj.momentum(0.01), BOWL, KEY, 1700, warmup=200, stride=100)
-    drawn = run()
-    chex.assert_trees_all_equal(run(draws=draws), drawn)
-    chex.assert_trees_all_equal(run(draws=jax.tree.map(np.asarray, draws)), drawn)
-    by_step = run(draws=lambda t: jax.tree.map(lambda z: z[t], draws))
-    chex.assert_trees_all_equal(by_step, drawn)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key_draw, jnp.arange(1700))
+    draws = jax.vmap(BOWL.draw)(keys)
+    as_numpy = jax.tree.map(np.asarray, draws)
+    by_step = lambda t: jax.tree.map(lambda z: z[t], draws)  # noqa: E731
+    options = {"warmup": 200, "stride": 100}
+
+    @jax.jit
+    def runs(key):
+        run = functools.partial(nj.rollout, nj.momentum(0.01), BOWL, key, 1700, **options)
+        return run(), run(draws=draws), run(draws=as_numpy), run(draws=by_step)
+
+    drawn, *given = runs(KEY)
+    for trace in given:
+        chex.assert_trees_all_equal(trace, drawn)
 
 
 def test_draws_depend_on_neither_blocks_nor_length():
-    run = functools.partial(nj.rollout, optax.sgd(0.01), BOWL, KEY)
-    curve = run(2400, stride=100).curve
+    @jax.jit
+    def curves(key):
+        run = functools.partial(nj.rollout, optax.sgd(0.01), BOWL, key)
+        return [run(n, stride=k).curve for n, k in [(2400, 100), (1200, 100), (2400, 1200)]]
+
+    curve, shorter, coarser = curves(KEY)
     assert curve.shape == (24,)
-    chex.assert_trees_all_close(run(1200, stride=100).curve, curve[:12], rtol=FLOAT32_RTOL)
-    other = run(2400, stride=1200)
-    chex.assert_trees_all_close(other.curve, curve.reshape(2, 12).mean(1), rtol=FLOAT32_RTOL)
+    chex.assert_trees_all_close(shorter, curve[:12], rtol=FLOAT32_RTOL)
+    chex.assert_trees_all_close(coarser, curve.reshape(2, 12).mean(1), rtol=FLOAT32_RTOL)
 
 
 @pytest.mark.parametrize(
     ("steps", "stride"),
-    [(1, 1), (7, None), (999, 37), (1000, 1), (1000, None), (1001, None), (1001, 7), (2000, 1000)]
-    + [(1500, 300), (2345, 5), (2345, 2345), (3000, 1500), (2100, None), (1300, 650)],
+    [
+        *[(1, 1), (7, None), (1000, 1), (1000, None), (1001, None), (1001, 7), (1300, 650)],
+        *[(2000, 1000), (2345, 5), (3000, 1500)],
+    ],
 )
 def test_windows_and_means_are_those_of_the_losses(steps, stride):
     losses = np.random.default_rng(steps).exponential(size=steps)
@@ -292,23 +318,24 @@ def test_losses_are_float32_or_wider(x64, dtype):
     assert (trace.first_beyond.dtype, trace.diverged.dtype) == (jnp.int32, jnp.bool)
 
 
-@pytest.mark.parametrize("steps", [np.int64(8), np.int32(8), jnp.asarray(8)])
+@pytest.mark.parametrize("steps", [np.int64(8), jnp.asarray(8)])
 def test_integers_of_any_kind_shape_the_run(x64, steps):
-    trace = nj.rollout(optax.sgd(0.1), BOWL, KEY, steps, stride=steps // 2, warmup=steps // 4)
-    expected = nj.rollout(optax.sgd(0.1), BOWL, KEY, 8, stride=4, warmup=2)
-    chex.assert_trees_all_equal(trace, expected)
+    half, quarter = steps // 2, steps // 4
+    run = functools.partial(nj.rollout, optax.sgd(0.1), BOWL)
+    run_both = jax.jit(
+        lambda key: [run(key, steps, stride=half, warmup=quarter), run(key, 8, stride=4, warmup=2)]
+    )
+    chex.assert_trees_all_equal(*run_both(KEY))
 
 
 def test_many_seeds_one_seed_and_none():
     run = jax.vmap(lambda key: nj.rollout(optax.sgd(0.01), BOWL, key, 50, stride=10, warmup=5))
     keys = jax.random.split(KEY, 3)
-    many = jax.jit(run)(keys)
-    alone = nj.rollout(optax.sgd(0.01), BOWL, keys[2], 50, stride=10, warmup=5)
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[2], many), alone, rtol=1e-5)
+    many, one, none = jax.jit(lambda keys: [run(keys), run(keys[2:]), run(keys[:0])])(keys)
     assert len(set(many.loss.tolist())) == 3
-    one = jax.jit(run)(keys[:1])
-    chex.assert_trees_all_close(one, jax.tree.map(lambda x: x[:1], many), rtol=1e-5)
-    assert jax.jit(run)(keys[:0]).curve.shape == (0, 5)
+    chex.assert_trees_all_close(one, jax.tree.map(lambda x: x[2:], many), rtol=1e-5)
+    assert one.loss.shape == (1,)
+    assert none.curve.shape == (0, 5)
 
 
 @pytest.mark.parametrize("start", [1.0, np.ones(()), jnp.ones(())])
@@ -330,20 +357,9 @@ def test_problems_without_chance_or_world_and_with_keys_in_it():
         observe=lambda draws, world: (draws, world),
         loss=lambda params, batch: jnp.sum(params**2),
     )
-    trace = nj.rollout(optax.sgd(0.25), problem, KEY, 1003)
-    np.testing.assert_array_equal(trace.params, 0.5**1003)
+    trace = nj.rollout(optax.sgd(0.25), problem, KEY, 103)
+    np.testing.assert_array_equal(trace.params, 0.5**103)
     assert trace.world == jax.random.split(KEY)[0]
-
-
-def shapes_of(jaxpr, primitive):
-    """Return the shapes that a primitive gives, anywhere in a program."""
-    shapes = []
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == primitive:
-            shapes.append(eqn.outvars[0].aval.shape)
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            shapes += shapes_of(inner, primitive)
-    return shapes
 
 
 def test_randomness_is_drawn_in_blocks_and_once_for_all_rates():
@@ -352,18 +368,17 @@ def test_randomness_is_drawn_in_blocks_and_once_for_all_rates():
     def run(learning_rate):
         return nj.rollout(nj.momentum(learning_rate), problem, KEY, 2500).loss
 
-    program = jax.make_jaxpr(jax.vmap(run))(jnp.ones(17)).jaxpr
-    shapes = shapes_of(program, "random_bits")
-    assert (1000, 7) in shapes
-    assert (500, 7) in shapes
-    assert not any(17 in shape for shape in shapes)
+    program = str(jax.make_jaxpr(jax.vmap(run))(jnp.ones(17)))
+    shapes = re.findall(r":u32\[([\d,]*)\] = random_bits", program)
+    # Of the start (parameters and weights), of the full blocks, of the rest.
+    assert sorted(shapes) == ["1000,7", "500,7", "7"]
 
 
 def test_memory_does_not_grow_with_steps():
-    problem, tx = nj.drifting_regression(dim=3), nj.nested_momentum(0.01)
+    tx = nj.nested_momentum(0.01)
 
     def size(steps, **options):
-        run = jax.jit(lambda key: nj.rollout(tx, problem, key, steps, **options))
+        run = jax.jit(lambda key: nj.rollout(tx, BOWL, key, steps, **options))
         return run.lower(KEY).compile().memory_analysis().temp_size_in_bytes
 
     few, many = size(2000), size(200_000)
@@ -428,8 +443,11 @@ def test_rejects(options, error, message):
         nj.rollout(**arguments)
 
 
-def test_what_shapes_the_run_is_not_traced():
-    for name in ("steps", "stride"):
-        arguments = {"tx": optax.sgd(0.1), "problem": SCRIPT, "key": KEY, "steps": 10}
-        with pytest.raises(TypeError, match=f"`{name}` must be a Python integer, known when traci"):
-            jax.jit(lambda n, name=name: nj.rollout(**(arguments | {name: n})))(5)
+@pytest.mark.parametrize("name", ["steps", "stride"])
+def test_what_shapes_the_run_is_not_traced(name):
+    def run(n):
+        options = {"steps": 10} | {name: n}
+        return nj.rollout(optax.sgd(0.1), SCRIPT, KEY, **options)
+
+    with pytest.raises(TypeError, match=f"`{name}` must be a Python integer, known when tracing"):
+        jax.jit(run)(5)

@@ -131,7 +131,7 @@ def test_numpy_integers_are_integers():
 def simulate_published(levels):
     """Return the published losses, (model level, data level), for all pairs of `levels`.
 
-    NumPy straight from the definition of the sweep (docs/mathematics.md, section 8), all runs side by side.
+    NumPy straight from the definition of the sweep (mathematics.md, §8), all runs side by side.
     """
     dim, steps, warm_up, decay, rate, noise_scale = 10, 30_000, 3_000, 0.95, 0.01, 0.1
     stream = published_stream(

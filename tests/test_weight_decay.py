@@ -200,7 +200,7 @@ def test_is_stable_under_scan_and_init_under_eval_shape():
 
 
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    ("arguments", "error", "message"),
     [
         ({"weight_decay": -1}, ValueError, "`weight_decay` must be non-negative and finite"),
         ({"weight_decay": "a"}, TypeError, "`weight_decay` must be non-negative and finite"),

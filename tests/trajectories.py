@@ -76,3 +76,8 @@ def distance(actual, expected):
 def assert_agree(actual, expected, tolerance=FLOAT64_TOLERANCE):
     """Raise unless two lists of trees agree within `tolerance` of the largest entry."""
     assert distance(actual, expected) <= tolerance
+
+
+def label(options):
+    """Return a test's name for a dict of options; functions by name, without their address."""
+    return ",".join(f"{key}={getattr(value, '__name__', value)}" for key, value in options.items())

@@ -101,6 +101,7 @@ def drifting_regression(
         ((4,), (4,), ())
     """
     check_static_count("dim", dim, 1)
+    dim = int(dim)
     check_non_negative("noise_std", noise_std)
     max_levels = check_levels("data_levels", data_levels, decay, "max_levels", max_levels)
     decays = stage_decays(data_levels, decay, max_levels)

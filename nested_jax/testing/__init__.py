@@ -62,6 +62,18 @@ CHECKS = (
 
 
 def check_contract(case: Case) -> None:
-    """Run every check on a transform, the cheapest first, until one raises."""
+    """Run every check on a transform, the cheapest first, until one raises.
+
+    Args:
+        case: The transform, and what it declares.
+
+    Raises:
+        AssertionError: If the transform breaks the contract.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> from nested_jax.testing import Case, check_contract
+        >>> check_contract(Case("rate", nj.scale_by_rate, {"learning_rate": (0.1, 0.2)}))
+    """
     for check in CHECKS:
         check(case)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from nested_jax._checks import check_choice
+
 # Both sides of a comparison are one recurrence in float32 over a few steps, fused differently.
 RTOL = 1e-5
 # Concrete hyperparameters may be used in float64; traced, 1 - 0.999 is off by 6e-5.
@@ -57,13 +59,10 @@ class Case:
     extremes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        accepted = {"reach": REACHES, **dict.fromkeys(self.extremes, OUTCOMES)}
-        for field, value in {"reach": self.reach, **self.extremes}.items():
-            if value not in accepted[field]:
-                raise ValueError(f"`{field}` must be one of {accepted[field]}, got {value!r}.")
-        for kind in self.extremes:
-            if kind not in EXTREMES:
-                raise ValueError(f"`extremes` must be of {tuple(EXTREMES)}, got {kind!r}.")
+        check_choice("reach", self.reach, REACHES)
+        for kind, outcome in self.extremes.items():
+            check_choice("extremes", kind, EXTREMES)
+            check_choice(f"extremes[{kind!r}]", outcome, OUTCOMES)
 
     @property
     def values(self) -> dict[str, Any]:

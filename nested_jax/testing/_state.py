@@ -62,69 +62,61 @@ def check_init_is_abstract(case: Case) -> None:
 def check_stable_state(case: Case) -> None:
     """Assert that an update keeps structure, shapes, dtypes and weak types of the state.
 
-    Under jit, `lax.scan`, `lax.cond` and vmap; for parameters of 16, 32 and, where allowed, 64
-    bits; with hyperparameters that are Python numbers, traced float32 or traced float64. A scan
-    refuses a state that changes, a loop over a jitted step compiles it again.
+    Under jit, `lax.scan`, `lax.cond` and vmap; for parameters of 16, 32 and 64 bits; with
+    hyperparameters that are Python numbers, traced float32 or traced float64. A scan refuses a
+    state that changes, a loop over a jitted step compiles it again.
     """
-    for x64 in (False, True):
+    for x64, dtypes in {False: ("bfloat16", "float32"), True: ("bfloat16", "float64")}.items():
         with jax.enable_x64(x64):
-            for dtype in (jnp.bfloat16, jnp.float32, *([jnp.float64] if x64 else [])):
-                _check_stable(case, f"{dtype.__name__} parameters", dtype)
+            for dtype in dtypes:
+                for form, advance in FORMS.items():
+                    _check_stable(case, form, advance, dtype, traced(case.values))
+                _check_stable(case, "under jit", _under_jit, dtype)
 
 
-def _check_stable(case: Case, what: str, dtype: Any) -> None:
-    params, gradients = example(dtype), example(dtype, 1)
+def _check_stable(case: Case, form: str, advance: Any, dtype: str, *hyperparams: Any) -> None:
+    def two_states(params, gradients, values=case.values):
+        tx = case.build(values)
+        state = tx.init(params)
+        return state, advance(tx, gradients, state, params)
 
-    def through(transform, lead=()):
-        def both(hyperparams):
-            tx = case.build(hyperparams)
-            state = tx.init(params)
-            wide = jax.tree.map(
-                lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), (gradients, state, params)
-            )
-            return wide[1], transform(tx)(*wide)
-
-        return both
-
-    def jitted(tx):
-        return lambda *args: jax.jit(tx.update)(*args)[1]
-
-    def scanned(tx):
-        def loop(gradients, state, params):
-            def step(state, gradient):
-                return tx.update(gradient, state, params)[::-1]
-
-            return jax.lax.scan(step, state, gradients)[0]
-
-        return lambda gradients, state, params: loop(
-            jax.tree.map(lambda x: x[None], gradients), state, params
-        )
-
-    def conditional(tx):
-        return lambda gradients, state, params: jax.lax.cond(
-            jax.tree.leaves(gradients)[0].sum() > 0,
-            lambda: tx.update(gradients, state, params)[1],
-            lambda: state,
-        )
-
-    def vmapped(tx):
-        return lambda *args: jax.vmap(lambda *args: tx.update(*args)[1])(*args)
-
-    forms = {
-        "under jit": (jitted, ()),
-        "in lax.scan": (scanned, ()),
-        "in lax.cond": (conditional, ()),
-        "under vmap": (vmapped, (2,)),
-    }
-    for form, (transform, lead) in forms.items():
-        where = f"the state for {what} and traced hyperparameters {form}"
-        with explained(case, where):
-            before, after = jax.eval_shape(through(transform, lead), traced(case.values))
-        assert_avals(case, where, after, before)
-    where = f"the state for {what} under jit"
+    kind = f"{dtype} parameters and {'traced' if hyperparams else 'Python'} hyperparameters"
+    where = f"the state for {kind} {form}"
     with explained(case, where):
-        before, after = jax.eval_shape(lambda: through(jitted)(case.values))
+        before, after = jax.eval_shape(two_states, example(dtype), example(dtype, 1), *hyperparams)
     assert_avals(case, where, after, before)
+
+
+def _under_jit(tx, gradients, state, params):
+    return jax.jit(tx.update)(gradients, state, params)[1]
+
+
+def _in_scan(tx, gradients, state, params):
+    def step(state, _):
+        return tx.update(gradients, state, params)[1], None
+
+    return jax.lax.scan(step, state, length=2)[0]
+
+
+def _in_cond(tx, gradients, state, params):
+    positive = jax.tree.leaves(gradients)[0].sum() > 0
+    return jax.lax.cond(positive, lambda: tx.update(gradients, state, params)[1], lambda: state)
+
+
+def _under_vmap(tx, gradients, state, params):
+    def update(gradients):
+        return tx.update(gradients, state, params)[1]
+
+    states = jax.vmap(update)(jax.tree.map(lambda g: jnp.stack([g, g]), gradients))
+    return jax.tree.map(lambda x: x[0], states)
+
+
+FORMS = {
+    "under jit": _under_jit,
+    "in lax.scan": _in_scan,
+    "in lax.cond": _in_cond,
+    "under vmap": _under_vmap,
+}
 
 
 def check_donation(case: Case) -> None:

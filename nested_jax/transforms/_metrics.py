@@ -160,16 +160,16 @@ def _measure(updates, steps, inner) -> Metrics:
     if not rates:
         injected = [link.hyperparams for link in _find(inner, INJECTED_STATES)]
         rates = [h["learning_rate"] for h in injected if "learning_rate" in h]
-    metrics = Metrics(
-        gradient_norm=jnp.sqrt(_total(_squares, updates)),
-        update_rms=_extreme(jnp.maximum, [clip.rms for clip in clips]),
-        clip_factor=_extreme(jnp.minimum, [clip.factor for clip in clips]),
-        step_rms=jnp.sqrt(_total(_squares, steps) / _entries(steps)),
-        signal_to_noise=_signal_to_noise(_find(inner, ScaleByAdamState)),
-        rate=_extreme(jnp.maximum, rates),
-        decay=_extreme(jnp.maximum, [link.decay for link in decays]),
-    )
-    return Metrics(*(jnp.asarray(x, jnp.float32) for x in metrics))
+    numbers = {
+        "gradient_norm": jnp.sqrt(_total(_squares, updates)),
+        "update_rms": _extreme(jnp.maximum, [clip.rms for clip in clips]),
+        "clip_factor": _extreme(jnp.minimum, [clip.factor for clip in clips]),
+        "step_rms": jnp.sqrt(_total(_squares, steps) / _entries(steps)),
+        "signal_to_noise": _signal_to_noise(_find(inner, ScaleByAdamState)),
+        "rate": _extreme(jnp.maximum, rates),
+        "decay": _extreme(jnp.maximum, [link.decay for link in decays]),
+    }
+    return Metrics(**{name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()})
 
 
 def _extreme(choose, values):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from nested_jax._cascade import cascade, check_levels, stage_decays
-from nested_jax._checks import check_flag, check_unit_interval, is_traced
+from nested_jax._checks import check_flag, check_unit_interval, is_traced, on_host
 from nested_jax._dtypes import complement, narrowed, zeros_widened
 from nested_jax._types import ScalarLike, Updates
 
@@ -169,7 +169,7 @@ def nested_decays(
         array([0.95, 0.95, 0.  , 0.  ])
     """
     max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
-    return stage_decays(levels - 1, decay, max_levels - 1)
+    return stage_decays(on_host(levels) - 1, decay, max_levels - 1)
 
 
 def matched_delay_decays(
@@ -204,7 +204,7 @@ def matched_delay_decays(
         array([0.33333333, 0.33333333])
     """
     max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
-    stages = levels - 1
+    stages, decay = on_host(levels) - 1, on_host(decay)
     # Without stages nothing is read from the vector, but a = 0 must not make it 0 / 0.
     xp = jnp if is_traced(levels) or is_traced(decay) else np
     matched = decay / (xp.maximum(stages, 1) * complement(decay) + decay)

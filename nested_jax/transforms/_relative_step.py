@@ -12,11 +12,11 @@ from nested_jax._checks import (
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import root_mean_square, widened
+from nested_jax._dtypes import incremented, root_mean_square, widened
 from nested_jax._types import ScalarLike, ScalarOrSchedule, Schedule
 
 DEFAULT_CAP = 1e-2  # Shazeer & Stern (2018), Algorithm 6.
-WARMUP_SLOPE = 1e-6  # Their section 7.3: meets 1 / sqrt(t) at t = 10,000, where both are 1e-2.
+WARMUP_SLOPE = 1e-6  # Of their experiments: meets 1 / sqrt(t) at t = 10,000, where both are 1e-2.
 
 
 class ScaleByRelativeStepState(NamedTuple):
@@ -87,8 +87,8 @@ def scale_by_relative_step(
         Array([-0.03, -0.  ], dtype=float32)
 
     References:
-        Shazeer & Stern (2018), section 8 and Algorithms 4 to 6, the warm-up from section 7,
-        doi:10.48550/arXiv.1804.04235. The cap is an argument here, and a constant there.
+        Shazeer & Stern (2018), section 8 and Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235; the
+        warm-up is that of their experiments. The cap is an argument here, and a constant there.
     """
     for name, flag in (
         ("relative_step", relative_step),
@@ -127,8 +127,7 @@ def scale_by_relative_step(
             raise ValueError("`scale_by_relative_step` needs `params` in `update`, got None.")
         else:
             updates = jax.tree.map(lambda u, p: _step(u, rate, p, eps), updates, params)
-        count = optax.safe_increment(state.count)
-        return updates, ScaleByRelativeStepState(count=count, rate=rate)
+        return updates, ScaleByRelativeStepState(incremented(state.count), rate)
 
     return optax.GradientTransformation(init_fn, update_fn)
 

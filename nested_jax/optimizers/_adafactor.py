@@ -1,16 +1,13 @@
-"""Finished optimizers: chains of transforms, no arithmetic of their own."""
+"""Adafactor, and AdamW with its second moment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 import optax
 
 from nested_jax._checks import (
     check_callable,
     check_choice,
-    check_flag,
     check_non_negative,
     check_positive,
     check_unit_interval,
@@ -19,235 +16,10 @@ from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
 from nested_jax.transforms import (
     add_decoupled_weight_decay,
     clip_by_rms,
-    nested_decays,
-    nesterov_momentum,
-    scale_by_accumulated_momentum,
-    scale_by_adam,
     scale_by_factored_rms,
     scale_by_nested_momentum,
-    scale_by_rate,
     scale_by_relative_step,
 )
-
-
-def momentum(
-    learning_rate: ScalarOrSchedule, decay: ScalarLike = 0.9, *, schedule: Schedule | None = None
-) -> optax.GradientTransformation:
-    r"""Gradient descent with accumulated momentum (heavy ball).
-
-    .. math:: s \leftarrow \rho s + g, \quad \theta \leftarrow \theta - \eta_t \alpha_t s,
-        \quad s_0 = 0.
-
-    It is `optax.sgd(learning_rate, momentum=decay)`. Under a constant gradient the parameters
-    reach the terminal velocity :math:`-\alpha g / (1 - \rho)` a step; with decay 0 this is
-    plain gradient descent. For the averaged convention, whose gain is 1, see `nested_momentum`.
-
-    Args:
-        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
-        decay: :math:`\rho \in [0, 1)`; may be traced.
-        schedule: A multiplier of the rate, a function of the step.
-
-    Returns:
-        An optimizer whose updates are to be added to the parameters.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range.
-
-    Example:
-        >>> import jax.numpy as jnp, nested_jax as nj
-        >>> tx = nj.momentum(0.1, decay=0.5)
-        >>> state = tx.init(jnp.zeros(()))
-        >>> for _ in range(3):
-        ...     update, state = tx.update(jnp.ones(()), state)
-        >>> float(update)  # -0.1 (1 + 0.5 + 0.25), on its way to -0.2
-        -0.17500001192092896
-    """
-    return optax.chain(scale_by_accumulated_momentum(decay), scale_by_rate(learning_rate, schedule))
-
-
-def nested_momentum(
-    learning_rate: ScalarOrSchedule,
-    levels: ScalarLike = 2,
-    decay: ScalarLike = 0.95,
-    *,
-    max_levels: int | None = None,
-    decays: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
-    debias: bool = False,
-    schedule: Schedule | None = None,
-) -> optax.GradientTransformation:
-    r"""Gradient descent along m levels of averaged momentum.
-
-    .. math::
-
-        M_m \leftarrow g, \quad M_i \leftarrow a M_i + (1 - a) M_{i+1} \;\;
-        (i = m - 1, \dots, 1), \quad \theta \leftarrow \theta - \eta_t \alpha_t M_1 .
-
-    One level is plain gradient descent; two are `momentum` with the rate multiplied by 1 - a.
-    The gain is 1 and the delay (m - 1) a / (1 - a) steps: with equal decays and many levels the
-    largest stable rate falls steeply. See `scale_by_nested_momentum`.
-
-    Args:
-        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
-        levels: m >= 1; may be traced if `max_levels` is given.
-        decay: :math:`a \in [0, 1)`; may be traced.
-        max_levels: The most levels the state has room for; static.
-        decays: The decays outermost first, in place of `levels`, `decay` and `max_levels`, for
-            instance `matched_delay_decays(levels)`.
-        debias: Whether to divide by the cascade's response to the constant 1.
-        schedule: A multiplier of the rate, a function of the step.
-
-    Returns:
-        An optimizer whose updates are to be added to the parameters.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> tx = nj.nested_momentum(1e-2, levels=4)
-        >>> tx = nj.nested_momentum(1e-2, decays=nj.matched_delay_decays(19))
-    """
-    if decays is None:
-        decays = nested_decays(levels, decay, max_levels)
-    return optax.chain(
-        scale_by_nested_momentum(decays, debias), scale_by_rate(learning_rate, schedule)
-    )
-
-
-def nesterov(
-    learning_rate: ScalarOrSchedule,
-    decay: ScalarOrSchedule = 0.9,
-    *,
-    schedule: Schedule | None = None,
-) -> optax.GradientTransformation:
-    r"""Nesterov's accelerated gradient, exact under a scheduled rate and decay.
-
-    .. math:: s \leftarrow \rho_t s - \eta_t \alpha_t \nabla R(\theta + \rho_t s), \quad
-        \theta \leftarrow \theta + s, \quad s_0 = 0.
-
-    The parameters are :math:`p = \theta + \rho_t s`, where the next gradient is due;
-    `nesterov_iterate(params, state)` gives :math:`\theta`. For constant rate and decay it is
-    `optax.sgd(learning_rate, momentum=decay, nesterov=True)`; see `nesterov_momentum`.
-
-    Args:
-        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
-        decay: :math:`\rho \in [0, 1)`, or a function of the step; may be traced.
-        schedule: A multiplier of the rate, a function of the step.
-
-    Returns:
-        An optimizer whose updates are to be added to the parameters.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> tx = nj.nesterov(0.01, decay=lambda step: step / (step + 3))
-    """
-    return nesterov_momentum(learning_rate, decay, schedule=schedule)
-
-
-def adam(
-    learning_rate: ScalarOrSchedule = 1e-3,
-    b1: ScalarLike = 0.9,
-    b2: ScalarLike = 0.999,
-    eps: ScalarLike = 1e-8,
-    *,
-    amsgrad: bool = False,
-    schedule: Schedule | None = None,
-) -> optax.GradientTransformation:
-    r"""Adam, or AMSGrad.
-
-    .. math:: \theta \leftarrow \theta
-        - \eta_t \alpha_t \frac{\hat m}{\sqrt{\hat v} + \varepsilon} .
-
-    It is `optax.adam` (`optax.amsgrad`); see `scale_by_adam`. Defaults are the paper's.
-
-    Args:
-        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
-        b1: :math:`\beta_1 \in [0, 1)`; may be traced.
-        b2: :math:`\beta_2 \in [0, 1)`; may be traced.
-        eps: :math:`\varepsilon \ge 0`; may be traced.
-        amsgrad: Whether to divide by the largest second moment so far; static.
-        schedule: A multiplier of the rate, a function of the step.
-
-    Returns:
-        An optimizer whose updates are to be added to the parameters.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> tx = nj.adam(3e-4, b2=0.99, amsgrad=True)
-    """
-    return optax.chain(
-        scale_by_adam(b1, b2, eps, amsgrad=amsgrad), scale_by_rate(learning_rate, schedule)
-    )
-
-
-def adamw(
-    learning_rate: ScalarOrSchedule = 1e-3,
-    weight_decay: ScalarLike = 1e-4,
-    b1: ScalarLike = 0.9,
-    b2: ScalarLike = 0.999,
-    eps: ScalarLike = 1e-8,
-    *,
-    normalized: bool = False,
-    decay_times_rate: bool = False,
-    mask: Any | Callable[[Params], Any] | None = None,
-    schedule: Schedule | None = None,
-) -> optax.GradientTransformation:
-    r"""Adam with decoupled weight decay, as its paper has it.
-
-    .. math:: \theta \leftarrow \theta - \eta_t
-        \left( \alpha_t \frac{\hat m}{\sqrt{\hat v} + \varepsilon} + \lambda_t \theta \right) .
-
-    The schedule scales step and decay alike, and the rate only the step. With `decay_times_rate`
-    it is `optax.adamw(learning_rate, weight_decay=weight_decay)`, in which
-    :math:`\lambda_t = \alpha_t` times `weight_decay`. With `normalized`, `weight_decay` is
-    :math:`\lambda_\text{norm}`, of .025 to .05 in the paper, and is divided by the root of the
-    steps in the schedule's cycle. See `add_decoupled_weight_decay`.
-
-    Args:
-        learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
-        weight_decay: :math:`\lambda \ge 0`; may be traced.
-        b1: :math:`\beta_1 \in [0, 1)`; may be traced.
-        b2: :math:`\beta_2 \in [0, 1)`; may be traced.
-        eps: :math:`\varepsilon \ge 0`; may be traced.
-        normalized: Whether the schedule's cycle sets the scale of the decay; static.
-        decay_times_rate: Whether the rate multiplies the decay, as in optax and torch; static.
-        mask: Which parameters decay: a tree of bools, or a function from the parameters to one.
-        schedule: A multiplier of step and decay, a function of the step; with `normalized` one
-            that has `cycle_steps`.
-
-    Returns:
-        An optimizer whose updates are to be added to the parameters; its `update` needs `params`.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> tx = nj.adamw(1e-3, weight_decay=1e-4)
-    """
-    check_flag("decay_times_rate", decay_times_rate)
-    return optax.chain(
-        scale_by_adam(b1, b2, eps),
-        scale_by_rate(learning_rate, schedule),
-        add_decoupled_weight_decay(
-            weight_decay,
-            learning_rate=learning_rate if decay_times_rate else None,
-            schedule=schedule,
-            normalized=normalized,
-            mask=mask,
-        ),
-    )
 
 
 def adafactor(
@@ -279,7 +51,7 @@ def adafactor(
     .. math::
 
         u = g / \sqrt V, \quad \hat u = \frac{u}{\max(1, \mathrm{RMS}(u) / d)}, \quad
-        \alpha_t = \rho_t \max(\epsilon_2, \mathrm{RMS}(\theta)), \
+        \alpha_t = \rho_t \max(\epsilon_2, \mathrm{RMS}(\theta)), \\
         m \leftarrow b_1 m + (1 - b_1) \hat u, \quad
         \theta \leftarrow \theta - \eta_t (\alpha_t m + \lambda_t \theta).
 
@@ -289,7 +61,7 @@ def adafactor(
     "update", as above and in big_vision, or "step", :math:`\alpha_t \hat u`, as in tensor2tensor
     (of the paper's authors), transformers and timm; the paper does not say. For "update" a change
     of rate, such as a warm restart, acts at once and not 1 / (1 - b1) steps later, and Adam has
-    the same order.
+    the same order. The schedule multiplies what leaves the average, in both.
 
     Args:
         learning_rate: The cap of :math:`\rho_t = \min(\text{cap}, 1 / \sqrt t)`, 1e-2 if not
@@ -317,6 +89,7 @@ def adafactor(
 
     Returns:
         An optimizer whose updates are to be added to the parameters; its `update` needs `params`.
+        Its state holds n + m numbers for an n x m matrix, and n m more with a number for `b1`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -328,9 +101,11 @@ def adafactor(
         >>> tx = nj.adafactor(1e-3, relative_step=False, b1=0.9, b2_cap=0.999)
 
     References:
-        Shazeer & Stern (2018), Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235.
-        `optax.adafactor` is `momentum_of="step"` without relative step, cap and constant
-        :math:`\beta_2`.
+        Shazeer & Stern (2018), Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235; a cap of
+        :math:`\rho_t` other than 1e-2, momentum and weight decay are not part of them.
+        `optax.adafactor` has no relative step (its rate is to be given), no constant or capped
+        :math:`\beta_2` and `momentum_of="step"`, factors axes from 128 on, and keeps statistics
+        in the dtype of the parameters: in float16 zero gradients become NaN.
     """
     check_positive("eps1", eps1)
     check_non_negative("eps2", eps2)
@@ -433,6 +208,11 @@ def factored_adamw(
         TypeError: If an argument is of the wrong kind, or `normalized` comes without a schedule
             that knows its cycle.
         ValueError: If a concrete number is out of range, or a rate is missing.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> from nested_jax import schedules
+        >>> tx = nj.factored_adamw(schedule=schedules.warm_restarts(100, growth=2.0))
 
     References:
         Shazeer & Stern (2018), doi:10.48550/arXiv.1804.04235; Loshchilov & Hutter (2019),

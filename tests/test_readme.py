@@ -1,0 +1,35 @@
+"""The README's code runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+
+import nested_jax as nj
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def blocks():
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_composing_and_sweeping(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(blocks()[0], names)
+    results = names["results"]
+    assert results.sizes == {"learning_rate": 5, "levels": 8}
+    assert results.loss.dtype == jnp.float32
+    # What the text says of the figure: the fewer levels, the larger the stable rate.
+    stable = (~names["diverged"]).sum("learning_rate").values
+    assert (stable[:-1] >= stable[1:]).all()
+    assert stable[0] == 5
+    assert (tmp_path / "losses.png").stat().st_size > 10_000
+
+
+def test_checking_a_transform_of_ones_own():
+    def my_transform(decay):
+        return nj.scale_by_accumulated_momentum(decay)
+
+    exec(blocks()[1], {"my_transform": my_transform})
