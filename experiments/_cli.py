@@ -69,7 +69,7 @@ def use_device(device: str) -> Any:
     jax.config.update("jax_enable_x64", True)
     # A CPU device a core: a sweep uses all devices. Too late if JAX has started, as under tests.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     cache = os.environ.get("NESTED_JAX_CACHE", Path(__file__).parents[1] / ".cache" / "jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

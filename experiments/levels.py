@@ -119,10 +119,10 @@ def _check_memory(config: Config) -> None:
     """Raise if the published streams, which are held whole, do not fit into memory."""
     normals = config.seeds * (2 * config.dim + 1) * (config.steps + config.data_levels)
     needed = 4 * 8 * normals / 2**30  # Words, candidates and samples while they are drawn.
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    if needed > free:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if needed > memory:
         raise ValueError(
-            f"`--steps` must leave the published stream in memory ({free:.1f} GiB free), got "
+            f"`--steps` must leave the published stream in memory ({memory:.1f} GiB), got "
             f"{config.steps}, which needs {needed:.1f} GiB; `--stream jax` needs none."
         )
 
