@@ -1,12 +1,11 @@
 """Axes of a grid: numbers, numbers that vary together, and static values."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-
-from nested_jax._checks import check_count, check_number, check_positive, check_static_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,8 @@ def zipped(**columns: Iterable[float]) -> Zipped:
 
     Raises:
         TypeError: If a column is no iterable of numbers (raised by `Grid`).
-        ValueError: If lengths differ, or a value is NaN (raised by `Grid`).
+        ValueError: If lengths differ, a column has the name of the axis, or a value is NaN (raised
+            by `Grid`).
 
     Example:
         >>> import nested_jax as nj
@@ -69,8 +69,8 @@ def make_axis(name: str, values: Any) -> Axis:
     """Return the axis that a keyword of `Grid` stands for."""
     if isinstance(values, Zipped):
         return _zipped_axis(name, values)
-    values = _listed(name, values)
-    if all(_is_number(value) for value in values):
+    values = listed(values, _rule(name))
+    if any(_is_number(value) for value in values):
         column = _numbers(name, values)
         unique, counts = np.unique(column, return_counts=True)
         if unique.size < column.size:
@@ -84,18 +84,23 @@ def _rule(name: str) -> str:
     return f"`{name}` must be an iterable of distinct numbers, or of words, flags or functions"
 
 
-def _listed(name: str, values: Any) -> list[Any]:
+def listed(values: Any, rule: str) -> list[Any]:
+    """Return the values of an iterable, of which there has to be one."""
     is_iterable = isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
     if isinstance(values, str | bytes | Mapping) or not is_iterable:
-        raise TypeError(f"{_rule(name)}, got {values!r}.")
+        raise TypeError(f"{rule}, got {values!r}.")
     values = list(values)
     if not values:
-        raise ValueError(f"{_rule(name)}, got no value.")
+        raise ValueError(f"{rule}, got no value.")
     return values
 
 
 def _is_number(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+    is_python = isinstance(value, int | float) and not isinstance(value, bool)
+    # An array of objects, if it is an integer of more than 64 bits.
+    array: Any = np.asarray(value) if is_python else value
+    dtype = getattr(array, "dtype", None)
+    return isinstance(dtype, np.dtype) and array.ndim == 0 and dtype.kind in "iuf"
 
 
 def _numbers(name: str, values: list[Any]) -> np.ndarray:
@@ -111,7 +116,12 @@ def _numbers(name: str, values: list[Any]) -> np.ndarray:
 def _zipped_axis(name: str, values: Zipped) -> Axis:
     if not values.columns:
         raise ValueError(f"`{name}` must zip at least one column, got none.")
-    columns = {key: _numbers(key, _listed(key, column)) for key, column in values.columns.items()}
+    if name in values.columns:
+        raise ValueError(f"`{name}` must zip columns of other names than its own, got {name!r}.")
+    columns = {
+        key: _numbers(key, listed(column, f"`{key}` must be an iterable of numbers"))
+        for key, column in values.columns.items()
+    }
     lengths = {key: column.size for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"`{name}` must zip columns of one length, got {lengths}.")
@@ -122,6 +132,11 @@ def _static_axis(name: str, values: list[Any]) -> Axis:
     for i, value in enumerate(values):
         if not (value is None or isinstance(value, str | bool | np.bool_) or callable(value)):
             raise TypeError(f"{_rule(name)}, got {value!r} at index {i}.")
+        try:
+            hash(value)
+        except TypeError:
+            message = f"`{name}` must hold what can be hashed, got {value!r} at index {i}."
+            raise TypeError(message) from None
     labels = [label(value) for value in values]
     repeated = {name for name in labels if labels.count(name) > 1}
     if repeated:
@@ -135,83 +150,9 @@ def label(value: Any) -> str:
     """Return how a static value is shown as a coordinate."""
     if isinstance(value, str):
         return value
-    if callable(value):
-        return getattr(value, "__name__", None) or repr(value)
-    return str(value)
-
-
-def linear(low: float, high: float, size: int) -> np.ndarray:
-    """Return `size` values at equal distances from `low` to `high`, both included.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If `size` is less than 1.
-    """
-    check_number("low", low)
-    check_number("high", high)
-    check_static_count("size", size, 1)
-    return np.linspace(low, high, size)
-
-
-def logarithmic(low: float, high: float, size: int) -> np.ndarray:
-    """Return `size` values at equal ratios from `low` to `high`, both included.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If an end is not positive, or `size` is less than 1.
-    """
-    check_positive("low", low)
-    check_positive("high", high)
-    check_static_count("size", size, 1)
-    return np.geomspace(low, high, size)
-
-
-def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
-    """Return `scale` times the powers of two from 2^low to 2^high, both included.
-
-    Raises:
-        TypeError: If an exponent is no integer.
-        ValueError: If `high` is below `low`, or `scale` is not positive.
-    """
-    for name, value in (("low", low), ("high", high)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-    if high < low:
-        raise ValueError(f"`high` must be at least `low` = {low}, got {high}.")
-    check_positive("scale", scale)
-    return scale * 2.0 ** np.arange(low, high + 1)
-
-
-def uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
-    """Return `size` random values, uniform in [low, high).
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If `high` is not above `low`, or `size` is less than 1.
-    """
-    check_number("low", low)
-    _check_draw(low, high, size, seed)
-    return np.random.default_rng(seed).uniform(low, high, size)
-
-
-def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
-    """Return `size` random values whose logarithm is uniform between those of `low` and `high`.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If `low` is not positive, `high` not above it, or `size` less than 1.
-    """
-    check_positive("low", low)
-    _check_draw(low, high, size, seed)
-    return np.exp(np.random.default_rng(seed).uniform(np.log(low), np.log(high), size))
-
-
-def _check_draw(low: float, high: float, size: int, seed: int) -> None:
-    check_number("high", high)
-    if not high > low:
-        raise ValueError(f"`high` must be above `low` = {low}, got {high}.")
-    check_static_count("size", size, 1)
-    check_count("seed", seed)
+    # An address would be another one in the next process.
+    named = getattr(value, "__name__", None) if callable(value) else str(value)
+    return named or re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 Values = Iterable[float] | Iterable[str] | Iterable[Callable[..., Any]] | Zipped

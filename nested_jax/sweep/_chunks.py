@@ -23,7 +23,7 @@ def chunk_of(shape: Sequence[int], runs: int) -> tuple[int, ...]:
 
 
 def in_pieces(shape: Sequence[int], pieces: int) -> tuple[int, ...]:
-    """Return the block that cuts `shape` into at least `pieces` parts, outermost axes first."""
+    """Return the block that shares `shape` out among `pieces`, outermost axes first."""
     chunk = []
     for length in shape:
         size = math.ceil(length / min(length, pieces))
@@ -44,23 +44,25 @@ def plan(run: Any, grid: Grid, runs: int | str, devices: Any) -> Job:
     shape = tuple(axis.size for axis in grid.values() if not axis.static)
     if runs != "auto":
         job = Job(run, grid, chunk_of(shape, int(runs)))
-        _check_memory(job, devices)
+        _check_memory(job, devices.bytes_needed(job), devices)
         return job
     job = Job(run, grid, in_pieces(shape, devices.wave))
     needed, wanted = devices.bytes_needed(job), devices.bytes_wanted()
     if needed > wanted and math.prod(job.chunk) > 1:
-        pieces = devices.wave * math.ceil(needed / wanted)
-        job = Job(run, grid, in_pieces(shape, min(pieces, math.prod(shape))))
-        _check_memory(job, devices)
+        job = Job(run, grid, chunk_of(shape, int(math.prod(job.chunk) * wanted / needed)))
+        needed = devices.bytes_needed(job)
+    _check_memory(job, needed, devices)
     return job
 
 
-def _check_memory(job: Job, devices: Any) -> None:
-    needed, available = devices.bytes_needed(job), devices.bytes_available()
-    if needed > available:
-        size = math.prod(job.chunk)
-        advice = max(int(size * available / needed), 1)
-        raise MemoryError(
-            f"`chunk` must fit into memory: {size} runs at once need {needed / 2**30:.2f} GiB of "
-            f"{available / 2**30:.2f} GiB a device; pass chunk={advice} or less."
-        )
+def _check_memory(job: Job, needed: int, devices: Any) -> None:
+    available, runs = devices.bytes_available(), math.prod(job.chunk)
+    if needed <= available:
+        return
+    message = (
+        f"`chunk` must fit into memory: one of {runs} needs {needed / 2**30:.3g} GiB of "
+        f"{available / 2**30:.3g} GiB a device"
+    )
+    if runs == 1:
+        raise MemoryError(f"{message}; a run has to be made smaller.")
+    raise MemoryError(f"{message}; pass chunk={max(int(runs * available / needed), 1)} or less.")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nested_jax._checks import check_count, check_static_count
+from nested_jax._checks import check_static_count
 
 
 def fold_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.ndarray:
@@ -35,7 +35,7 @@ def fold_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.
     check_static_count("examples", examples, 2)
     folds = examples if folds is None else folds
     check_static_count("folds", folds, 2)
-    check_count("seed", seed)
+    check_static_count("seed", seed)
     if folds > examples:
         raise ValueError(f"`folds` must be at most `examples` = {examples}, got {folds}.")
     fold_of = np.empty(examples, int)
@@ -64,7 +64,7 @@ def split(examples: int, parts: Sequence[float], *, seed: int = 0) -> tuple[np.n
         [1078, 360, 359]
     """
     check_static_count("examples", examples, 1)
-    check_count("seed", seed)
+    check_static_count("seed", seed)
     shares = np.asarray(parts, np.float64)
     if shares.ndim != 1 or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-9:
         raise ValueError(f"`parts` must be positive shares that sum to 1, got {parts}.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nested_jax.sweep._axes import Axis, Values, Zipped, label, make_axis
+from nested_jax.sweep._axes import Axis, Values, Zipped, label, listed, make_axis
 
 
 class Grid(Mapping[str, Axis]):
@@ -86,7 +86,7 @@ class Grid(Mapping[str, Axis]):
         """Names of the arguments of the swept function."""
         return tuple(column for axis in self.values() for column in axis.columns)
 
-    def sub(self, **values: Any) -> "Grid":
+    def sub(self, /, **values: Any) -> "Grid":
         """Return the grid of a part of the values.
 
         Args:
@@ -94,18 +94,20 @@ class Grid(Mapping[str, Axis]):
                 points have no value of their own, is given their indices.
 
         Raises:
-            ValueError: If there is no such axis or value.
+            TypeError: If the values are no iterable.
+            ValueError: If there is no such axis or value, or a value occurs twice.
         """
+        for name in values:
+            if name not in self:
+                raise ValueError(f"`values` must name axes of {[*self]}, got {name!r}.")
         axes: dict[str, Any] = {}
         for name, axis in self.items():
             keep = range(axis.size)
             if name in values:
-                keep = [_position(axis, value) for value in values[name]]
+                given = listed(values[name], f"`{name}` must be an iterable of its axis's values")
+                keep = [_position(axis, value) for value in given]
             columns = {key: [column[i] for i in keep] for key, column in axis.columns.items()}
             axes[name] = columns[name] if [*columns] == [name] else Zipped(columns)
-        for name in values:
-            if name not in self:
-                raise ValueError(f"`values` must name axes of {[*self]}, got {name!r}.")
         return Grid(**axes)
 
     def coordinates(self) -> dict[str, Any]:
@@ -118,12 +120,13 @@ class Grid(Mapping[str, Axis]):
                 coordinates[key] = (name, [*map(label, column)] if axis.static else column)
         return coordinates
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> list[Any]:
         """Return what identifies the grid, ready for JSON; floats as they are, bit for bit."""
-        return {
-            name: {key: _plain(column) for key, column in axis.columns.items()}
+        # A list, since the order of the axes is that of the result's dimensions.
+        return [
+            [name, {key: _plain(column) for key, column in axis.columns.items()}]
             for name, axis in self.items()
-        }
+        ]
 
 
 def _plain(column: np.ndarray) -> list[Any]:

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,6 +22,8 @@ from nested_jax.sweep._grid import Grid
 # Values of the numeric axes: one dict of columns an axis, in the order of the grid.
 Columns = tuple[dict[str, Any], ...]
 Static = tuple[tuple[str, Any], ...]
+# What a run returns: name -> shape and dtype.
+Structure = dict[str, tuple[tuple[int, ...], Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Job:
         """Return the static values of a chunk."""
         return self.statics[index // (self.chunks // len(self.statics))]
 
+    def runs(self, index: int) -> int:
+        """Return the number of points of a chunk, less what fills it up."""
+        return math.prod(int(at[-1] - at[0]) + 1 for at in self._positions(index))
+
     def columns(self, index: int) -> Columns:
         """Return the numeric values of a chunk, in JAX's default precision."""
         return tuple(
@@ -77,24 +84,26 @@ class Job:
             for axis, at in zip(self.numeric, self._positions(index), strict=True)
         )
 
-    def place(self, index: int, results: dict[str, np.ndarray], outputs: Mapping[str, Any]) -> int:
-        """Write a chunk's outputs to where they belong in `results`; return the number of runs."""
+    def place(
+        self, index: int, results: Mapping[str, np.ndarray], outputs: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Write a chunk's outputs, less what fills it up, to where they belong; return these."""
         block = self.chunks // len(self.statics)
-        at_static = np.unravel_index(index // block, self._static_shape) if self.statics[0] else ()
-        at_static, positions = iter(at_static), iter(self._positions(index))
-        where, cut, runs = [], [], 1
+        at_static = iter(np.unravel_index(index // block, self._static_shape or (1,)))
+        positions = iter(self._positions(index))
+        where, cut = [], []
         for axis in self.grid.values():
             if axis.static:
                 where.append(int(next(at_static)))
                 continue
             at = next(positions)
-            inside = int(np.unique(at).size)
+            inside = int(at[-1] - at[0]) + 1
             where.append(slice(int(at[0]), int(at[0]) + inside))
             cut.append(slice(inside))
-            runs *= inside
-        for name, values in outputs.items():
-            results[name][tuple(where)] = values[tuple(cut)]
-        return runs
+        own = {name: values[tuple(cut)] for name, values in outputs.items()}
+        for name, values in own.items():
+            results[name][tuple(where)] = values
+        return own
 
     @property
     def _static_shape(self) -> tuple[int, ...]:
@@ -107,6 +116,12 @@ class Job:
             for axis, length, at in zip(self.numeric, self.chunk, block, strict=False)
         ]
 
+    def samples(self) -> Iterator[tuple[Static, Columns]]:
+        """Yield each combination of the static axes, with the numeric values of a chunk of it."""
+        each = self.chunks // len(self.statics)
+        for at, static in enumerate(self.statics):
+            yield static, self.columns(at * each)
+
     def fingerprint(self, platform: str) -> dict[str, Any]:
         """Return what a result depends on: the program itself, its arguments, the grid, versions.
 
@@ -114,9 +129,8 @@ class Job:
         function or of what it calls shows, and a change of a comment does not.
         """
         programs = {}
-        for static in self.statics:
-            at = self.statics.index(static) * (self.chunks // len(self.statics))
-            text = evaluate.lower(static, self.run, self.columns(at)).as_text()
+        for static, columns in self.samples():
+            text = evaluate.lower(static, self.run, columns).as_text()
             name = ", ".join(f"{key}={label(value)}" for key, value in static)
             programs[name] = hashlib.sha256(text.encode()).hexdigest()
         arguments = hashlib.sha256()
@@ -131,7 +145,7 @@ class Job:
             "grid": self.grid.describe(),
             "chunk": [*self.chunk],
             "platform": platform,
-            "x64": bool(jax.config.jax_enable_x64),
+            "x64": jax.dtypes.canonicalize_dtype(float).itemsize == 8,
             "jax": jax.__version__,
             "nested_jax": __version__,
         }
@@ -154,62 +168,110 @@ def column_in_jax(name: str, values: np.ndarray) -> np.ndarray:
     return column
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What factories ask of the values that reach them, found while tracing: (column, rule)."""
+
+    asked: tuple[tuple[str, Callable[[Any], None]], ...]
+
+
 @partial(jax.jit, static_argnums=0)
-def evaluate(static: Static, run: Partial, columns: Columns) -> dict[str, jax.Array]:
-    """Evaluate `run` on the product of the axes; leading axes of the result in their order."""
+def evaluate(static: Static, run: Partial, columns: Columns) -> tuple[dict[str, jax.Array], Rules]:
+    """Evaluate `run` on the product of the axes; leading axes of the results in their order.
+
+    The rules are part of the structure of the output, so that they are kept with the trace.
+    """
 
     def point(*axes):
         values = {name: value for axis in axes for name, value in axis.items()}
         with _checks.recording() as rules:
             outputs = run(**dict(static), **values)
-        _RULES[_rules_key(static, run, columns)] = [
+        asked = [
             (name, rule)
             for name, value in values.items()
             for checked, rule in rules
             if checked is value
         ]
-        return _check_outputs(outputs, [*values, *dict(static)])
+        return _check_outputs(outputs), Rules(tuple(asked))
 
     for i in reversed(range(len(columns))):
         point = jax.vmap(point, [0 if j == i else None for j in range(len(columns))])
     return point(*columns)
 
 
-# What the factories ask of the values that reach them, found while tracing: (column, rule).
-_RULES: dict[Any, list[tuple[str, Callable[[Any], None]]]] = {}
-
-
-def _rules_key(static: Static, run: Partial, columns: Columns) -> Any:
-    names = tuple(name for axis in columns for name in axis)
-    return static, jax.tree.structure(run), names
-
-
-def check_values(job: Job) -> None:
-    """Hold every value of the grid against the rules of the factories that it reaches.
+def examine(run: Partial, grid: Grid) -> Structure:
+    """Trace every program, hold the grid against its rules, and return what a run returns.
 
     Raises:
-        TypeError, ValueError: The factory's own error, with axis, index and value.
+        TypeError, ValueError: Of a value: the factory's own error, with axis, index and value.
+            Of a result: if it is no dict of arrays, its structure changes along a static axis, or
+            it has the name of an axis or of another's dimension.
     """
-    values = {name: column for axis in job.numeric for name, column in axis.columns.items()}
-    for static in job.statics:
-        columns = job.columns(job.statics.index(static) * (job.chunks // len(job.statics)))
-        evaluate.trace(static, job.run, columns)
-        for name, rule in _RULES.get(_rules_key(static, job.run, columns), []):
-            for i, value in enumerate(values[name].tolist()):
-                try:
-                    rule(value)
-                except (TypeError, ValueError) as error:
-                    raise type(error)(f"`{name}`[{i}] = {value}: {error}") from None
+    job = Job(run, grid, tuple(axis.size for axis in grid.values() if not axis.static))
+    given = {name: column for axis in job.numeric for name, column in axis.columns.items()}
+    first: Structure = {}
+    for static, columns in job.samples():
+        outputs, rules = evaluate.trace(static, run, columns).out_info
+        own = {name: (x.shape[len(columns) :], x.dtype) for name, x in outputs.items()}
+        first = first or own
+        if own != first:
+            raise TypeError(
+                "`run` must return the same structure at every point, got "
+                f"{_shown(first)} for {dict(job.statics[0])} and {_shown(own)} for {dict(static)}."
+            )
+        in_jax = {name: column for axis in columns for name, column in axis.items()}
+        for name, rule in rules.asked:
+            _check_values(name, given[name], in_jax[name], rule)
+    _check_names(first, grid)
+    return first
 
 
-def _check_outputs(outputs: Any, names: list[str]) -> dict[str, jax.Array]:
+def _check_values(name: str, given: np.ndarray, in_jax: np.ndarray, rule: Callable) -> None:
+    # Rounded, too: 0.99999999 is 1 in float32.
+    for i, seen in enumerate(zip(given.tolist(), in_jax.tolist(), strict=True)):
+        for value in seen:
+            try:
+                rule(value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"`{name}`[{i}] = {seen[0]}: {error}") from None
+
+
+def _check_outputs(outputs: Any) -> dict[str, jax.Array]:
     rule = "`run` must return a dict of arrays by name"
     if not isinstance(outputs, Mapping) or not outputs:
         raise TypeError(f"{rule}, got {outputs!r}.")
     for name, value in outputs.items():
-        number = isinstance(value, jax.Array | np.ndarray | np.generic | int | float)
-        if not isinstance(name, str) or not number:
+        if not isinstance(name, str) or not _is_array(value):
             raise TypeError(f"{rule}, got {value!r} for {name!r}.")
-        if name in names:
-            raise ValueError(f"`run` must not return the name of an axis, got {name!r}.")
     return {name: jnp.asarray(value) for name, value in outputs.items()}
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        # Keys are arrays, too, but not of numbers.
+        return any(jnp.issubdtype(value.dtype, kind) for kind in (np.number, np.bool_))
+    return isinstance(value, int | float | complex)
+
+
+def _check_names(structure: Structure, grid: Grid) -> None:
+    taken = {*grid, *grid.arguments}
+    for name in structure:
+        if name in taken:
+            raise ValueError(f"`run` must not return the name of an axis, got {name!r}.")
+    for name, (shape, _) in structure.items():
+        for dimension in dimensions(name, len(shape)):
+            if dimension in taken or dimension in structure:
+                raise ValueError(
+                    f"`run` must not return an array {name!r} beside {dimension!r}, which is what "
+                    "its dimension is called."
+                )
+
+
+def dimensions(name: str, rank: int) -> tuple[str, ...]:
+    """Return what the dimensions of an array result are called."""
+    return tuple(f"{name}_{i}" for i in range(rank))
+
+
+def _shown(structure: Structure) -> str:
+    return ", ".join(f"{name}: {dtype}{[*shape]}" for name, (shape, dtype) in structure.items())

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from nested_jax.sweep._chunks import plan
@@ -27,20 +27,26 @@ class LocalDevices:
     a device, without communication.
 
     Args:
-        devices: What to run on; JAX's default device, or all of its platform, if not given.
+        devices: What to run on; all of the default device's platform, if not given.
+
+    Raises:
+        ValueError: If there is no device.
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
         if devices is None:
-            default = jax.config.jax_default_device
+            config: Any = jax.config
+            default = config.jax_default_device
             platform = getattr(default, "platform", default)
             devices = jax.local_devices(backend=platform)
         self.devices = [*devices]
+        if not self.devices:
+            raise ValueError("`devices` must hold at least one device, got none.")
         self._mesh = Mesh(np.asarray(self.devices), ("run",), axis_types=(AxisType.Auto,))
 
     @property
     def wave(self) -> int:
-        """Number of chunks that are finished together."""
+        """Number of chunks that are computed at the same time."""
         return len(self.devices)
 
     @property
@@ -52,37 +58,42 @@ class LocalDevices:
         """Return the job, with chunks of the size that these devices suggest."""
         return plan(run, grid, chunk, self)
 
-    def evaluate(self, job: Job, indices: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (index, outputs as NumPy arrays) of the chunks `indices`."""
+    def evaluate(
+        self, job: Job, indices: Iterable[int]
+    ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, those done together."""
         by_static: dict[int, list[int]] = {}
         each = job.chunks // len(job.statics)
         for index in indices:
             by_static.setdefault(index // each, []).append(index)
+        run = self._placed(job.run)
         for at, group in by_static.items():
             for start in range(0, len(group), len(self.devices)):
                 wave = group[start : start + len(self.devices)]
-                outputs = jax.device_get(self._run(job, job.statics[at], wave))
-                for position, index in enumerate(wave):
-                    yield index, {name: values[position] for name, values in outputs.items()}
+                # A device without a chunk of its own repeats the last one: shapes never change.
+                filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
+                columns = _stacked([job.columns(index) for index in filled])
+                program = self._compiled(job.statics[at], run, columns)
+                outputs = jax.device_get(program(run, columns))
+                yield [
+                    (index, {name: values[position] for name, values in outputs.items()})
+                    for position, index in enumerate(wave)
+                ]
 
-    def _run(self, job: Job, static: Static, wave: Sequence[int]) -> dict[str, jax.Array]:
-        # A device without a chunk of its own repeats the last one: shapes never change.
-        filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
-        columns = jax.tree.map(lambda *x: np.stack(x), *(job.columns(index) for index in filled))
-        return self.compile(job, static, columns)(job.run, columns)
+    def _compiled(self, static: Static, run: Partial, columns: Columns) -> Any:
+        """Return the program for one chunk a device; compiled once a shape."""
+        return _wave.lower(self._mesh, static, run, columns).compile()
 
-    def compile(self, job: Job, static: Static, columns: Columns) -> Any:
-        """Return the compiled program for one chunk a device; compiled once a shape."""
-        return _wave.lower(self._mesh, static, job.run, columns).compile()
+    def _placed(self, run: Partial) -> Partial:
+        """Return `run` with what is bound to it on all devices, wherever it was."""
+        return jax.device_put(run, NamedSharding(self._mesh, PartitionSpec()))
 
     def bytes_needed(self, job: Job) -> int:
         """Return the memory of one chunk on its device, from XLA's own analysis."""
-        needed = 0
-        each = job.chunks // len(job.statics)
-        for at, static in enumerate(job.statics):
-            index = [at * each] * len(self.devices)
-            columns = jax.tree.map(lambda *x: np.stack(x), *(job.columns(i) for i in index))
-            stats = self.compile(job, static, columns).memory_analysis()
+        needed, run = 0, self._placed(job.run)
+        for static, columns in job.samples():
+            compiled = self._compiled(static, run, _stacked([columns] * len(self.devices)))
+            stats = compiled.memory_analysis()
             needed = max(needed, stats.temp_size_in_bytes + stats.output_size_in_bytes)
         return needed
 
@@ -109,9 +120,14 @@ def _wave(mesh: Mesh, static: Static, run: Partial, columns: Columns) -> dict[st
 
     def on_device(run, columns):
         columns = jax.tree.map(lambda x: x[0], columns)
-        return jax.tree.map(lambda x: x[None], evaluate(static, run, columns))
+        outputs, _ = evaluate(static, run, columns)
+        return jax.tree.map(lambda x: x[None], outputs)
 
     whole, run_axis = PartitionSpec(), PartitionSpec("run")
     return jax.shard_map(
         on_device, mesh=mesh, in_specs=(whole, run_axis), out_specs=run_axis, check_vma=False
     )(run, columns)
+
+
+def _stacked(columns: Sequence[Columns]) -> Columns:
+    return jax.tree.map(lambda *x: np.stack(x), *columns)

@@ -19,12 +19,12 @@ def gather(results: dict[str, np.ndarray], mine: Sequence[int], job: Job) -> Non
         return
     from jax.experimental import multihost_utils
 
-    # As bytes: 64-bit numbers would be cut without x64, and every dtype is bytes.
-    for name, values in results.items():
-        own = np.zeros(values.size * values.itemsize, np.uint8).reshape(values.shape + (-1,))
-        mask = np.zeros(job.grid.shape, bool)
-        for index in mine:
-            job.place(index, {"mask": mask}, {"mask": np.ones(job.chunk, bool)})
+    mask = np.zeros(job.grid.shape, bool)
+    for index in mine:
+        job.place(index, {"mask": mask}, {"mask": np.ones(job.chunk, bool)})
+    for values in results.values():
+        # As bytes: 64-bit numbers would be cut without x64, and every dtype is bytes.
+        own = np.zeros((*values.shape, values.itemsize), np.uint8)
         bits = np.ascontiguousarray(values).view(np.uint8).reshape(own.shape)
         own[mask] = bits[mask]
         everyone = np.asarray(multihost_utils.process_allgather(own))

@@ -3,9 +3,9 @@
 import signal
 import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.progress
@@ -39,21 +39,21 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def running(self) -> None:
-        """Say that compilation is over."""
-        self._bar.update(self._task, description="running")
-        self._bar.reset(self._task, total=self._bar.tasks[0].total)
+    def running(self, runs: int) -> None:
+        """Say that compilation is over; `runs` are this process's, of which some may be done."""
+        done = self._bar.tasks[0].completed
+        self._bar.reset(self._task, total=runs, completed=int(done), description="running")
 
-    def add(self, runs: int, outputs: Mapping[str, np.ndarray], axes: int) -> None:
+    def add(self, outputs: Mapping[str, np.ndarray], axes: int) -> None:
         """Count the runs of a chunk, and those of them that have a result that is not finite."""
         bad = np.zeros(next(iter(outputs.values())).shape[:axes], bool)
         for values in outputs.values():
-            if values.dtype.kind == "f" or values.dtype.name.startswith("bfloat"):
+            if jnp.issubdtype(values.dtype, jnp.inexact):
                 # Results that are arrays count once a run.
-                finite = np.isfinite(values.astype(np.float64))
-                bad |= ~finite.reshape(bad.shape + (-1,)).all(axis=-1)
+                own = tuple(range(axes, values.ndim))
+                bad |= ~np.isfinite(values).all(axis=own)
         self.diverged += int(bad.sum())
-        self._bar.update(self._task, advance=runs)
+        self._bar.update(self._task, advance=bad.size)
         task = self._bar.tasks[0]
         self._bar.update(
             self._task,
@@ -63,7 +63,7 @@ class Progress:
 
 
 class Interruption:
-    """Lets Ctrl-C end a sweep after the chunk in flight: the second one ends it at once."""
+    """Lets Ctrl-C end a sweep after the chunks in flight; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -75,9 +75,7 @@ class Interruption:
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 

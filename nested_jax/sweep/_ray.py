@@ -1,5 +1,7 @@
 """Chunks on the workers of a Ray cluster, which may die and come back."""
 
+import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,8 +11,20 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nested_jax._checks import check_non_negative, check_static_count
+from nested_jax.sweep._chunks import in_pieces
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Job
+
+# How often a chunk is computed again after its worker died.
+MAX_RETRIES = 20
+# What of JAX's configuration decides on results; a worker takes it from the driver.
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_numpy_dtype_promotion",
+    "jax_threefry_partitionable",
+)
 
 
 class RayWorkers:
@@ -22,13 +36,19 @@ class RayWorkers:
 
     Args:
         workers: Number of actors, at least 1.
-        gpus: GPUs of each; a fraction lets workers share one.
+        gpus: GPUs of each: 0, 1, or a fraction that lets workers share one.
         cpus: CPU cores of each.
         **init: Passed to `ray.init` if Ray is not initialized, such as `address="auto"`.
 
     Raises:
         ImportError: If ray is not installed.
         TypeError, ValueError: If a number is of the wrong kind or out of range.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> from nested_jax.sweep import RayWorkers
+        >>> workers = RayWorkers(8, gpus=1, address="auto")  # doctest: +SKIP
+        >>> results = nj.sweep(run, grid, executor=workers, store="runs")  # doctest: +SKIP
     """
 
     def __init__(self, workers: int, *, gpus: float = 0, cpus: float = 1, **init: Any):
@@ -41,33 +61,48 @@ class RayWorkers:
             message = "`RayWorkers` needs the package ray: pip install nested-jax[ray]."
             raise ImportError(message) from error
         if not ray.is_initialized():
-            ray.init(**({"log_to_driver": False} | init))
-        # Ray sends a lost task again by itself, as often as it takes.
-        options = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1, "max_task_retries": -1}
-        actor = ray.remote(**options)(_Worker)
-        x64 = bool(jax.config.jax_enable_x64)
-        self._actors = [actor.remote(x64) for _ in range(workers)]
+            defaults: dict[str, Any] = {"log_to_driver": False}
+            ray.init(**(defaults | init))
+        options = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
+        # Ray sends a lost task again by itself; not for ever, since a chunk may be what kills.
+        actor: Any = ray.remote(**options, max_task_retries=MAX_RETRIES)(_Worker)
+        self._actors: list[Any] = [actor.remote() for _ in range(workers)]
         self.platform: str = ray.get(self._actors[0].platform.remote())
-        self.wave = 1
+
+    @property
+    def wave(self) -> int:
+        """Number of chunks that are computed at the same time."""
+        return len(self._actors)
 
     def plan(self, run: Partial, grid: Grid, chunk: int | str) -> Job:
-        """Return the job, with chunks of the size that a worker's devices suggest."""
+        """Return the job, with chunks of the size that a worker's device suggests."""
         import ray
 
-        shape = ray.get(self._actors[0].plan.remote(_portable(run), grid, chunk, len(self._actors)))
-        return Job(run, grid, shape)
+        parts = _settings(), _portable(run), grid
+        return Job(run, grid, ray.get(self._actors[0].plan.remote(parts, chunk, self.wave)))
 
-    def evaluate(self, job: Job, indices: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, in the order they come."""
+    def evaluate(
+        self, job: Job, indices: Iterable[int]
+    ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, as they come."""
         import ray
-        from ray.util import ActorPool
 
         # One copy of the job in the cluster's memory, whatever the number of tasks.
-        parts = ray.put((_portable(job.run), job.grid, job.chunk))
-        pool = ActorPool(self._actors)
-        yield from pool.map_unordered(
-            lambda worker, index: worker.compute.remote(parts, index), [*indices]
-        )
+        parts = ray.put((uuid.uuid4().hex, _settings(), _portable(job.run), job.grid, job.chunk))
+        todo = deque(indices)
+        # A worker gets a chunk once it is there: it may still wait for a place in the cluster.
+        starting = {actor.platform.remote(): actor for actor in self._actors}
+        running: dict[Any, Any] = {}
+        while todo or running:
+            (done,), _ = ray.wait([*running, *starting], num_returns=1)
+            actor = running[done] if done in running else starting[done]
+            outputs = ray.get(done)
+            if todo:
+                running[actor.compute.remote(parts, todo.popleft())] = actor
+            if running.pop(done, None) is not None:
+                yield [outputs]
+            else:
+                del starting[done]
 
     def shutdown(self) -> None:
         """End the workers; the cluster stays."""
@@ -80,56 +115,73 @@ class RayWorkers:
 class _Worker:
     """What runs in an actor's process."""
 
-    def __init__(self, x64: bool):
-        jax.config.update("jax_enable_x64", x64)
+    def __init__(self):
         from nested_jax.sweep._local import LocalDevices
 
-        self._devices = LocalDevices()
-        self._job: tuple[Any, Job] | None = None
+        # Of one device: of several, each would compute the same chunk.
+        self._devices = LocalDevices(jax.local_devices()[:1])
+        self._runs: dict[Any, Any] = {}
+        self._job: tuple[str, Job] | None = None
 
     def platform(self) -> str:
         return self._devices.platform
 
-    def plan(self, run: Any, grid: Grid, chunk: int | str, workers: int) -> tuple[int, ...]:
-        from nested_jax.sweep._chunks import in_pieces
-
-        job = self._devices.plan(_restored(run), grid, chunk)
+    def plan(self, parts: Any, chunk: int | str, workers: int) -> tuple[int, ...]:
+        settings, run, grid = parts
+        _apply(settings)
+        job = self._devices.plan(self._restored(run), grid, chunk)
         if chunk != "auto" or job.chunks >= workers:
             return job.chunk
         shape = [axis.size for axis in grid.values() if not axis.static]
-        return in_pieces(shape, workers)
+        return in_pieces(shape, -(-workers // len(job.statics)))
 
     def compute(self, parts: Any, index: int) -> tuple[int, dict[str, np.ndarray]]:
-        run, grid, chunk = parts
-        # Restored once: a function that was restored again would be compiled again.
-        if self._job is None or self._job[0] != run[0]:
-            self._job = run[0], Job(_restored(run), grid, chunk)
-        return next(self._devices.evaluate(self._job[1], [index]))
+        name, settings, run, grid, chunk = parts
+        if self._job is None or self._job[0] != name:
+            _apply(settings)
+            self._job = name, Job(self._restored(run), grid, chunk)
+        ((done,),) = self._devices.evaluate(self._job[1], [index])
+        return done
+
+    def _restored(self, portable: Any) -> Partial:
+        # Unpickled once: a function that was unpickled again would be compiled again.
+        pickled, leaves = portable
+        if pickled not in self._runs:
+            self._runs[pickled] = jax.tree.structure(_pickle().loads(pickled))
+        return jax.tree.unflatten(self._runs[pickled], [_leaf(*leaf) for leaf in leaves])
 
 
-def _portable(run: Partial) -> Any:
+def _settings() -> dict[str, Any]:
+    return {name: getattr(jax.config, name) for name in SETTINGS}
+
+
+def _apply(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+
+
+def _pickle() -> Any:
+    from ray import cloudpickle
+
+    return cloudpickle
+
+
+def _portable(run: Partial) -> tuple[bytes, list[Any]]:
     """Return what can be sent to another process: keys, which cannot, as their data."""
-    import ray.cloudpickle
-
     leaves, structure = jax.tree.flatten(run)
-    packed = []
-    for leaf in leaves:
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            implementation = str(jax.random.key_impl(leaf))
-            packed.append((implementation, np.asarray(jax.random.key_data(leaf))))
-        else:
-            packed.append((None, np.asarray(leaf)))
+    # A structure itself cannot be sent; a tree can.
     template = jax.tree.unflatten(structure, range(len(leaves)))
-    return ray.cloudpickle.dumps(template), packed
+    return _pickle().dumps(template), [_packed(leaf) for leaf in leaves]
 
 
-def _restored(portable: Any) -> Partial:
-    import ray.cloudpickle
+def _packed(leaf: Any) -> tuple[str | None, Any]:
+    if not isinstance(leaf, jax.Array):
+        return None, leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return str(jax.random.key_impl(leaf)), np.asarray(jax.random.key_data(leaf))
+    # Python's numbers promote otherwise than arrays do, and so do JAX's that were made of them.
+    return None, leaf.item() if leaf.weak_type and not leaf.ndim else np.asarray(leaf)
 
-    pickled, packed = portable
-    template = ray.cloudpickle.loads(pickled)
-    leaves = [
-        jnp.asarray(values) if kind is None else jax.random.wrap_key_data(values, impl=kind)
-        for kind, values in packed
-    ]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+def _leaf(kind: str | None, value: Any) -> Any:
+    return value if kind is None else jax.random.wrap_key_data(value, impl=kind)

@@ -32,8 +32,8 @@ def best(
         mode: "min" or "max".
 
     Returns:
-        All results at that point, averaged over `over` (floats) or, where they are not numbers,
-        left out; with its coordinates, and in attribute `averaged` the axes of `over`.
+        All results at that point, averaged over `over`; with its coordinates, and in attribute
+        `averaged` the axes of `over`.
 
     Raises:
         TypeError: If `mode` is no word.
@@ -55,16 +55,14 @@ def best(
     for name in over:
         if name not in results[by].dims:
             raise ValueError(f"`over` must be axes of {results[by].dims}, got {name!r}.")
-    axes = results.attrs.get("axes", " ".join(map(str, results[by].dims))).split()
-    if set(results[by].dims) - set(axes):
+    if not {*results[by].dims} <= {*results.attrs.get("axes", results[by].dims)}:
         raise ValueError(f"`by` must be a number a run, got dimensions {results[by].dims}.")
-    numbers = results[[name for name in results if results[name].dtype.kind in "biuf"]]
-    means = numbers.mean(over, skipna=False, keep_attrs=True) if over else numbers
+    means = results.mean(over, skipna=False, keep_attrs=True) if over else results
     values = means[by].where(np.isfinite(means[by]))
     if not bool(values.notnull().any()):
         raise ValueError(f"`by` must be finite somewhere, got none of {by!r} (all diverged).")
     at = values.argmin(...) if mode == "min" else values.argmax(...)
-    return means.isel(at).assign_attrs(averaged=" ".join(over))
+    return means.isel(at).assign_attrs(averaged=over)
 
 
 def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
@@ -72,8 +70,22 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
 
     Needs the packages h5netcdf and h5py (`pip install nested-jax[netcdf]`).
 
+    Args:
+        results: What `sweep` or `best` returned.
+        path: File name that ends in .nc.
+
     Raises:
         ValueError: If `path` does not end in .nc.
+        OSError: If the file cannot be written. One that was there before is untouched.
+
+    Example:
+        >>> import tempfile, nested_jax as nj
+        >>> from nested_jax.sweep import load, save
+        >>> results = nj.sweep(lambda x: {"loss": x**2}, nj.Grid(x=[1.0, 2.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(results, f"{folder}/results.nc")
+        ...     load(f"{folder}/results.nc").identical(results)
+        True
     """
     path = Path(path)
     if path.suffix != ".nc":
@@ -89,7 +101,22 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> xarray.Dataset:
-    """Read results that `save` wrote, all of it into memory."""
+    """Read results that `save` wrote, all of it into memory.
+
+    Args:
+        path: File name.
+
+    Returns:
+        The same dataset, attributes included.
+
+    Raises:
+        OSError: If there is no such file, or it is no netCDF.
+    """
     import xarray
 
-    return xarray.load_dataset(path, engine="h5netcdf")
+    results = xarray.load_dataset(path, engine="h5netcdf")
+    # netCDF makes a word of a list of one.
+    lists = {key: results.attrs[key] for key in ("axes", "averaged") if key in results.attrs}
+    return results.assign_attrs(
+        {key: np.atleast_1d(words).tolist() for key, words in lists.items()}
+    )

@@ -6,7 +6,8 @@ import io
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,10 @@ class Store:
             ValueError: If the folder has files but no manifest that can be read.
         """
         try:
-            return json.loads((self.folder / MANIFEST).read_text())["fingerprint"]
+            found = json.loads((self.folder / MANIFEST).read_text())["fingerprint"]
+            if not isinstance(found, dict):
+                raise TypeError
+            return found
         except FileNotFoundError:
             if self.folder.is_dir() and any(
                 not path.name.startswith(".") for path in self.folder.iterdir()
@@ -62,12 +66,13 @@ class Store:
         """
         found = self.recorded()
         if found is None:
+            content = {"hash": digest(fingerprint), "fingerprint": fingerprint}
             with self._explained("make"):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                content = {"hash": digest(fingerprint), "fingerprint": fingerprint}
-                self._write(MANIFEST, json.dumps(content, indent=1).encode())
-            return
-        if found != fingerprint:
+                self._write(MANIFEST, json.dumps(content, indent=1).encode(), _put_once)
+            # Ours, unless another process was first.
+            found = self.recorded() or {}
+        if digest(found) != digest(fingerprint):
             names = sorted(set(found) | set(fingerprint))
             other = [name for name in names if found.get(name) != fingerprint.get(name)]
             raise ValueError(
@@ -76,17 +81,18 @@ class Store:
             )
         self._remove_leftovers()
 
-    def load(self, index: int) -> dict[str, np.ndarray] | None:
-        """Return a chunk, None if it is missing or damaged."""
-        for path in sorted(self.folder.glob(f"chunk-{index:08d}-*.npz")):
-            with contextlib.suppress(OSError):
-                content = path.read_bytes()
-                if hashlib.sha256(content).hexdigest()[:32] == path.stem.split("-")[-1]:
-                    return _decoded(content)
-            # Damaged: it is computed again, and then found under its right name.
-            with contextlib.suppress(OSError):
-                path.unlink()
-        return None
+    def load(self, indices: Sequence[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield (index, arrays) of those of the chunks that are there, and whole."""
+        # Listed once: a night's folder is long.
+        paths: dict[int, list[Path]] = {}
+        for path in sorted(self.folder.glob("chunk-*-*.npz")):
+            index = path.name.split("-")[1]
+            if index.isdigit():
+                paths.setdefault(int(index), []).append(path)
+        for index in indices:
+            whole = (content for path in paths.get(index, ()) if (content := _checked(path)))
+            if (content := next(whole, None)) is not None:
+                yield index, _decoded(content)
 
     def save(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a chunk.
@@ -97,16 +103,18 @@ class Store:
         content = _encoded(arrays)
         name = f"chunk-{index:08d}-{hashlib.sha256(content).hexdigest()[:32]}.npz"
         with self._explained("write a chunk into"):
-            self._write(name, content)
+            self._write(name, content, os.replace)
 
-    def _write(self, name: str, content: bytes) -> None:
-        aside = self.folder / f".{name}.{socket.gethostname()}.{os.getpid()}"
+    def _write(self, name: str, content: bytes, put: Callable[[Path, Path], Any]) -> None:
+        # Two threads, too, may write the same chunk.
+        writer = f"{socket.gethostname()}.{threading.get_ident()}.{os.getpid()}"
+        aside = self.folder / f".{name}.{writer}"
         try:
             with aside.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(self.folder / name)
+            put(aside, self.folder / name)
         finally:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
@@ -132,6 +140,27 @@ class Store:
         except OSError as error:
             message = f"`store`: cannot {what} {self.folder}: {error.strerror or error}"
             raise type(error)(error.errno, message) from error
+
+
+def _put_once(aside: Path, path: Path) -> None:
+    """Give a file its name, unless there is one of that name already."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass  # Another process was first.
+    except OSError:
+        aside.replace(path)  # A file system without links.
+
+
+def _checked(path: Path) -> bytes | None:
+    """Return the content of a chunk's file, None if it cannot be read or is damaged."""
+    with contextlib.suppress(OSError):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:32] == path.stem.split("-")[-1]:
+            return content
+        # It is computed again, and then found under its right name.
+        path.unlink()
+    return None
 
 
 def _is_alive(process: int) -> bool:

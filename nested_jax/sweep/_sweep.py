@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
@@ -17,7 +18,7 @@ from nested_jax._checks import check_callable, check_flag, check_static_count
 from nested_jax._version import __version__
 from nested_jax.sweep._chunks import chunk_of
 from nested_jax.sweep._grid import Grid
-from nested_jax.sweep._job import Job, check_values, digest, evaluate
+from nested_jax.sweep._job import Job, Structure, digest, dimensions, examine
 from nested_jax.sweep._local import LocalDevices
 from nested_jax.sweep._processes import gather, share_of_this_process
 from nested_jax.sweep._progress import Interruption, Progress
@@ -68,7 +69,8 @@ def sweep(
 
     Returns:
         A dataset with the axes as its first dimensions and coordinates. An array result of shape
-        (n, ...) has further dimensions `<name>_0`, ... Attributes: `axes`, `runs`, `chunk`,
+        (n, ...) has further dimensions `<name>_0`, ... bfloat16, which xarray does not know, is
+        widened to float32. Attributes: `axes`, `runs`, `chunk`,
         `compile_seconds` (tracing included), `run_seconds`, `device`, `devices`, `configuration`
         (a hash), `jax` and `nested_jax` (versions).
 
@@ -76,9 +78,10 @@ def sweep(
         TypeError: If an argument is of the wrong kind, the result is no dict of arrays, or its
             structure changes along a static axis.
         ValueError: If a value of the grid breaks a rule (told with axis, index and value), the
-            result has the name of an axis, or `store` holds something else.
+            result has the name of an axis or of a dimension of another, or `store` holds
+            something else.
         MemoryError: If a chunk does not fit into memory.
-        OSError: If the store cannot be written.
+        OSError: If the store cannot be written. What was stored before is untouched.
         KeyboardInterrupt: After Ctrl-C, with how to go on.
 
     Example:
@@ -92,30 +95,26 @@ def sweep(
         >>> dict(results.sizes)
         {'learning_rate': 2, 'levels': 3}
     """
-    _check(run, grid, chunk, progress)
+    _check(run, grid, chunk, progress, devices, executor)
     partial = run if isinstance(run, Partial) else Partial(run)
     executor = LocalDevices(devices) if executor is None else executor
     kept = None if store is None else Store(store)
     started = time.perf_counter()
-    with Progress(grid.size, progress) as bar, Interruption() as interruption:
+    with Progress(grid.size, progress) as bar:
         # Before anything is compiled: whether it can be traced and the grid keeps its rules.
-        whole = tuple(axis.size for axis in grid.values() if not axis.static)
-        check_values(Job(partial, grid, whole))
+        structure = examine(partial, grid)
         job = _planned(partial, grid, chunk, executor, kept)
         fingerprint = None
         if kept is not None:
             fingerprint = job.fingerprint(executor.platform)
             kept.claim(fingerprint)
-        results = _allocated(job)
         compiled = time.perf_counter()
-        bar.running()
-        done = _run(job, executor, kept, results, bar, interruption)
-        gather(results, done, job)
+        results = _run(job, structure, executor, kept, bar)
         finished = time.perf_counter()
     return _dataset(job, results, executor, fingerprint, compiled - started, finished - compiled)
 
 
-def _check(run: Any, grid: Any, chunk: Any, progress: Any) -> None:
+def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executor: Any) -> None:
     check_callable("run", run)
     check_flag("progress", progress)
     if not isinstance(grid, Grid):
@@ -125,6 +124,13 @@ def _check(run: Any, grid: Any, chunk: Any, progress: Any) -> None:
             raise ValueError(f'`chunk` must be "auto" or a number of runs, got {chunk!r}.')
     else:
         check_static_count("chunk", chunk, 1)
+    if executor is None:
+        return
+    # A class has these, too.
+    if isinstance(executor, type) or not hasattr(executor, "evaluate"):
+        raise TypeError(f"`executor` must be an executor such as RayWorkers(2), got {executor!r}.")
+    if devices is not None:
+        raise ValueError(f"`devices` must be None if there is an `executor`, got {devices!r}.")
 
 
 def _planned(run: Partial, grid: Grid, chunk: int | str, executor: Any, kept: Store | None) -> Job:
@@ -138,56 +144,35 @@ def _planned(run: Partial, grid: Grid, chunk: int | str, executor: Any, kept: St
     return executor.plan(run, grid, chunk)
 
 
-def _allocated(job: Job) -> dict[str, np.ndarray]:
-    """Return an array for every result, once it is sure that all programs give the same."""
-    shapes = []
-    for at, static in enumerate(job.statics):
-        columns = job.columns(at * (job.chunks // len(job.statics)))
-        shapes.append(jax.eval_shape(lambda r, c, s=static: evaluate(s, r, c), job.run, columns))
-        own = {name: (x.shape[len(columns) :], x.dtype) for name, x in shapes[-1].items()}
-        first = {name: (x.shape[len(columns) :], x.dtype) for name, x in shapes[0].items()}
-        if own != first:
-            raise TypeError(
-                "`run` must return the same structure at every point, got "
-                f"{_structure(first)} for {dict(job.statics[0])} and {_structure(own)} for "
-                f"{dict(static)}."
-            )
-    return {name: np.empty(job.grid.shape + shape, dtype) for name, (shape, dtype) in first.items()}
-
-
-def _structure(outputs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {dtype}{[*shape]}" for name, (shape, dtype) in outputs.items())
-
-
 def _run(
-    job: Job,
-    executor: Any,
-    kept: Store | None,
-    results: dict[str, np.ndarray],
-    bar: Progress,
-    interruption: Interruption,
-) -> list[int]:
-    """Compute this process's chunks, or read them; return which."""
+    job: Job, structure: Structure, executor: Any, kept: Store | None, bar: Progress
+) -> dict[str, np.ndarray]:
+    """Compute this process's chunks, or read them; return the results of all processes."""
     axes = len(job.numeric)
+    results = {
+        name: np.empty(job.grid.shape + shape, dtype) for name, (shape, dtype) in structure.items()
+    }
     mine = share_of_this_process(job.chunks)
-    missing = []
-    for index in mine:
-        stored = None if kept is None else kept.load(index)
-        if stored is None:
-            missing.append(index)
-        else:
-            bar.add(job.place(index, results, stored), stored, axes)
-    stored_chunks = len(mine) - len(missing)
-    with contextlib.closing(executor.evaluate(job, missing)) as chunks:
-        for done, (index, outputs) in enumerate(chunks, 1):
-            if kept is not None:
-                kept.save(index, outputs)
-                stored_chunks += 1
-            bar.add(job.place(index, results, outputs), outputs, axes)
-            # Not between the chunks of one wave: all of them are finished already.
-            if interruption.asked and done < len(missing) and done % executor.wave == 0:
-                raise KeyboardInterrupt(_how_to_go_on(kept, stored_chunks, len(mine)))
-    return mine
+    missing = dict.fromkeys(mine)
+    for index, stored in () if kept is None else kept.load(mine):
+        bar.add(job.place(index, results, stored), axes)
+        del missing[index]
+    bar.running(sum(job.runs(index) for index in mine))
+    waves = executor.evaluate(job, [*missing])
+    with contextlib.closing(waves), Interruption() as interruption:
+        for wave in waves:
+            for index, outputs in wave:
+                if kept is not None:
+                    kept.save(index, outputs)
+                bar.add(job.place(index, results, outputs), axes)
+                del missing[index]
+            if interruption.asked:
+                break
+    # After the last chunk, too: who stops a sweep wants to stop the script.
+    if interruption.asked:
+        raise KeyboardInterrupt(_how_to_go_on(kept, len(mine) - len(missing), len(mine)))
+    gather(results, mine, job)
+    return results
 
 
 def _how_to_go_on(kept: Store | None, stored: int, total: int) -> str:
@@ -198,16 +183,23 @@ def _how_to_go_on(kept: Store | None, stored: int, total: int) -> str:
     )
 
 
+def _as_numpy_knows(values: np.ndarray) -> np.ndarray:
+    # xarray can do nothing with the narrow numbers that only JAX knows; these hold them all.
+    if values.dtype.kind != "V":
+        return values
+    return values.astype(np.float32 if jnp.issubdtype(values.dtype, jnp.floating) else np.int8)
+
+
 def _dataset(job, results, executor, fingerprint, compile_seconds, run_seconds) -> xarray.Dataset:
     import xarray  # Slow to import, and of use only once there is a result.
 
     grid = job.grid
     variables = {}
     for name, values in results.items():
-        own = tuple(f"{name}_{i}" for i in range(values.ndim - len(grid)))
-        variables[name] = ((*grid, *own), values)
+        own = dimensions(name, values.ndim - len(grid))
+        variables[name] = ((*grid, *own), _as_numpy_knows(values))
     attributes = {
-        "axes": " ".join(grid),
+        "axes": [*grid],
         "runs": grid.size,
         "chunk": math.prod(job.chunk),
         "compile_seconds": compile_seconds,

@@ -1,0 +1,155 @@
+"""Values for the axes of a grid: ranges and random draws."""
+
+import numpy as np
+
+from nested_jax._checks import check_number, check_positive, check_static_count
+
+
+def linear(low: float, high: float, size: int) -> np.ndarray:
+    """Return values at equal distances, for an axis of `Grid`.
+
+    Args:
+        low: The first value.
+        high: The last value, included; it may be the smaller.
+        size: Number of values, at least 1.
+
+    Returns:
+        Shape (size,).
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `size` is less than 1.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> nj.linear(0, 1, 5)
+        array([0.  , 0.25, 0.5 , 0.75, 1.  ])
+    """
+    check_number("low", low)
+    check_number("high", high)
+    check_static_count("size", size, 1)
+    return np.linspace(low, high, size)
+
+
+def logarithmic(low: float, high: float, size: int) -> np.ndarray:
+    """Return values at equal ratios, for an axis of `Grid`.
+
+    Args:
+        low: The first value, positive.
+        high: The last value, positive, included; it may be the smaller.
+        size: Number of values, at least 1.
+
+    Returns:
+        Shape (size,).
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an end is not positive, or `size` is less than 1.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> nj.logarithmic(1, 1e-3, 4)
+        array([1.   , 0.1  , 0.01 , 0.001])
+    """
+    check_positive("low", low)
+    check_positive("high", high)
+    check_static_count("size", size, 1)
+    return np.geomspace(low, high, size)
+
+
+def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
+    """Return multiples of the powers of two, for an axis of `Grid`.
+
+    Args:
+        low: Exponent of the first.
+        high: Exponent of the last, included.
+        scale: What the powers are multiplied by, positive.
+
+    Returns:
+        Shape (high - low + 1,).
+
+    Raises:
+        TypeError: If an exponent is no integer, or `scale` is no number.
+        ValueError: If `high` is below `low`, or `scale` is not positive.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> nj.powers_of_two(-2, 1, scale=0.1)
+        array([0.025, 0.05 , 0.1  , 0.2  ])
+    """
+    for name, value in (("low", low), ("high", high)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+    if high < low:
+        raise ValueError(f"`high` must be at least `low` = {low}, got {high}.")
+    check_positive("scale", scale)
+    return scale * 2.0 ** np.arange(low, high + 1)
+
+
+def uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
+    """Return uniform random values, for an axis of `Grid` or a column of `zipped`.
+
+    Args:
+        low: Lower end.
+        high: Upper end, excluded.
+        size: Number of values, at least 1.
+        seed: Of the draw, so that another process draws the same.
+
+    Returns:
+        Shape (size,).
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `high` is not above `low`, `size` is less than 1, or `seed` is negative.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> values = nj.uniform(0.8, 1.0, 100, seed=0)
+        >>> bool(((0.8 <= values) & (values < 1.0)).all())
+        True
+    """
+    check_number("low", low)
+    _check_draw(low, high, size, seed)
+    return np.random.default_rng(seed).uniform(low, high, size)
+
+
+def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
+    """Return random values of uniform logarithm, for an axis of `Grid` or a column of `zipped`.
+
+    Args:
+        low: Lower end, positive.
+        high: Upper end, excluded.
+        size: Number of values, at least 1.
+        seed: Of the draw, so that another process draws the same.
+
+    Returns:
+        Shape (size,).
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `low` is not positive, `high` not above it, `size` less than 1, or `seed`
+            negative.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> grid = nj.Grid(
+        ...     draw=nj.zipped(
+        ...         learning_rate=nj.log_uniform(1e-4, 1e-1, 50, seed=0),
+        ...         weight_decay=nj.log_uniform(1e-3, 1.0, 50, seed=1),
+        ...     ),
+        ...     seed=range(3),
+        ... )
+        >>> grid.size
+        150
+    """
+    check_positive("low", low)
+    _check_draw(low, high, size, seed)
+    return np.exp(np.random.default_rng(seed).uniform(np.log(low), np.log(high), size))
+
+
+def _check_draw(low: float, high: float, size: int, seed: int) -> None:
+    check_number("high", high)
+    if not high > low:
+        raise ValueError(f"`high` must be above `low` = {low}, got {high}.")
+    check_static_count("size", size, 1)
+    check_static_count("seed", seed)

@@ -1,0 +1,322 @@
+"""Tests of sweeps that are killed, interrupted, or spread over processes that die.
+
+Every process is a real one. Whatever happens to it, the end has the bits of an undisturbed run.
+"""
+
+import hashlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+DEADLINE = 180.0  # Seconds, for any one process on a busy machine.
+KILLS = 12
+
+# The sweep, and what a process does with it; `word` is a static axis.
+SWEEP = """
+import os, pathlib, sys, time
+import jax, jax.numpy as jnp, numpy as np
+import nested_jax as nj
+
+def run(word, rate, seed):
+    def step(x, _):
+        x = x - rate * jnp.sin(x) / len(word)
+        return x, x.sum()
+
+    x = jax.random.normal(jax.random.key(seed), (7,))
+    x, sums = jax.lax.scan(step, x, length=LENGTH)
+    return {"loss": sums[-1], "curve": sums[::20], "x": x.astype(jnp.bfloat16), "n": seed * 2,
+            "none": jnp.zeros((0, 2))}
+
+LENGTH = 100
+GRID = nj.Grid(word=["a", "bc"], rate=nj.linear(0.01, 0.9, 15), seed=range(6))
+
+def keep(results, path):
+    np.savez(path, **{name: results[name].values for name in results})
+"""
+CHUNK = 3
+CHUNKS = 60
+
+LOCAL = """
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+fsync = os.fsync
+
+def slow(file):
+    # Most of the time goes into writing, so that most signals come then.
+    time.sleep(0.01)
+    fsync(file)
+
+if sys.argv[4:] == ["slowly"]:
+    os.fsync = slow
+keep(nj.sweep(run, GRID, chunk=3, store=sys.argv[2]), sys.argv[3])
+"""
+
+
+def script(folder, code):
+    path = folder / "script.py"
+    path.write_text(SWEEP + code)
+    return path
+
+
+def start(path, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(path), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Wait for a process to succeed; return what it said."""
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, err
+    return out
+
+
+def contents(path):
+    with np.load(path) as file:
+        return {name: (file[name].dtype, file[name].shape, file[name].tobytes()) for name in file}
+
+
+def chunks(store):
+    return {path.name: path.read_bytes() for path in store.glob("chunk-*")}
+
+
+def assert_whole(found):
+    for name, content in found.items():
+        assert hashlib.sha256(content).hexdigest()[:32] in name
+
+
+def wait_for(store, count, process):
+    """Wait until a store has so many chunks, or the process has ended."""
+    deadline = time.monotonic() + DEADLINE
+    while len(list(store.glob("chunk-*"))) < count and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Return the results of the sweep, run once on one device."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = script(folder, LOCAL)
+    finish(start(path, 1, folder / "store", folder / "results.npz"))
+    assert len(chunks(folder / "store")) == CHUNKS
+    return contents(folder / "results.npz")
+
+
+@pytest.mark.slow
+def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed):
+    chance = random.Random(3)
+    path, store, results = script(tmp_path, LOCAL), tmp_path / "store", tmp_path / "results.npz"
+    kills, leftovers, kept = 0, 0, {}
+    while True:
+        # Begun on one device, it may go on on two.
+        process = start(path, chance.choice((1, 2)), store, results, "slowly")
+        # Up to a handful of chunks further, and then at any moment of the next one.
+        wait_for(store, len(kept) + chance.randint(1, 4), process)
+        time.sleep(chance.uniform(0, 0.03))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=DEADLINE)
+        found = chunks(store)
+        # What was there once stays, and all of it is whole.
+        assert kept.items() <= found.items()
+        assert_whole(found)
+        leftovers += len(list(store.glob(".*")))
+        kept = found
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        if len(kept) > CHUNKS - 5:
+            finish(start(path, 1, store, results))
+            break
+    assert kills >= KILLS
+    # Some were killed while they wrote.
+    assert leftovers > 0
+    assert not list(store.glob(".*"))
+    assert len(chunks(store)) == CHUNKS
+    assert contents(results) == undisturbed
+
+
+@pytest.mark.slow
+def test_ctrl_c_finishes_the_chunk_in_flight_and_says_how_to_go_on(tmp_path, undisturbed):
+    path, store, results = script(tmp_path, LOCAL), tmp_path / "store", tmp_path / "results.npz"
+    process = start(path, 1, store, results, "slowly")
+    wait_for(store, 4, process)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=DEADLINE)[1]
+    # How Python ends by an interruption that nobody caught.
+    assert process.returncode == -signal.SIGINT
+    stored = len(chunks(store))
+    folder = re.escape(str(store))
+    assert re.search(
+        f"KeyboardInterrupt: Stopped with {stored} of {CHUNKS} chunks stored in {folder}; the same "
+        "call goes on.",
+        err,
+    )
+    assert 4 <= stored < CHUNKS
+    assert_whole(chunks(store))
+    assert not list(store.glob(".*"))
+    assert not results.exists()
+    finish(start(path, 2, store, results))
+    assert contents(results) == undisturbed
+
+
+DISTRIBUTED = """
+index, count, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(address, count, index)
+if index:
+    time.sleep(0.2)
+for number, store in enumerate((None, sys.argv[4], sys.argv[4])):
+    if number == 2 and not index:
+        # A part of the store is lost.
+        for path in sorted(pathlib.Path(store).glob("chunk-*"))[::7]:
+            path.unlink()
+    jax.experimental.multihost_utils.sync_global_devices(str(number))
+    keep(nj.sweep(run, GRID, chunk=3, store=store), f"{sys.argv[5]}-{index}-{number}.npz")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_jax_distributed_give_the_arrays_of_one(tmp_path, undisturbed):
+    path = script(tmp_path, "import jax.experimental.multihost_utils\n" + DISTRIBUTED)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    store = tmp_path / "store"
+    processes = [start(path, index, 2, address, store, tmp_path / "results") for index in range(2)]
+    for process in processes:
+        finish(process)
+    for index in range(2):
+        for number in range(3):
+            assert contents(tmp_path / f"results-{index}-{number}.npz") == undisturbed
+    assert len(chunks(store)) == CHUNKS
+    assert_whole(chunks(store))
+
+
+RAY = """
+import signal, threading
+import ray
+from jax.tree_util import Partial
+from nested_jax.sweep import RayWorkers
+
+def chunks(store):
+    return len(list(pathlib.Path(store).glob("chunk-*")))
+
+def when(store, count, act):
+    # Act as soon as the store has so many chunks.
+    def watch():
+        while chunks(store) < count:
+            time.sleep(0.002)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+def restarts(workers):
+    return ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in workers])
+
+what, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+workers = RayWorkers(2, cpus=0.5, num_cpus=2, include_dashboard=False)
+try:
+    if what == "killed":
+        # The driver dies after some chunks.
+        when(folder / "store", 10, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    results = nj.sweep(run, GRID, chunk=3, executor=workers, store=folder / "store")
+    keep(results, folder / "store.npz")
+
+    # A worker dies while it is at a chunk; each takes a while.
+    def slow_run(data, key, offset, word, rate, seed):
+        LENGTH = 40000
+        def step(x, _):
+            return x - rate * jnp.sin(x) / len(word), None
+        x = jax.random.normal(jax.random.fold_in(key, seed), (300,)) + data
+        return {"loss": jax.lax.scan(step, x, length=LENGTH)[0].sum() * offset}
+
+    bound = Partial(slow_run, np.arange(300.0), jax.random.key(5), 2)
+    grid = GRID.sub(rate=GRID["rate"].columns["rate"][:4])
+    before = restarts(workers._actors)
+    when(folder / "slow", 4, lambda: os.kill(before[0], signal.SIGKILL))
+    results = nj.sweep(bound, grid, chunk=3, executor=workers, store=folder / "slow")
+    after = restarts(workers._actors)
+    print("restarted", before[0] != after[0], before[1] == after[1])
+    assert results.attrs["devices"] == 2
+    # The same function on another grid, and with other arrays: on the same workers.
+    for again, other in ((bound, grid.sub(seed=[1, 2, 4])),
+                         (Partial(slow_run, np.arange(300.0) + 1, jax.random.key(6), 2.5), grid)):
+        there = nj.sweep(again, other, chunk=3, executor=workers)
+        here = nj.sweep(again, other, chunk=3, devices=jax.devices()[:1])
+        print("same", there.equals(here), not there.loss.equals(results.loss))
+    print("same", results.equals(nj.sweep(bound, grid, store=folder / "slow")))
+    with jax.enable_x64(True):
+        there = nj.sweep(run, GRID, chunk=3, executor=workers)
+        print("same", there.loss.dtype == np.float64, there.equals(nj.sweep(run, GRID, chunk=3)))
+    automatic = nj.sweep(run, GRID, executor=workers)
+    print("automatic", automatic.attrs["chunk"])
+    def fail(rate):
+        return {"x": jax.pure_callback(lambda x: 1 / 0, rate, rate, vmap_method="sequential")}
+
+    try:
+        nj.sweep(fail, nj.Grid(rate=[1.0]), executor=workers)
+    except Exception as error:
+        print("raised", "ZeroDivisionError" in str(error))
+    workers.shutdown()
+finally:
+    ray.shutdown()
+"""
+
+
+def processes_of_ray():
+    """Return the processes of any Ray cluster on this machine."""
+    found = set()
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            try:
+                with open(f"/proc/{process}/cmdline", "rb") as file:
+                    command = file.read()
+            except OSError:
+                continue
+            if b"raylet" in command or b"gcs_server" in command or command.startswith(b"ray::"):
+                found.add(int(process))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_ray_workers_and_drivers_may_die(tmp_path, undisturbed):
+    pytest.importorskip("ray")
+    path = script(tmp_path, RAY)
+    before = processes_of_ray()
+    killed = start(path, "killed", tmp_path)
+    killed.communicate(timeout=DEADLINE)
+    assert killed.returncode == -signal.SIGKILL
+    kept = chunks(tmp_path / "store")
+    assert 10 <= len(kept) < CHUNKS
+    assert_whole(kept)
+    out = finish(start(path, "resume", tmp_path))
+    assert contents(tmp_path / "store.npz") == undisturbed
+    assert kept.items() <= chunks(tmp_path / "store").items()
+    assert len(chunks(tmp_path / "slow")) == 16
+    assert [line for line in out.splitlines() if "(raylet)" not in line] == [
+        "restarted True True",
+        "same True True",
+        "same True True",
+        "same True",
+        "same True True",
+        "automatic 90",
+        "raised True",
+    ]
+    # What watches over a cluster ends some seconds after it.
+    deadline = time.monotonic() + DEADLINE
+    while processes_of_ray() - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_of_ray() - before
