@@ -14,7 +14,7 @@ train, test = nj.split(len(labels), (0.8, 0.2))
 model = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(10)])
 
 
-def run(learning_rate, weight_decay, seed, steps=300):
+def run(learning_rate, weight_decay, seed, steps=1000):
     """Train once, on mini-batches; return what the test examples say."""
     key_model, key_batches = jax.random.split(jax.random.key(seed))
     params = model.init(key_model, images[:1])
@@ -35,7 +35,7 @@ def run(learning_rate, weight_decay, seed, steps=300):
     return {"loss": loss(params, test), "error": wrong.mean()}
 
 
-def main(steps=300, seeds=2, store="results/heatmap"):
+def main(steps=1000, seeds=2, store="results/heatmap"):
     """Sweep learning rate, weight decay and seed side by side; keep, compare and draw."""
     rates, decays = nj.powers_of_two(-10, 0), nj.powers_of_two(-13, -2)
     grid = nj.Grid(learning_rate=rates, weight_decay=decays, seed=range(seeds))

@@ -110,6 +110,7 @@ def test_values_are_those_of_a_loop():
     np.testing.assert_allclose(results.power, [[0.25, 1], [4, 1], [9, 1]])
 
 
+@pytest.mark.slow
 def test_rollouts_are_those_of_a_loop():
     def run(levels, learning_rate, seed):
         problem = nj.drifting_regression(dim=2)
@@ -367,6 +368,7 @@ def test_a_run_that_does_not_fit_says_so(monkeypatch, chunk, seeds):
         nj.sweep(descend, nj.Grid(rate=[0.1], scale=[1.0], seed=range(seeds)), chunk=chunk)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_chunk_and_flat_in_steps():
     def run(steps, learning_rate, seed):
         problem = nj.drifting_regression(dim=2)

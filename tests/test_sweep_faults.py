@@ -114,15 +114,15 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed, devices):
-    chance = random.Random(devices)
+def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed):
+    chance = random.Random(3)
     path, store, results = script(tmp_path, LOCAL), tmp_path / "store", tmp_path / "results.npz"
     kills, leftovers, kept = 0, 0, {}
     while True:
-        process = start(path, devices, store, results, "slowly")
+        # Begun on one device, it may go on on two.
+        process = start(path, chance.choice((1, 2)), store, results, "slowly")
         # Up to a handful of chunks further, and then at any moment of the next one.
-        wait_for(store, len(kept) + chance.randint(1, CHUNKS // KILLS - 1), process)
+        wait_for(store, len(kept) + chance.randint(1, 4), process)
         time.sleep(chance.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=DEADLINE)
@@ -137,9 +137,9 @@ def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed, devi
         assert process.returncode == -signal.SIGKILL
         kills += 1
         if len(kept) > CHUNKS - 5:
-            finish(start(path, devices, store, results))
+            finish(start(path, 1, store, results))
             break
-    assert kills >= KILLS / 2
+    assert kills >= KILLS
     # Some were killed while they wrote.
     assert leftovers > 0
     assert not list(store.glob(".*"))

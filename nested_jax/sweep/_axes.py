@@ -96,10 +96,11 @@ def listed(values: Any, rule: str) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = np.asarray(value)  # An object, if it is an integer of more than 64 bits.
-    dtype = getattr(value, "dtype", None)
-    return isinstance(dtype, np.dtype) and value.ndim == 0 and dtype.kind in "iuf"
+    is_python = isinstance(value, int | float) and not isinstance(value, bool)
+    # An array of objects, if it is an integer of more than 64 bits.
+    array: Any = np.asarray(value) if is_python else value
+    dtype = getattr(array, "dtype", None)
+    return isinstance(dtype, np.dtype) and array.ndim == 0 and dtype.kind in "iuf"
 
 
 def _numbers(name: str, values: list[Any]) -> np.ndarray:

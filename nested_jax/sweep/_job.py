@@ -145,7 +145,7 @@ class Job:
             "grid": self.grid.describe(),
             "chunk": [*self.chunk],
             "platform": platform,
-            "x64": bool(jax.config.jax_enable_x64),
+            "x64": jax.dtypes.canonicalize_dtype(float).itemsize == 8,
             "jax": jax.__version__,
             "nested_jax": __version__,
         }

@@ -35,7 +35,8 @@ class LocalDevices:
 
     def __init__(self, devices: Sequence[Any] | None = None):
         if devices is None:
-            default = jax.config.jax_default_device
+            config: Any = jax.config
+            default = config.jax_default_device
             platform = getattr(default, "platform", default)
             devices = jax.local_devices(backend=platform)
         self.devices = [*devices]

@@ -42,7 +42,7 @@ class Progress:
     def running(self, runs: int) -> None:
         """Say that compilation is over; `runs` are this process's, of which some may be done."""
         done = self._bar.tasks[0].completed
-        self._bar.reset(self._task, total=runs, completed=done, description="running")
+        self._bar.reset(self._task, total=runs, completed=int(done), description="running")
 
     def add(self, outputs: Mapping[str, np.ndarray], axes: int) -> None:
         """Count the runs of a chunk, and those of them that have a result that is not finite."""

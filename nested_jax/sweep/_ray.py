@@ -61,11 +61,12 @@ class RayWorkers:
             message = "`RayWorkers` needs the package ray: pip install nested-jax[ray]."
             raise ImportError(message) from error
         if not ray.is_initialized():
-            ray.init(**({"log_to_driver": False} | init))
+            defaults: dict[str, Any] = {"log_to_driver": False}
+            ray.init(**(defaults | init))
         options = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
         # Ray sends a lost task again by itself; not for ever, since a chunk may be what kills.
-        actor = ray.remote(**options, max_task_retries=MAX_RETRIES)(_Worker)
-        self._actors = [actor.remote() for _ in range(workers)]
+        actor: Any = ray.remote(**options, max_task_retries=MAX_RETRIES)(_Worker)
+        self._actors: list[Any] = [actor.remote() for _ in range(workers)]
         self.platform: str = ray.get(self._actors[0].platform.remote())
 
     @property
@@ -143,12 +144,10 @@ class _Worker:
         return done
 
     def _restored(self, portable: Any) -> Partial:
-        import ray.cloudpickle
-
         # Unpickled once: a function that was unpickled again would be compiled again.
         pickled, leaves = portable
         if pickled not in self._runs:
-            self._runs[pickled] = jax.tree.structure(ray.cloudpickle.loads(pickled))
+            self._runs[pickled] = jax.tree.structure(_pickle().loads(pickled))
         return jax.tree.unflatten(self._runs[pickled], [_leaf(*leaf) for leaf in leaves])
 
 
@@ -161,14 +160,18 @@ def _apply(settings: dict[str, Any]) -> None:
         jax.config.update(name, value)
 
 
+def _pickle() -> Any:
+    from ray import cloudpickle
+
+    return cloudpickle
+
+
 def _portable(run: Partial) -> tuple[bytes, list[Any]]:
     """Return what can be sent to another process: keys, which cannot, as their data."""
-    import ray.cloudpickle
-
     leaves, structure = jax.tree.flatten(run)
     # A structure itself cannot be sent; a tree can.
     template = jax.tree.unflatten(structure, range(len(leaves)))
-    return ray.cloudpickle.dumps(template), [_packed(leaf) for leaf in leaves]
+    return _pickle().dumps(template), [_packed(leaf) for leaf in leaves]
 
 
 def _packed(leaf: Any) -> tuple[str | None, Any]:
