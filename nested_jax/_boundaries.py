@@ -1,6 +1,5 @@
 """Which side of a boundary a step lies on, to the step: fractions of a run, cycles that grow."""
 
-import math
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -16,19 +15,19 @@ PAIR_ERROR = 2.0**-40
 # The number of a cycle has this many bits.
 BITS = 24
 # A step that lies less than this before the start of a cycle counts as its first, so that a growth
-# of 1.1, which no binary number is, restarts where the decimal does. No start with a decimal or a
-# binary growth is as far past a step.
+# of 1.1, which no binary number is, restarts where the decimal does. As no decimal or binary number
+# is 1/1500, no start is a tie.
 GUARD = 1 / 1500
 # No step gets there, and the powers that are still needed are finite.
 NEVER = 2.0**40
 
 
 def passed(fraction: ScalarLike, total: ScalarLike, clock: Pair) -> jax.Array:
-    """Tell whether the given fraction of `total` steps lies behind, at `clock` steps."""
+    """Tell whether the given fraction of `total` steps lies behind, at `clock` steps.
+
+    A clock that is short of it by no more than the rounding of `fraction` counts as on it.
+    """
     dtype = clock.high.dtype
-    if isinstance(fraction, int | float) and isinstance(total, int | float):
-        boundary = math.ceil(Fraction(str(fraction)) * Fraction(total))
-        return at_most(pair(boundary, dtype), clock)
     boundary = multiply(pair(fraction, dtype), pair(total, dtype))
     doubt = PAIR_ERROR
     if not isinstance(fraction, int | float) and jnp.issubdtype(fraction.dtype, jnp.floating):
@@ -57,7 +56,7 @@ class Leap(NamedTuple):
 
 
 def minus_one(growth: ScalarLike, dtype: Any) -> Pair:
-    """Return growth - 1, of a Python number exactly."""
+    """Return growth - 1; of a Python number, growth being the decimal that it is printed as."""
     if isinstance(growth, int | float):
         return pair(Fraction(str(growth)) - 1, dtype)
     return add(pair(growth, dtype), pair(-1, dtype))

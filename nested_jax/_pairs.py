@@ -35,8 +35,7 @@ class Pair(NamedTuple):
 def pair(x: Any, dtype: Any) -> Pair:
     """Return `x`, at most `LARGEST`, as a pair of `dtype`.
 
-    A Python number is the decimal that it is printed as: 0.3 is 3/10. Arrays, traced or not, are
-    what they hold; integers beyond 2**24 stay exact.
+    Python numbers keep the digits that they have in float64; integers of any kind are exact.
     """
     # Behind the barrier, constants are as unknown to the compiler as what is traced.
     return lax.optimization_barrier(_pair(x, dtype))
@@ -44,14 +43,13 @@ def pair(x: Any, dtype: Any) -> Pair:
 
 def _pair(x, dtype):
     if isinstance(x, int | float | Fraction):
-        exact = min(Fraction(str(x)), Fraction(LARGEST))
+        exact = min(Fraction(x), Fraction(LARGEST))
         high = np.dtype(dtype).type(float(exact))
         return Pair(jnp.asarray(high), jnp.asarray(float(exact - Fraction(float(high))), dtype))
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         high = jnp.minimum(x.astype(dtype), LARGEST)
         return Pair(high, jnp.zeros_like(high))
-    x = x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
     coarse = x >> 12 << 12
     return Pair(*_sum(coarse.astype(dtype), (x - coarse).astype(dtype)))
 

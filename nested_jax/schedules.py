@@ -85,12 +85,11 @@ def step_drop(
 
     .. math:: \eta_t = \gamma^{|\{k : t \ge d_k T\}|}
 
-    With concrete numbers it is `optax.piecewise_constant_schedule`. The comparison is exact for
-    Python's numbers, 0.3 being 3/10. If T is traced or an array, it is made to
-    :math:`2^{-40} d_k T`: the same for drops of four decimals and T up to :math:`10^7`. A drop in
-    an array is known only to the array's precision :math:`\epsilon` and takes effect at the first
-    :math:`t \ge d_k T (1 - \epsilon / 2)`: with float32, the same for drops of one decimal and T
-    up to :math:`8 \cdot 10^5`.
+    With concrete numbers it is `optax.piecewise_constant_schedule`. A step that is short of
+    :math:`d_k T` by at most :math:`2^{-40} d_k T` is on it, so that in float32 drops of up to four
+    decimals take effect at the exact step for T up to :math:`10^7`. A drop in an array, known only
+    to the precision :math:`\epsilon` of the array, takes effect :math:`\epsilon d_k T / 2` early:
+    with float32, at the exact step for drops of one decimal and T up to :math:`8 \cdot 10^5`.
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
@@ -270,7 +269,7 @@ def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
         # The counter is cast before the 1 is added: it may be the largest integer.
         done = jnp.asarray(step, dtype) + 1
         ramp = jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
-        return ramp * value.astype(dtype)
+        return ramp * value
 
     return Schedule(multiplier, schedule.cycle_steps)
 

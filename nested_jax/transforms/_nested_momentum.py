@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from nested_jax._cascade import cascade, check_levels, stage_decays
-from nested_jax._checks import check_flag, check_unit_interval, is_traced, on_host
+from nested_jax._checks import as_scalars, check_flag, check_unit_interval, is_traced, on_host
 from nested_jax._dtypes import complement, narrowed, zeros_widened
 from nested_jax._types import ScalarLike, Updates
 
@@ -89,7 +89,7 @@ def scale_by_nested_momentum(
         section 3, doi:10.48550/arXiv.1412.6980, to a row of averages.
     """
     check_flag("debias", debias)
-    decays = _as_sequence(decays)
+    decays = as_scalars("decays", decays)
     for i, decay in enumerate(decays):
         check_unit_interval(f"decays[{i}]", decay)
     takes = [complement(decay) for decay in decays]
@@ -112,18 +112,6 @@ def scale_by_nested_momentum(
         return narrowed(outflow, updates), NestedMomentumState(momenta=momenta, gains=gains)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _as_sequence(decays):
-    if isinstance(decays, Sequence) and not isinstance(decays, str):
-        return list(decays)
-    if isinstance(decays, np.ndarray | jax.Array):
-        if decays.ndim != 1:
-            raise ValueError(f"`decays` must be a vector, got an array of shape {decays.shape}.")
-        # Under jit, indexing a concrete JAX array would give tracers, which pass all checks.
-        decays = decays if is_traced(decays) else np.asarray(decays)
-        return [decays[i] for i in range(decays.shape[0])]
-    raise TypeError(f"`decays` must be a sequence of numbers or a vector, got {decays!r}.")
 
 
 def _debiased(decays, takes, gains):
