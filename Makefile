@@ -33,13 +33,19 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.experiments
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.level_sweep
+	$(BIN)/python -m benchmarks.sweep_scaling
+	$(BIN)/python -m benchmarks.heatmap
 	$(BIN)/python -m benchmarks.update_step
 
 $(VENV)/.experiments: pyproject.toml $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[netcdf]"
 	touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.created
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@ $(VENV)/.experiments
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[dev]"
