@@ -34,15 +34,18 @@ import nested_jax as nj
 from benchmarks import level_sweep
 
 OURS = "nested_jax.sweep, all devices"
-# A rounding in float32 becomes up to 3e-3 in 300 steps at the rates that are too large.
-RTOL = 0.01
+# Roundings of float32 grow in 1,000 steps to 2e-4 of the loss at rates up to 1/32; above, where
+# training is chaotic, to .3, and nothing but the size of the loss can be compared.
+RTOL, CHAOTIC_RTOL, CHAOTIC_RATE = 1e-3, 1.0, 1 / 16
+RATES, DECAYS = nj.powers_of_two(-10, 0), nj.powers_of_two(-13, -2)
+POINTS = [*itertools.product(RATES.tolist(), DECAYS.tolist())]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Time a heatmap of 132 trainings against loops, Optuna and Ray Tune."""
 
-    steps: int = 300
+    steps: int = 1_000
     """Steps of each of the 132 trainings."""
     repeats: int = 3
     """Later calls of each peer, of which the minimum counts."""
@@ -73,13 +76,18 @@ def main(config: Config) -> None:
             else:
                 first[name] = seconds
             reference = losses if reference is None else reference
-            expected = reference.ravel()[: losses.size].reshape(losses.shape)
-            np.testing.assert_allclose(losses, expected, rtol=RTOL, err_msg=name)
+            _compare(name, losses, reference[: losses.size])
     _show(config, first, later)
     if config.out:
         machine = {"machine": level_sweep._machine(), "steps": config.steps, "jax": jax.__version__}
         record = machine | {"first_seconds": first, "later_seconds": later}
         config.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _compare(name: str, losses: np.ndarray, reference: np.ndarray) -> None:
+    chaotic = np.asarray(POINTS)[: losses.size, 0] >= CHAOTIC_RATE
+    allowed = np.where(chaotic, CHAOTIC_RTOL, RTOL)
+    np.testing.assert_array_less(abs(losses / reference - 1), allowed, err_msg=name)
 
 
 Peer = Callable[[], tuple[np.ndarray, float]]
@@ -90,9 +98,7 @@ def _peers(config: Config, folder: str) -> dict[str, Peer]:
     # Not before: the example makes arrays, which settles the number of devices.
     from examples import heatmap
 
-    rates, decays = nj.powers_of_two(-10, 0), nj.powers_of_two(-13, -2)
-    grid = nj.Grid(learning_rate=rates, weight_decay=decays, seed=[0])
-    points = [*itertools.product(rates.tolist(), decays.tolist())]
+    grid = nj.Grid(learning_rate=RATES, weight_decay=DECAYS, seed=[0])
     run = functools.partial(heatmap.run, steps=config.steps)
     jitted = jax.jit(run)
 
@@ -100,48 +106,48 @@ def _peers(config: Config, folder: str) -> dict[str, Peer]:
         return nj.sweep(run, grid, devices=devices, progress=False).loss.values.ravel(), 1.0
 
     def one_jit():
-        losses = [jitted(rate, decay, 0)["loss"] for rate, decay in points]
+        losses = [jitted(rate, decay, 0)["loss"] for rate, decay in POINTS]
         return np.asarray(jax.device_get(losses)), 1.0
 
     def compile_each():
-        some = points[: config.compiled]
+        some = POINTS[: config.compiled]
         losses = [jax.jit(lambda p=p: run(*p, 0))()["loss"] for p in some]
-        return np.asarray(jax.device_get(losses)), len(some) / len(points)
+        return np.asarray(jax.device_get(losses)), len(some) / len(POINTS)
 
     peers: dict[str, Peer] = {
         OURS: lambda: sweep(None),
         "nested_jax.sweep, 1 device": lambda: sweep(jax.devices()[:1]),
         "one jit of traced numbers, in a loop": one_jit,
-        f"a loop that compiles each ({config.compiled} of {len(points)})": compile_each,
+        f"a loop that compiles each ({config.compiled} of {len(POINTS)})": compile_each,
     }
     if importlib.util.find_spec("optuna"):
-        peers["Optuna driving the one jit"] = lambda: (_optuna(jitted, rates, decays), 1.0)
+        peers["Optuna driving the one jit"] = lambda: (_optuna(jitted), 1.0)
     else:
         rich.print("Optuna is not installed and left out.")
     if config.ray and importlib.util.find_spec("ray") and importlib.util.find_spec("pyarrow"):
-        peers["Ray Tune driving the one jit"] = lambda: (_ray(config, rates, decays, folder), 1.0)
+        peers["Ray Tune driving the one jit"] = lambda: (_ray(config, folder), 1.0)
     else:
         rich.print("Ray Tune is not installed, or not wanted, and left out.")
     return peers
 
 
-def _optuna(jitted, rates: np.ndarray, decays: np.ndarray) -> np.ndarray:
+def _optuna(jitted) -> np.ndarray:
     import optuna
 
     def objective(trial):
-        rate = trial.suggest_float("rate", rates[0], rates[-1])
-        decay = trial.suggest_float("decay", decays[0], decays[-1])
+        rate = trial.suggest_float("rate", RATES[0], RATES[-1])
+        decay = trial.suggest_float("decay", DECAYS[0], DECAYS[-1])
         return float(jitted(rate, decay, 0)["loss"])
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.GridSampler({"rate": [*rates], "decay": [*decays]}, seed=0)
+    sampler = optuna.samplers.GridSampler({"rate": [*RATES], "decay": [*DECAYS]}, seed=0)
     study = optuna.create_study(sampler=sampler)
-    study.optimize(objective, n_trials=rates.size * decays.size)
+    study.optimize(objective, n_trials=len(POINTS))
     losses = {(t.params["rate"], t.params["decay"]): t.value for t in study.trials}
-    return np.asarray([losses[point] for point in sorted(losses)])
+    return np.asarray([losses[point] for point in POINTS])
 
 
-def _ray(config: Config, rates: np.ndarray, decays: np.ndarray, folder: str) -> np.ndarray:
+def _ray(config: Config, folder: str) -> np.ndarray:
     import ray
     from ray import tune
 
@@ -149,13 +155,13 @@ def _ray(config: Config, rates: np.ndarray, decays: np.ndarray, folder: str) -> 
         ray.init(log_to_driver=False, logging_level="error")
     tuner = tune.Tuner(
         functools.partial(_trial, steps=config.steps),
-        param_space={"rate": tune.grid_search([*rates]), "decay": tune.grid_search([*decays])},
+        param_space={"rate": tune.grid_search([*RATES]), "decay": tune.grid_search([*DECAYS])},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(storage_path=folder, verbose=0),
     )
     metrics = [(result.config, result.metrics) for result in tuner.fit()]
     losses = {(point["rate"], point["decay"]): found["loss"] for point, found in metrics}
-    return np.asarray([losses[point] for point in sorted(losses)])
+    return np.asarray([losses[point] for point in POINTS])
 
 
 def _trial(point: dict[str, float], steps: int) -> dict[str, float]:
@@ -172,7 +178,7 @@ def _jitted(steps: int):
 
 
 def _show(config: Config, first: dict[str, float], later: dict[str, list[float]]) -> None:
-    title = f"132 trainings × {config.steps} steps, float32; {level_sweep._machine()}"
+    title = f"{len(POINTS)} trainings × {config.steps} steps, float32; {level_sweep._machine()}"
     table = rich.table.Table(title=title)
     table.add_column("what")
     for name in ("first call s", "ratio", "later s (min)", "ratio"):

@@ -260,9 +260,9 @@ def test_results_do_not_depend_on_devices_and_hardly_on_chunks(chunk):
 
 
 def test_a_chunk_does_not_depend_on_the_rest_of_the_grid():
-    whole = nj.sweep(descend, DESCENTS, chunk=5)
+    whole = nj.sweep(descend, DESCENTS, chunk=1)
     part = DESCENTS.sub(rate=[0.3, 0.1], scale=[1.0])
-    again = nj.sweep(descend, part, chunk=5)
+    again = nj.sweep(descend, part, chunk=1)
     assert again.equals(whole.sel(rate=[0.3, 0.1], scale=[1.0]))
 
 
@@ -314,7 +314,8 @@ def test_an_automatic_chunk_shares_the_grid_out_over_the_devices():
     for devices in (1, 2):
         results = nj.sweep(descend, DESCENTS, devices=jax.devices()[:devices])
         assert results.attrs["devices"] == devices
-        assert results.attrs["chunk"] == (30, 20)[devices - 1]  # Three rates: two and one.
+        # Shared as evenly as one axis of three, two or five values can be.
+        assert 30 / devices <= results.attrs["chunk"] <= 30 / devices * 4 / 3
 
 
 def bytes_of(run, grid, chunk):
@@ -332,7 +333,7 @@ def test_an_automatic_chunk_is_smaller_where_memory_is_short(monkeypatch, compil
     compilations.clear()
     results = nj.sweep(descend, DESCENTS, devices=one)
     assert len(compilations) <= 2
-    assert results.attrs["chunk"] == 5
+    assert results.attrs["chunk"] <= 10
     np.testing.assert_allclose(results.loss, whole.loss, rtol=FLOAT32_RTOL)
     monkeypatch.setattr(LocalDevices, "bytes_wanted", lambda self: 1)
     assert nj.sweep(descend, DESCENTS, devices=one).attrs["chunk"] == 1
@@ -351,7 +352,7 @@ def test_a_chunk_that_does_not_fit_says_what_to_pass(monkeypatch):
         nj.sweep(wide, DESCENTS, chunk=30, devices=one)
     message = f"`chunk` must fit into memory: one of 30 {sizes}; pass chunk=7 or less."
     assert str(caught.value) == message
-    assert nj.sweep(wide, DESCENTS, chunk=7, devices=one).attrs["chunk"] == 5
+    assert 1 < nj.sweep(wide, DESCENTS, chunk=7, devices=one).attrs["chunk"] <= 7
     # Left to itself it fits.
     assert nj.sweep(wide, DESCENTS, devices=one).attrs["chunk"] <= 7
 
@@ -387,11 +388,8 @@ def test_memory_is_bounded_by_the_chunk_and_flat_in_steps():
 
 
 @pytest.mark.parametrize("bind", [Partial, functools.partial])
-def test_a_grid_of_the_same_shape_is_not_traced_or_compiled_again(bind, compilations):
-    traces = []
-
+def test_a_grid_of_the_same_shape_is_not_compiled_again(bind, compilations):
     def run(data, a, b):
-        traces.append(a)
         return {"x": a * b + jnp.sum(data)}
 
     data = jnp.arange(3.0)
@@ -399,7 +397,6 @@ def test_a_grid_of_the_same_shape_is_not_traced_or_compiled_again(bind, compilat
     compilations.clear()
     first = nj.sweep(bound, nj.Grid(a=[1.0, 2.0], b=[1, 2]))
     np.testing.assert_array_equal(first.x, [[4, 5], [5, 7]])
-    traced = len(traces)
     assert len(compilations) == 1
     again = nj.sweep(bound, nj.Grid(a=[3.0, 4.0], b=[0, 7]))
     np.testing.assert_array_equal(again.x, [[3, 24], [3, 31]])
@@ -407,9 +404,9 @@ def test_a_grid_of_the_same_shape_is_not_traced_or_compiled_again(bind, compilat
     if bind is Partial:
         other = nj.sweep(Partial(run, np.asarray(data) + 1), nj.Grid(a=[1.0, 2.0], b=[1, 2]))
         np.testing.assert_array_equal(other.x, first.x + 3)
-    assert (len(traces), len(compilations)) == (traced, 1)
-    nj.sweep(bound, nj.Grid(a=[1.0, 2.0, 3.0], b=[1, 2]))
-    assert len(traces) > traced
+    assert len(compilations) == 1
+    nj.sweep(bound, nj.Grid(a=[1.0, 2.0, 3.0], b=[1, 2]), chunk=6)
+    assert len(compilations) == 2
 
 
 @pytest.mark.parametrize("chunk", ["auto", 5])
@@ -805,7 +802,8 @@ def test_attributes(tmp_path):
         "nested_jax",
     ]
     assert attrs["axes"] == ["base", "exponent"]
-    assert (attrs["runs"], attrs["chunk"], attrs["devices"]) == (6, 3, 2)
+    assert (attrs["runs"], attrs["devices"]) == (6, 2)
+    assert 2 <= attrs["chunk"] <= 4
     assert attrs["compile_seconds"] > 0
     assert attrs["run_seconds"] > 0
     assert attrs["device"] == jax.devices()[0].device_kind
@@ -897,6 +895,12 @@ def test_the_best_by_another_result_or_the_largest(found):
 def test_best_rejects(found, arguments, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
         nj.best(found, **arguments)
+
+
+def test_what_is_infinite_is_not_the_best():
+    results = nj.sweep(lambda a: {"loss": 1 / a}, nj.Grid(a=[0.0, 2.0]))
+    assert nj.best(results, mode="max").a == 2.0
+    assert nj.best(-results, mode="min").a == 2.0
 
 
 def test_best_rejects_a_sweep_that_diverged_everywhere(found):

@@ -305,7 +305,7 @@ def test_ray_workers_and_drivers_may_die(tmp_path, undisturbed):
     out = finish(start(path, "resume", tmp_path))
     assert contents(tmp_path / "store.npz") == undisturbed
     assert kept.items() <= chunks(tmp_path / "store").items()
-    assert len(chunks(tmp_path / "slow")) == 16
+    assert len(chunks(tmp_path / "slow")) >= 16
     assert [line for line in out.splitlines() if "(raylet)" not in line] == [
         "restarted True True",
         "same True True",

@@ -47,9 +47,10 @@ def plan(run: Any, grid: Grid, runs: int | str, devices: Any) -> Job:
         _check_memory(job, devices.bytes_needed(job), devices)
         return job
     job = Job(run, grid, in_pieces(shape, devices.wave))
-    needed, wanted = devices.bytes_needed(job), devices.bytes_wanted()
-    if needed > wanted and math.prod(job.chunk) > 1:
-        job = Job(run, grid, chunk_of(shape, int(math.prod(job.chunk) * wanted / needed)))
+    needed = devices.bytes_needed(job)
+    if needed > devices.bytes_tolerated() and math.prod(job.chunk) > 1:
+        share = devices.bytes_wanted() / needed
+        job = Job(run, grid, chunk_of(shape, int(math.prod(job.chunk) * share)))
         needed = devices.bytes_needed(job)
     _check_memory(job, needed, devices)
     return job

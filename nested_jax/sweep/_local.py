@@ -14,8 +14,9 @@ from nested_jax.sweep._chunks import plan
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Columns, Job, Static, evaluate
 
-# A chunk's working memory that a CPU's caches still serve; beyond it, all runs wait for memory.
-CPU_CHUNK_BYTES = 32 * 2**20
+# A chunk's working memory that a CPU's caches serve: at four times as much, small networks train
+# up to 40 % slower. Twice as much costs less than the second compilation that would avoid it.
+CPU_CHUNK_BYTES = 8 * 2**20
 # Of a device's memory, the share that a chunk may take.
 MEMORY_SHARE = 0.8
 
@@ -109,6 +110,10 @@ class LocalDevices:
         """Return the memory that a chunk should take to be fast."""
         available = self.bytes_available()
         return min(available, CPU_CHUNK_BYTES) if self._is_cpu() else available
+
+    def bytes_tolerated(self) -> int:
+        """Return the memory beyond which another, smaller chunk is worth its compilation."""
+        return min(self.bytes_available(), 2 * self.bytes_wanted())
 
     def _is_cpu(self) -> bool:
         return self.devices[0].platform == "cpu"

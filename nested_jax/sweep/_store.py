@@ -43,13 +43,14 @@ class Store:
                 raise TypeError
             return found
         except FileNotFoundError:
-            if self.folder.is_dir() and any(
-                not path.name.startswith(".") for path in self.folder.iterdir()
-            ):
-                raise ValueError(
-                    f"`store` must be a new folder or a store, got {self.folder} with other files."
-                ) from None
-            return None
+            if not self.folder.is_dir() or all(p.name[0] == "." for p in self.folder.iterdir()):
+                return None
+            # Another process may have begun the store since.
+            if (self.folder / MANIFEST).exists():
+                return self.recorded()
+            raise ValueError(
+                f"`store` must be a new folder or a store, got {self.folder} with other files."
+            ) from None
         except NotADirectoryError:
             raise ValueError(f"`store` must be a folder, got {self.folder}.") from None
         except (KeyError, TypeError, ValueError) as error:
@@ -174,12 +175,11 @@ def _is_alive(process: int) -> bool:
 
 
 def _encoded(arrays: Mapping[str, np.ndarray]) -> bytes:
-    # NumPy would write bfloat16 as raw bytes and forget what they were: keep the dtype's name.
+    # NumPy writes bfloat16 as raw bytes and forgets what they were: keep the dtype's name.
     named = {}
     for i, (name, values) in enumerate(arrays.items()):
         values = np.asarray(values)
-        bits = values.view(f"u{values.itemsize}") if values.dtype.kind == "V" else values
-        named[f"{i}|{values.dtype.name}|{name}"] = bits
+        named[f"{i}|{values.dtype.name}|{name}"] = values
     file = io.BytesIO()
     np.savez(file, **named)
     return file.getvalue()
