@@ -18,6 +18,7 @@ import functools
 import importlib.util
 import itertools
 import json
+import logging
 import os
 import tempfile
 import time
@@ -111,7 +112,7 @@ def _peers(config: Config, folder: str) -> dict[str, Peer]:
 
     def compile_each():
         some = POINTS[: config.compiled]
-        losses = [jax.jit(lambda p=p: run(*p, 0))()["loss"] for p in some]
+        losses = [jax.jit(functools.partial(run, *point, 0))()["loss"] for point in some]
         return np.asarray(jax.device_get(losses)), len(some) / len(POINTS)
 
     peers: dict[str, Peer] = {
@@ -152,14 +153,14 @@ def _ray(config: Config, folder: str) -> np.ndarray:
     from ray import tune
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="error")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     tuner = tune.Tuner(
         functools.partial(_trial, steps=config.steps),
         param_space={"rate": tune.grid_search([*RATES]), "decay": tune.grid_search([*DECAYS])},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(storage_path=folder, verbose=0),
     )
-    metrics = [(result.config, result.metrics) for result in tuner.fit()]
+    metrics = [(result.config or {}, result.metrics or {}) for result in tuner.fit()]
     losses = {(point["rate"], point["decay"]): found["loss"] for point, found in metrics}
     return np.asarray([losses[point] for point in POINTS])
 

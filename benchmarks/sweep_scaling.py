@@ -103,9 +103,9 @@ def work(devices: int) -> None:
 def _measure(steps: int, seeds: int) -> dict[str, Any]:
     compilations = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
         if event == COMPILATION:
-            compilations.append(seconds)
+            compilations.append(duration_secs)
 
     run = _function(steps, seeds)
     grid = nj.Grid(model_level=LEVELS, data_level=LEVELS, seed=range(seeds))
