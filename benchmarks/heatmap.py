@@ -35,9 +35,9 @@ import nested_jax as nj
 from benchmarks import level_sweep
 
 OURS = "nested_jax.sweep, all devices"
-# Roundings of float32 grow in 1,000 steps to 2e-4 of the loss at rates up to 1/32; above, where
-# training is chaotic, to .3, and nothing but the size of the loss can be compared.
-RTOL, CHAOTIC_RTOL, CHAOTIC_RATE = 1e-3, 1.0, 1 / 16
+# Roundings of float32 grow in 1,000 steps to 2e-4 of the loss at rates up to 1/64, to 2e-3 at 1/32,
+# and above, where training is chaotic, to .4: there only the size of the loss can be compared.
+RTOL, CHAOTIC_RTOL, CHAOTIC_RATE = 1e-3, 1.0, 1 / 32
 RATES, DECAYS = nj.powers_of_two(-10, 0), nj.powers_of_two(-13, -2)
 POINTS = [*itertools.product(RATES.tolist(), DECAYS.tolist())]
 
