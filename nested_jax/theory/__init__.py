@@ -1,0 +1,1 @@
+"""What a transform does, told before it runs: responses, stability, growth, curvature."""
