@@ -18,8 +18,8 @@ import xarray as xr
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from nested_jax.sweep import _sweep, load, save
-from nested_jax.sweep._chunks import chunk_of, in_pieces
+from nested_jax.sweep import _local, _sweep, load, save
+from nested_jax.sweep._chunks import chunk_of
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Job
 from nested_jax.sweep._local import LocalDevices
@@ -288,26 +288,38 @@ def test_arrays_bound_to_the_run_may_be_anywhere():
         assert nj.sweep(bound, nj.Grid(a=[1.0, 2.0])).equals(expected)
 
 
+def waves(shape, chunk, devices=1):
+    blocks = math.prod(math.ceil(n / c) for n, c in zip(shape, chunk, strict=True))
+    return math.ceil(blocks / devices)
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 4), (2, 3, 5), (1, 6, 1)])
-def test_chunks_are_as_large_as_allowed_and_as_many_as_asked_for(shape):
-    for runs in range(1, math.prod(shape) + 2):
+def test_chunks_are_as_large_as_allowed_and_as_many_as_there_are_devices(shape):
+    points = math.prod(shape)
+    for runs in range(1, points + 2):
         chunk = chunk_of(shape, runs)
         assert math.prod(chunk) <= runs
-        # Inner axes whole, one of them cut, outer ones a point at a time.
-        cut = [i for i, (c, n) in enumerate(zip(chunk, shape, strict=True)) if c < n]
-        assert all(chunk[i] == shape[i] for i in range(max(cut, default=-1) + 1, len(shape)))
-        assert all(chunk[i] == 1 for i in cut[:-1])
-        share = in_pieces(shape, runs)
-        blocks = math.prod(math.ceil(n / c) for n, c in zip(shape, share, strict=True))
-        waves = math.ceil(blocks / runs)
-        assert waves * math.prod(share) <= 2 * math.ceil(math.prod(shape) / runs)
-    assert chunk_of(shape, math.prod(shape)) == shape == in_pieces(shape, 1)
+        # Little is filled up: cutting the axes from outside, inner ones whole, is no better.
+        assert waves(shape, chunk) * math.prod(chunk) <= 1.5 * points
+        shared = chunk_of(shape, points, devices=runs)
+        assert waves(shape, shared, runs) * math.prod(shared) <= 2 * math.ceil(points / runs)
+    assert chunk_of(shape, points) == shape
 
 
-def test_the_axis_that_is_cut_is_cut_evenly():
+def test_the_axis_that_is_cut_is_cut_evenly_and_the_outermost_first():
     assert chunk_of((10,), 7) == (5,)
     assert chunk_of((4, 10), 39) == (2, 10)
-    assert in_pieces((10, 4), 3) == (4, 4)
+    assert chunk_of((10, 4), 40, devices=3) == (4, 4)
+    assert chunk_of((10, 10), 50) == (5, 10)
+
+
+def test_what_is_shared_along_an_axis_decides_what_is_cut():
+    # Half of the work is done once for all of axis 0: axis 1 is cut, and axis 0 kept whole.
+    assert chunk_of((10, 10), 50, {0b10: 10.0, 0b11: 1.0}) == (10, 5)
+    assert chunk_of((10, 10), 50, {0b01: 10.0, 0b11: 1.0}) == (5, 10)
+    assert chunk_of((19, 19, 100), 400, {0b100: 5.0, 0b110: 1.0, 0b111: 1.0}) == (19, 19, 1)
+    # More shapes than can be compared.
+    assert math.prod(chunk_of((997,) * 4, 1000)) <= 1000
 
 
 def test_an_automatic_chunk_shares_the_grid_out_over_the_devices():
@@ -355,6 +367,53 @@ def test_a_chunk_that_does_not_fit_says_what_to_pass(monkeypatch):
     assert 1 < nj.sweep(wide, DESCENTS, chunk=7, devices=one).attrs["chunk"] <= 7
     # Left to itself it fits.
     assert nj.sweep(wide, DESCENTS, devices=one).attrs["chunk"] <= 7
+
+
+def test_a_container_may_have_less_memory_than_the_machine(monkeypatch, tmp_path):
+    devices = LocalDevices(jax.devices()[:2])
+    limit, none = tmp_path / "memory.max", tmp_path / "none"
+    monkeypatch.setattr(_local, "CONTAINER_LIMITS", (str(none), str(limit)))
+    whole = devices.bytes_available()
+    limit.write_text("max\n")
+    assert devices.bytes_available() == whole
+    limit.write_text(f"{2**20}\n")
+    assert devices.bytes_available() == int(0.8 * 2**20) // 2
+
+
+def test_the_program_that_holds_most_decides_on_the_chunk(monkeypatch, compilations):
+    def run(word, rate):
+        return {"x": jnp.sort(jnp.full({"small": 10, "large": 10_000}[word], rate)).sum()}
+
+    one = jax.devices()[:1]
+    grid = nj.Grid(word=["small", "large"], rate=nj.linear(0.0, 1.0, 40))
+    needed = bytes_of(run, grid.sub(word=["large"]), (40,))
+    monkeypatch.setattr(LocalDevices, "bytes_available", lambda self: needed // 4)
+    compilations.clear()
+    results = nj.sweep(run, grid, devices=one)
+    assert results.attrs["chunk"] <= 10
+    # The whole was compiled before; smaller chunks of it, and then the same of the small word.
+    assert len(compilations) == 2
+
+
+def test_a_store_with_chunks_too_large_for_this_machine_says_so(monkeypatch, tmp_path):
+    nj.sweep(descend, DESCENTS, chunk=30, store=tmp_path)
+    next(tmp_path.glob("chunk-*")).unlink()
+    monkeypatch.setattr(LocalDevices, "bytes_available", lambda self: 2)
+    with pytest.raises(MemoryError, match="`chunk` must fit into memory: one of 30 needs"):
+        nj.sweep(descend, DESCENTS, store=tmp_path)
+
+
+def test_units_are_kept_with_what_they_are_of():
+    grid = nj.Grid(rate=[0.1], scale=[1.0], seed=[0])
+    units = {"rate": "1/step", "loss": "squared target"}
+    results = nj.sweep(descend, grid, units=units)
+    assert {name: results[name].attrs["units"] for name in units} == units
+    assert "units" not in results.seed.attrs
+    with pytest.raises(TypeError, match=r"`units` must be a dict of words by name, got \{"):
+        nj.sweep(descend, grid, units={"rate": 1})
+    message = r"`units` must name axes or results \(curve, loss, rate, scale, seed\), got 'decay'\."
+    with pytest.raises(ValueError, match=message):
+        nj.sweep(descend, grid, units={"decay": "1"})
 
 
 @pytest.mark.parametrize("chunk", ["auto", 1])
@@ -712,7 +771,7 @@ def interrupting(monkeypatch, at, times=1):
     return saved
 
 
-@pytest.mark.parametrize(("devices", "stored"), [(1, 2), (2, 3)])
+@pytest.mark.parametrize(("devices", "stored"), [(1, 3), (2, 5)])
 def test_an_interruption_waits_for_the_chunks_in_flight(monkeypatch, tmp_path, devices, stored):
     def run(word, a):
         return {"x": a * len(word)}
@@ -721,7 +780,8 @@ def test_an_interruption_waits_for_the_chunks_in_flight(monkeypatch, tmp_path, d
     grid = nj.Grid(word=["a", "bc"], a=[1.0, 2.0, 3.0])
     devices = jax.devices()[:devices]
     handler = signal.getsignal(signal.SIGINT)
-    interrupting(monkeypatch, at=2 if stored == 2 else 3)
+    # While a wave is stored, the next one is in flight: it is finished and stored, too.
+    interrupting(monkeypatch, at=2 if stored == 3 else 3)
     with pytest.raises(KeyboardInterrupt) as caught:
         nj.sweep(run, grid, chunk=1, store=tmp_path, devices=devices)
     folder = re.escape(str(tmp_path))
@@ -751,16 +811,14 @@ def test_a_second_interruption_does_not_wait(monkeypatch, tmp_path):
 
 
 def test_an_interruption_without_a_store_says_what_is_lost():
-    def press(_):
-        signal.raise_signal(signal.SIGINT)
-
     def run(a):
         return {"x": a}
 
     class Pressing(LocalDevices):
         def evaluate(self, job, indices):
-            for wave in super().evaluate(job, indices):
-                press(wave)
+            for number, wave in enumerate(super().evaluate(job, indices)):
+                if number == 0:
+                    signal.raise_signal(signal.SIGINT)
                 yield wave
 
     with pytest.raises(KeyboardInterrupt, match=r"^Stopped; nothing was stored\. Pass store="):

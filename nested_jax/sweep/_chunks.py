@@ -1,63 +1,102 @@
 """How large a chunk is."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from nested_jax.sweep._grid import Grid
-from nested_jax.sweep._job import Job
+from nested_jax.sweep._job import Job, survey
+
+# What a wave of chunks costs beside its work, as a share of the work of the largest chunk allowed.
+OVERHEAD = 0.05
+# Shapes that are compared at most.
+MOST_SHAPES = 100_000
 
 
-def chunk_of(shape: Sequence[int], runs: int) -> tuple[int, ...]:
-    """Return the block of at most `runs` points that keeps the inner axes of `shape` whole.
+def chunk_of(
+    shape: Sequence[int], runs: int, work: Mapping[int, float] | None = None, devices: int = 1
+) -> tuple[int, ...]:
+    """Return the block of at most `runs` points in which a grid is done soonest.
 
-    The axis that has to be cut is cut into nearly equal parts, so that little is filled up.
+    All blocks are of one shape, those at an end being filled up, and `devices` of them are done
+    at a time. Of equally good shapes, that one is taken which cuts the outermost axes.
+
+    Args:
+        shape: The numbers of points along the axes.
+        runs: Number of points of a block at most.
+        work: Work that depends on which axes (a mask), for a point; all of it on all by default.
+        devices: Number of blocks that are computed at the same time.
     """
-    chunk: list[int] = []
-    for length in reversed(shape):
-        most = max(min(length, runs), 1)
-        pieces = math.ceil(length / most)
-        chunk.insert(0, math.ceil(length / pieces))
-        runs = runs // length if most == length else 1
-    return tuple(chunk)
+    shape = tuple(shape)
+    whole = (1 << len(shape)) - 1
+    # Each point has a result of its own to be written, at least.
+    work = dict(work or {})
+    work[whole] = max(work.get(whole, 0.0), 1.0)
+    lengths = [_lengths(length) for length in shape]
+    while math.prod(len(each) for each in lengths) > MOST_SHAPES:
+        longest = max(range(len(shape)), key=lambda i: len(lengths[i]))
+        lengths[longest] = [*lengths[longest][:-1:2], lengths[longest][-1]]
+    blocks = np.array([*itertools.product(*lengths)], np.int64)
+    blocks = blocks[blocks.prod(1) <= max(runs, 1)]
+    waves = np.ceil(np.ceil(np.array(shape) / blocks).prod(1) / devices)
+    cost = waves * (_work(blocks, work) + OVERHEAD * _work(blocks, work).max())
+    # Digits that are not noise, then the largest blocks, then the outermost cuts.
+    order = np.lexsort([*blocks.T[::-1], -blocks.prod(1), np.round(cost / cost.min(), 6)])
+    return tuple(blocks[order[0]].tolist())
 
 
-def in_pieces(shape: Sequence[int], pieces: int) -> tuple[int, ...]:
-    """Return the block that shares `shape` out among `pieces`, outermost axes first."""
-    chunk = []
-    for length in shape:
-        size = math.ceil(length / min(length, pieces))
-        chunk.append(size)
-        pieces = math.ceil(pieces / math.ceil(length / size))
-    return tuple(chunk)
+def _lengths(length: int) -> list[int]:
+    """Return the lengths of nearly equal parts, in any number."""
+    return sorted({-(-length // pieces) for pieces in range(1, length + 1)})
+
+
+def _work(blocks: np.ndarray, work: Mapping[int, float]) -> np.ndarray:
+    total = np.zeros(len(blocks))
+    for mask, operations in work.items():
+        along = [i for i in range(blocks.shape[1]) if mask >> i & 1]
+        total += operations * blocks[:, along].prod(1)
+    return total
 
 
 def plan(run: Any, grid: Grid, runs: int | str, devices: Any) -> Job:
     """Return the job with chunks of at most `runs` points, or as memory and devices suggest.
 
     With "auto" there are as many chunks as devices. Where XLA's analysis of that program finds
-    that it would take too much memory, chunks are as much smaller: a second compilation.
+    that it would take too much memory, chunks are as much smaller: a second compilation. Of
+    several programs that one is analysed which seems to hold most.
 
     Raises:
         MemoryError: If a chunk does not fit into memory.
     """
     shape = tuple(axis.size for axis in grid.values() if not axis.static)
+    work, heaviest = survey(run, grid)
     if runs != "auto":
-        job = Job(run, grid, chunk_of(shape, int(runs)))
-        _check_memory(job, devices.bytes_needed(job), devices)
+        # The same shape, and so the same bits, whatever the number of devices.
+        job = Job(run, grid, chunk_of(shape, int(runs), work))
+        check_memory(job, devices.bytes_needed(job, heaviest), devices.bytes_available())
         return job
-    job = Job(run, grid, in_pieces(shape, devices.wave))
-    needed = devices.bytes_needed(job)
+    at_once = devices.wave * jax.process_count()
+    job = Job(run, grid, chunk_of(shape, math.prod(shape), work, at_once))
+    needed = devices.bytes_needed(job, heaviest)
     if needed > devices.bytes_tolerated() and math.prod(job.chunk) > 1:
-        share = devices.bytes_wanted() / needed
-        job = Job(run, grid, chunk_of(shape, int(math.prod(job.chunk) * share)))
-        needed = devices.bytes_needed(job)
-    _check_memory(job, needed, devices)
+        most = int(math.prod(job.chunk) * devices.bytes_wanted() / needed)
+        job = Job(run, grid, chunk_of(shape, most, work, at_once))
+        needed = devices.bytes_needed(job, heaviest)
+    check_memory(job, needed, devices.bytes_available())
     return job
 
 
-def _check_memory(job: Job, needed: int, devices: Any) -> None:
-    available, runs = devices.bytes_available(), math.prod(job.chunk)
+def check_memory(job: Job, needed: int, available: int) -> None:
+    """Raise if a chunk does not fit.
+
+    Raises:
+        MemoryError: With what it needs, and what to pass.
+    """
+    runs = math.prod(job.chunk)
     if needed <= available:
         return
     message = (

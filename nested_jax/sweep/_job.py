@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -18,6 +19,7 @@ from nested_jax import _checks
 from nested_jax._version import __version__
 from nested_jax.sweep._axes import Axis, label
 from nested_jax.sweep._grid import Grid
+from nested_jax.sweep._sharing import bytes_held, work_by_axes
 
 # Values of the numeric axes: one dict of columns an axis, in the order of the grid.
 Columns = tuple[dict[str, Any], ...]
@@ -116,11 +118,13 @@ class Job:
             for axis, length, at in zip(self.numeric, self.chunk, block, strict=False)
         ]
 
+    def sample(self, at: int) -> tuple[Static, Columns]:
+        """Return a combination of the static axes, with the numeric values of a chunk of it."""
+        return self.statics[at], self.columns(at * (self.chunks // len(self.statics)))
+
     def samples(self) -> Iterator[tuple[Static, Columns]]:
-        """Yield each combination of the static axes, with the numeric values of a chunk of it."""
-        each = self.chunks // len(self.statics)
-        for at, static in enumerate(self.statics):
-            yield static, self.columns(at * each)
+        """Yield a sample of each combination of the static axes."""
+        return map(self.sample, range(len(self.statics)))
 
     def fingerprint(self, platform: str) -> dict[str, Any]:
         """Return what a result depends on: the program itself, its arguments, the grid, versions.
@@ -225,6 +229,26 @@ def examine(run: Partial, grid: Grid) -> Structure:
             _check_values(name, given[name], in_jax[name], rule)
     _check_names(first, grid)
     return first
+
+
+def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
+    """Return what work depends on which axes, for a point, and which static one holds most.
+
+    The axes are a mask over the numeric ones; the static combination is told by its number.
+    """
+    job = Job(run, grid, tuple(axis.size for axis in grid.values() if not axis.static))
+    work: defaultdict[int, float] = defaultdict(float)
+    held = []
+    for static, columns in job.samples():
+        program = evaluate.trace(static, run, columns).jaxpr
+        # Bound arrays come first, the same for all points.
+        axes = [1 << i for i, axis in enumerate(columns) for _ in axis]
+        bound = len(program.jaxpr.invars) - len(axes)
+        for mask, operations in work_by_axes(program, [0] * bound + axes).items():
+            own = (axis.size for i, axis in enumerate(job.numeric) if mask >> i & 1)
+            work[mask] += operations / math.prod(own)
+        held.append(bytes_held(program.jaxpr))
+    return work, max(range(len(held)), key=held.__getitem__)
 
 
 def _check_values(name: str, given: np.ndarray, in_jax: np.ndarray, rule: Callable) -> None:

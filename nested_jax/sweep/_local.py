@@ -1,5 +1,7 @@
 """Chunks on the devices of this process."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -10,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from nested_jax.sweep._chunks import plan
+from nested_jax.sweep._chunks import check_memory, plan
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Columns, Job, Static, evaluate
 
@@ -19,6 +21,11 @@ from nested_jax.sweep._job import Columns, Job, Static, evaluate
 CPU_CHUNK_BYTES = 8 * 2**20
 # Of a device's memory, the share that a chunk may take.
 MEMORY_SHARE = 0.8
+# What a container may have of the machine's memory: control groups, version 2 and 1.
+CONTAINER_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 
 
 class LocalDevices:
@@ -63,23 +70,23 @@ class LocalDevices:
         self, job: Job, indices: Iterable[int]
     ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
         """Yield (index, outputs as NumPy arrays) of the chunks `indices`, those done together."""
-        by_static: dict[int, list[int]] = {}
-        each = job.chunks // len(job.statics)
-        for index in indices:
-            by_static.setdefault(index // each, []).append(index)
-        run = self._placed(job.run)
-        for at, group in by_static.items():
-            for start in range(0, len(group), len(self.devices)):
-                wave = group[start : start + len(self.devices)]
+        run, in_flight = self._placed(job.run), None
+        for static, group in itertools.groupby(indices, job.static):
+            program = None
+            for wave in _batched(group, len(self.devices)):
                 # A device without a chunk of its own repeats the last one: shapes never change.
                 filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
                 columns = _stacked([job.columns(index) for index in filled])
-                program = self._compiled(job.statics[at], run, columns)
-                outputs = jax.device_get(program(run, columns))
-                yield [
-                    (index, {name: values[position] for name, values in outputs.items()})
-                    for position, index in enumerate(wave)
-                ]
+                if program is None:
+                    program = self._compiled(static, run, columns)
+                    check_memory(job, _bytes(program), self.bytes_available())
+                # Not waited for: what came before is stored meanwhile.
+                running = wave, program(run, columns)
+                if in_flight is not None:
+                    yield _fetched(*in_flight)
+                in_flight = running
+        if in_flight is not None:
+            yield _fetched(*in_flight)
 
     def _compiled(self, static: Static, run: Partial, columns: Columns) -> Any:
         """Return the program for one chunk a device; compiled once a shape."""
@@ -89,22 +96,18 @@ class LocalDevices:
         """Return `run` with what is bound to it on all devices, wherever it was."""
         return jax.device_put(run, NamedSharding(self._mesh, PartitionSpec()))
 
-    def bytes_needed(self, job: Job) -> int:
+    def bytes_needed(self, job: Job, static: int = 0) -> int:
         """Return the memory of one chunk on its device, from XLA's own analysis."""
-        needed, run = 0, self._placed(job.run)
-        for static, columns in job.samples():
-            compiled = self._compiled(static, run, _stacked([columns] * len(self.devices)))
-            stats = compiled.memory_analysis()
-            needed = max(needed, stats.temp_size_in_bytes + stats.output_size_in_bytes)
-        return needed
+        words, columns = job.sample(static)
+        run = self._placed(job.run)
+        return _bytes(self._compiled(words, run, _stacked([columns] * len(self.devices))))
 
     def bytes_available(self) -> int:
         """Return the memory that a chunk may take on its device."""
         stats = self.devices[0].memory_stats() or {}
         if "bytes_limit" in stats:
             return int(MEMORY_SHARE * stats["bytes_limit"])
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return int(MEMORY_SHARE * total) // len(self.devices)
+        return int(MEMORY_SHARE * _memory_of_the_machine()) // len(self.devices)
 
     def bytes_wanted(self) -> int:
         """Return the memory that a chunk should take to be fast."""
@@ -132,6 +135,35 @@ def _wave(mesh: Mesh, static: Static, run: Partial, columns: Columns) -> dict[st
     return jax.shard_map(
         on_device, mesh=mesh, in_specs=(whole, run_axis), out_specs=run_axis, check_vma=False
     )(run, columns)
+
+
+def _bytes(program: Any) -> int:
+    stats = program.memory_analysis()
+    return stats.temp_size_in_bytes + stats.output_size_in_bytes
+
+
+def _memory_of_the_machine() -> int:
+    """Return the main memory, or what of it a container is allowed."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            total = min(total, int(file.read()))  # No number, but "max", where there is no limit.
+    return total
+
+
+def _fetched(wave: Sequence[int], outputs: Any) -> list[tuple[int, dict[str, Any]]]:
+    """Wait for the outputs of a wave and return them by chunk."""
+    outputs = jax.device_get(outputs)
+    return [
+        (index, {name: values[position] for name, values in outputs.items()})
+        for position, index in enumerate(wave)
+    ]
+
+
+def _batched(indices: Iterable[int], size: int) -> Iterator[list[int]]:
+    indices = iter(indices)
+    while batch := [*itertools.islice(indices, size)]:
+        yield batch
 
 
 def _stacked(columns: Sequence[Columns]) -> Columns:

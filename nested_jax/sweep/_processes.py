@@ -1,6 +1,7 @@
 """One sweep on several processes of `jax.distributed`: each its share, everyone the whole."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -11,6 +12,33 @@ from nested_jax.sweep._job import Job
 def share_of_this_process(chunks: int) -> list[int]:
     """Return the chunks that this process computes."""
     return [*range(jax.process_index(), chunks, jax.process_count())]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Wait for all processes at the end; raise if one of them did.
+
+    Without, the others would wait for its results until JAX's coordinator ends them all.
+
+    Raises:
+        RuntimeError: If another process failed.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    from jax.experimental import multihost_utils
+
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        everyone = np.asarray(multihost_utils.process_allgather(np.array(failed)))
+    if everyone.any():
+        raise RuntimeError(
+            f"Process {everyone.argmax()} of {everyone.size} failed, and says why; what others "
+            "stored is there for the next call."
+        )
 
 
 def gather(results: dict[str, np.ndarray], mine: Sequence[int], job: Job) -> None:

@@ -1,7 +1,10 @@
 """Chunks on the workers of a Ray cluster, which may die and come back."""
 
+import dataclasses
+import math
+import statistics
+import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,19 +14,25 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nested_jax._checks import check_non_negative, check_static_count
-from nested_jax.sweep._chunks import in_pieces
+from nested_jax.sweep._chunks import chunk_of
 from nested_jax.sweep._grid import Grid
-from nested_jax.sweep._job import Job
+from nested_jax.sweep._job import Job, survey
 
 # How often a chunk is computed again after its worker died.
 MAX_RETRIES = 20
-# What of JAX's configuration decides on results; a worker takes it from the driver.
+# A chunk is late that takes so many times what half of them took, and at least so long.
+LATE_TIMES, LATE_SECONDS, POLL_SECONDS = 3, 10.0, 1.0
+# What of JAX's configuration decides on results: a worker takes it from the driver.
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
     "jax_numpy_dtype_promotion",
     "jax_threefry_partitionable",
+    # And what spares a worker that starts anew its compilation.
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
 )
 
 
@@ -89,20 +98,30 @@ class RayWorkers:
 
         # One copy of the job in the cluster's memory, whatever the number of tasks.
         parts = ray.put((uuid.uuid4().hex, _settings(), _portable(job.run), job.grid, job.chunk))
-        todo = deque(indices)
+        todo, over = iter(indices), False
         # A worker gets a chunk once it is there: it may still wait for a place in the cluster.
-        starting = {actor.platform.remote(): actor for actor in self._actors}
-        running: dict[Any, Any] = {}
-        while todo or running:
-            (done,), _ = ray.wait([*running, *starting], num_returns=1)
-            actor = running[done] if done in running else starting[done]
-            outputs = ray.get(done)
-            if todo:
-                running[actor.compute.remote(parts, todo.popleft())] = actor
-            if running.pop(done, None) is not None:
-                yield [outputs]
-            else:
-                del starting[done]
+        calls = {actor.platform.remote(): _Call(actor) for actor in self._actors}
+        idle, unfinished = [], _Unfinished()
+        while not over or unfinished.since:
+            while idle and (not over or unfinished.late()):
+                index = unfinished.repeat() if over else next(todo, None)
+                if index is None:
+                    over = True
+                    continue
+                actor = idle.pop()
+                calls[actor.compute.remote(parts, index)] = _Call(actor, index)
+                unfinished.begin(index)
+            if over and not unfinished.since:
+                return
+            # With a worker to spare, look up now and then whether a chunk has become late.
+            patience = POLL_SECONDS if over and idle else None
+            ready, _ = ray.wait([*calls], num_returns=1, timeout=patience)
+            for done in ready:
+                call = calls.pop(done)
+                outputs = ray.get(done)
+                idle.append(call.actor)
+                if unfinished.end(call.index):
+                    yield [outputs]
 
     def shutdown(self) -> None:
         """End the workers; the cluster stays."""
@@ -110,6 +129,50 @@ class RayWorkers:
 
         for actor in self._actors:
             ray.kill(actor)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    actor: Any
+    index: int | None = None
+
+
+class _Unfinished:
+    """Chunks that workers are at, and which of them are late.
+
+    A worker may be lost in a way that Ray cannot mend, or wait for ever for a place to start anew.
+    Once there is nothing else to do, what takes much longer than others did is computed a second
+    time elsewhere, and the first to finish counts.
+    """
+
+    def __init__(self):
+        self.since: dict[int, float] = {}
+        self._repeated: set[int] = set()
+        self._durations: list[float] = []
+
+    def begin(self, index: int) -> None:
+        self.since.setdefault(index, time.monotonic())
+
+    def end(self, index: int | None) -> bool:
+        """Note that a chunk is there; return whether it is the first time."""
+        if index not in self.since:
+            return False
+        self._durations.append(time.monotonic() - self.since.pop(index))
+        return True
+
+    def late(self) -> list[int]:
+        """Return the chunks that are late and were not repeated, the oldest first."""
+        if not self._durations:
+            return []
+        patience = max(LATE_SECONDS, LATE_TIMES * statistics.median(self._durations))
+        before = time.monotonic() - patience
+        late = [i for i, since in self.since.items() if since < before and i not in self._repeated]
+        return sorted(late, key=self.since.__getitem__)
+
+    def repeat(self) -> int:
+        index = self.late()[0]
+        self._repeated.add(index)
+        return index
 
 
 class _Worker:
@@ -133,7 +196,8 @@ class _Worker:
         if chunk != "auto" or job.chunks >= workers:
             return job.chunk
         shape = [axis.size for axis in grid.values() if not axis.static]
-        return in_pieces(shape, -(-workers // len(job.statics)))
+        work, _ = survey(job.run, grid)
+        return chunk_of(shape, math.prod(job.chunk), work, -(-workers // len(job.statics)))
 
     def compute(self, parts: Any, index: int) -> tuple[int, dict[str, np.ndarray]]:
         name, settings, run, grid, chunk = parts

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,11 +17,10 @@ from jax.tree_util import Partial
 
 from nested_jax._checks import check_callable, check_flag, check_static_count
 from nested_jax._version import __version__
-from nested_jax.sweep._chunks import chunk_of
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Job, Structure, digest, dimensions, examine
 from nested_jax.sweep._local import LocalDevices
-from nested_jax.sweep._processes import gather, share_of_this_process
+from nested_jax.sweep._processes import gather, share_of_this_process, together
 from nested_jax.sweep._progress import Interruption, Progress
 from nested_jax.sweep._store import Store
 
@@ -36,6 +36,7 @@ def sweep(
     chunk: int | str = "auto",
     devices: Sequence[Any] | None = None,
     executor: Any = None,
+    units: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> xarray.Dataset:
     """Run `run` at every point of `grid`.
@@ -65,6 +66,8 @@ def sweep(
             are; a store keeps the shape it was made with.
         devices: Devices of this process; by default all of JAX's default platform.
         executor: What computes the chunks in place of this process: see `RayWorkers`.
+        units: Units of axes and results by name, kept as their attribute `units` and shown in
+            figures.
         progress: Whether to show a bar, if the error stream is a terminal.
 
     Returns:
@@ -96,6 +99,7 @@ def sweep(
         {'learning_rate': 2, 'levels': 3}
     """
     _check(run, grid, chunk, progress, devices, executor)
+    units = _checked_units(units)
     partial = run if isinstance(run, Partial) else Partial(run)
     executor = LocalDevices(devices) if executor is None else executor
     kept = None if store is None else Store(store)
@@ -103,6 +107,7 @@ def sweep(
     with Progress(grid.size, progress) as bar:
         # Before anything is compiled: whether it can be traced and the grid keeps its rules.
         structure = examine(partial, grid)
+        _check_names_of_units(units, {*grid, *grid.arguments, *structure})
         job = _planned(partial, grid, chunk, executor, kept)
         fingerprint = None
         if kept is not None:
@@ -111,7 +116,10 @@ def sweep(
         compiled = time.perf_counter()
         results = _run(job, structure, executor, kept, bar)
         finished = time.perf_counter()
-    return _dataset(job, results, executor, fingerprint, compiled - started, finished - compiled)
+    dataset = _dataset(job, results, executor, fingerprint, compiled - started, finished - compiled)
+    for name, unit in units.items():
+        dataset[name].attrs["units"] = unit
+    return dataset
 
 
 def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executor: Any) -> None:
@@ -133,13 +141,27 @@ def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executo
         raise ValueError(f"`devices` must be None if there is an `executor`, got {devices!r}.")
 
 
+def _checked_units(units: Any) -> dict[str, str]:
+    units = {} if units is None else units
+    if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
+        raise TypeError(f"`units` must be a dict of words by name, got {units!r}.")
+    return dict(units)
+
+
+def _check_names_of_units(units: Mapping[str, str], names: Set[str]) -> None:
+    for name in units:
+        if name not in names:
+            known = ", ".join(sorted(names))
+            raise ValueError(f"`units` must name axes or results ({known}), got {name!r}.")
+
+
 def _planned(run: Partial, grid: Grid, chunk: int | str, executor: Any, kept: Store | None) -> Job:
     """Return the job; a store that was begun decides on the shape of its chunks."""
     recorded = None if kept is None else kept.recorded()
     axes = [axis.size for axis in grid.values() if not axis.static]
     if recorded is not None and len(recorded.get("chunk", ())) == len(axes):
         shape = tuple(recorded["chunk"])
-        if chunk == "auto" or chunk_of(axes, int(chunk)) == shape:
+        if chunk == "auto" or math.prod(shape) <= int(chunk):
             return Job(run, grid, shape)
     return executor.plan(run, grid, chunk)
 
@@ -153,24 +175,24 @@ def _run(
         name: np.empty(job.grid.shape + shape, dtype) for name, (shape, dtype) in structure.items()
     }
     mine = share_of_this_process(job.chunks)
-    missing = dict.fromkeys(mine)
-    for index, stored in () if kept is None else kept.load(mine):
-        bar.add(job.place(index, results, stored), axes)
-        del missing[index]
-    bar.running(sum(job.runs(index) for index in mine))
-    waves = executor.evaluate(job, [*missing])
-    with contextlib.closing(waves), Interruption() as interruption:
-        for wave in waves:
-            for index, outputs in wave:
-                if kept is not None:
-                    kept.save(index, outputs)
-                bar.add(job.place(index, results, outputs), axes)
-                del missing[index]
-            if interruption.asked:
-                break
-    # After the last chunk, too: who stops a sweep wants to stop the script.
-    if interruption.asked:
-        raise KeyboardInterrupt(_how_to_go_on(kept, len(mine) - len(missing), len(mine)))
+    with together():
+        missing = dict.fromkeys(mine)
+        for index, stored in () if kept is None else kept.load(mine):
+            bar.add(job.place(index, results, stored), axes)
+            del missing[index]
+        bar.running(sum(job.runs(index) for index in mine))
+        with Interruption() as interruption:
+            # After Ctrl-C no further chunk is begun; those in flight still come.
+            todo = itertools.takewhile(lambda _: not interruption.asked, [*missing])
+            with contextlib.closing(executor.evaluate(job, todo)) as waves:
+                for index, outputs in itertools.chain.from_iterable(waves):
+                    if kept is not None:
+                        kept.save(index, outputs)
+                    bar.add(job.place(index, results, outputs), axes)
+                    del missing[index]
+        # After the last chunk, too: who stops a sweep wants to stop the script.
+        if interruption.asked:
+            raise KeyboardInterrupt(_how_to_go_on(kept, len(mine) - len(missing), len(mine)))
     gather(results, mine, job)
     return results
 
