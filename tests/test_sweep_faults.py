@@ -186,6 +186,7 @@ for number, store in enumerate((None, sys.argv[4], sys.argv[4])):
             path.unlink()
     jax.experimental.multihost_utils.sync_global_devices(str(number))
     keep(nj.sweep(run, GRID, chunk=3, store=store), f"{sys.argv[5]}-{index}-{number}.npz")
+print("automatic", nj.sweep(run, GRID).attrs["chunk"])
 """
 
 
@@ -198,7 +199,8 @@ def test_two_processes_of_jax_distributed_give_the_arrays_of_one(tmp_path, undis
     store = tmp_path / "store"
     processes = [start(path, index, 2, address, store, tmp_path / "results") for index in range(2)]
     for process in processes:
-        finish(process)
+        # Of a word's 15 x 6 points, one part for each of the four devices.
+        assert "automatic 24" in finish(process)
     for index in range(2):
         for number in range(3):
             assert contents(tmp_path / f"results-{index}-{number}.npz") == undisturbed
@@ -206,11 +208,41 @@ def test_two_processes_of_jax_distributed_give_the_arrays_of_one(tmp_path, undis
     assert_whole(chunks(store))
 
 
+FAILING = """
+import sys
+index, address, store = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+jax.distributed.initialize(address, 2, index)
+if index:
+    from nested_jax.sweep._store import Store
+
+    def fail(self, index, arrays):
+        raise OSError(28, "No space left on device")
+
+    Store.save = fail
+nj.sweep(run, GRID, chunk=3, store=store)
+"""
+
+
+@pytest.mark.slow
+def test_what_ends_one_process_ends_the_others(tmp_path):
+    path, store = script(tmp_path, FAILING), tmp_path / "store"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [start(path, index, address, store) for index in range(2)]
+    errors = [process.communicate(timeout=DEADLINE)[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    assert "RuntimeError: Process 1 of 2 failed, and says why" in errors[0]
+    assert "No space left on device" in errors[1]
+    # Half of the chunks are the other's, and stored.
+    assert len(chunks(store)) == CHUNKS // 2
+
+
 RAY = """
 import signal, threading
 import ray
 from jax.tree_util import Partial
-from nested_jax.sweep import RayWorkers
+from nested_jax.sweep import RayWorkers, _ray
 
 def chunks(store):
     return len(list(pathlib.Path(store).glob("chunk-*")))
@@ -252,6 +284,15 @@ try:
     after = restarts(workers._actors)
     print("restarted", before[0] != after[0], before[1] == after[1])
     assert results.attrs["devices"] == 2
+
+    # A worker is lost without dying: what it was at is computed by the other.
+    _ray.LATE_SECONDS = 1
+    stopped = restarts(workers._actors)[0]
+    when(folder / "late", 4, lambda: os.kill(stopped, signal.SIGSTOP))
+    late = nj.sweep(bound, grid, chunk=3, executor=workers, store=folder / "late")
+    print("late", late.loss.equals(results.loss), len(os.listdir(folder / "late")))
+    os.kill(stopped, signal.SIGCONT)
+
     # The same function on another grid, and with other arrays: on the same workers.
     for again, other in ((bound, grid.sub(seed=[1, 2, 4])),
                          (Partial(slow_run, np.arange(300.0) + 1, jax.random.key(6), 2.5), grid)):
@@ -311,6 +352,7 @@ def test_ray_workers_and_drivers_may_die(tmp_path, undisturbed):
     assert len(chunks(tmp_path / "slow")) >= 16
     assert [line for line in out.splitlines() if "(raylet)" not in line] == [
         "restarted True True",
+        "late True 17",
         "same True True",
         "same True True",
         "same True",
