@@ -35,6 +35,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.level_sweep
+	$(BIN)/python -m benchmarks.sweep_scaling
 	$(BIN)/python -m benchmarks.heatmap
 	$(BIN)/python -m benchmarks.update_step
 

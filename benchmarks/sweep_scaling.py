@@ -8,8 +8,8 @@ turns, and the minimum of the repeats counts. Compilations are those until the f
 there, of whatever kind; memory is the most that the process had until then, JAX itself included.
 
 About 2 minutes on 2 CPU cores. Expected: a run among 36,100 costs at most 1.3 times what one among
-361 does; two devices are at least 1.8 times as fast as one, on cores that are idle; at most two
-compilations; memory flat in the steps.
+361 does, and two devices are at least 1.8 times as fast as one on these, on cores that are idle; at
+most two compilations; memory flat in the steps.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ COMPILATION = "/jax/core/compile/backend_compile_duration"
 class Config:
     """Time the level sweep at several sizes."""
 
-    steps: int = 2_000
+    steps: int = 10_000
     """Steps of each run."""
     seeds: int = 100
     """Seeds of the large sweep, of 361 runs each; the small one has one."""
@@ -49,7 +49,7 @@ class Config:
     """Numbers of CPU devices."""
     memory_steps: tuple[int, ...] = (1_000, 10_000, 100_000)
     """Steps of a run where its memory is measured."""
-    repeats: int = 4
+    repeats: int = 2
     """Repeats, of which the minimum counts."""
     out: Path | None = None
     """JSON file to write the measurements to."""

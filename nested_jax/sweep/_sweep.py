@@ -61,7 +61,8 @@ def sweep(
         store: Folder for finished chunks, new or of the same configuration: the program that
             `run` compiles to, its arguments, the grid, and versions.
         chunk: How many runs at once at most, or "auto": the whole grid shared out over the
-            devices, less where it would outgrow memory (or, on CPU, the caches). A result
+            devices, less where it would outgrow memory (or, on CPU, the caches); cut where least
+            work is shared. A result
             depends, by rounding, on the shape of its chunk, but not on how many devices there
             are; a store keeps the shape it was made with.
         devices: Devices of this process; by default all of JAX's default platform.
