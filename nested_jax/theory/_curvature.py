@@ -1,0 +1,326 @@
+"""Curvature of a loss: Hessian-vector products, eigenvalues, condition, Jacobian singular values.
+
+Everything is a pure function of the parameters that works under jit and vmap, so that it can be
+asked along a run: as the `record` of `rollout`, or afterwards, vmapped over recorded parameters.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+from matfree import decomp
+
+from nested_jax._checks import check_callable, check_static_count
+from nested_jax._types import Params
+
+ITERATIONS = 64
+"""Products with the matrix by default: enough for the ends of most spectra, exact up to here."""
+
+
+class Curvature(NamedTuple):
+    """Extremes of a Hessian's spectrum.
+
+    Attributes:
+        largest: The largest eigenvalue, the sharpness: gradient descent on a quadratic is stable
+            for rates below 2 / largest.
+        smallest: The smallest eigenvalue, negative where the loss is not convex.
+        condition: The largest over the smallest modulus of an eigenvalue; infinite where the
+            Hessian is singular to rounding.
+    """
+
+    largest: Float[Array, ""]
+    smallest: Float[Array, ""]
+    condition: Float[Array, ""]
+
+
+def hessian_vector_product(loss: Callable[[Params], Any], params: Params, vector: Params) -> Params:
+    r"""Return the Hessian of a loss times a vector, without the Hessian.
+
+    .. math:: \nabla^2 R(\theta) \, v = \partial_t \nabla R(\theta + t v) \big|_{t = 0} ,
+
+    forward through reverse: about four evaluations of the loss, whatever the size of `params`.
+
+    Args:
+        loss: A twice differentiable function of the parameters to a scalar.
+        params: :math:`\theta`, a tree of float arrays.
+        vector: :math:`v`, with the structure, shapes and dtypes of `params`.
+
+    Returns:
+        A tree like `params`.
+
+    Raises:
+        TypeError: If `loss` is not callable, or `vector` is not like `params`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nested_jax import theory
+        >>> loss = lambda p: jnp.sum(p**3)  # its Hessian is diag(6 p)
+        >>> theory.hessian_vector_product(loss, jnp.array([1.0, 2.0]), jnp.array([1.0, -1.0]))
+        Array([  6., -12.], dtype=float32)
+
+    References:
+        Pearlmutter (1994), Fast exact multiplication by the Hessian,
+        doi:10.1162/neco.1994.6.1.147.
+    """
+    check_callable("loss", loss)
+    return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
+
+
+def hessian_eigenvalues(
+    loss: Callable[[Params], Any],
+    params: Params,
+    count: int = 1,
+    *,
+    iterations: int = ITERATIONS,
+    key: jax.Array | None = None,
+) -> Float[Array, " count"]:
+    r"""Return the largest eigenvalues of a Hessian, the largest first.
+
+    Up to `iterations` parameters the Hessian is formed and its eigenvalues are exact. Beyond,
+    they are the Ritz values of as many steps of Lanczos' method with full reorthogonalisation:
+    they approach the ends of the spectrum first and from within, and of a multiple eigenvalue
+    they hold fewer copies.
+
+    Args:
+        loss: A twice differentiable function of the parameters to a scalar.
+        params: A tree of float arrays.
+        count: How many eigenvalues; static, at most `iterations` and the number of parameters
+            (asking for all of them gives the whole spectrum of a small Hessian).
+        iterations: Hessian-vector products at most; static.
+        key: Of the direction that Lanczos' method starts from; `jax.random.key(0)` if not given.
+
+    Returns:
+        Shape (count,), in JAX's default precision, in which `loss` is evaluated too. NaN where
+        the Hessian is not finite.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `params` is empty or `count` or `iterations` out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nested_jax import theory
+        >>> loss = lambda p: p["a"] ** 2 + 3 * p["a"] * p["b"] + p["b"] ** 2
+        >>> theory.hessian_eigenvalues(loss, {"a": 1.0, "b": 2.0}, count=2)
+        Array([ 5., -1.], dtype=float32)
+
+    References:
+        Lanczos (1950), doi:10.6028/jres.045.026, as implemented by the package matfree.
+    """
+    function, vector = _flattened("loss", loss, params)
+    _check(vector.size, count, iterations)
+    return _spectrum(function, vector, iterations, key)[::-1][:count]
+
+
+def curvature(
+    loss: Callable[[Params], Any],
+    params: Params,
+    *,
+    iterations: int = ITERATIONS,
+    key: jax.Array | None = None,
+) -> Curvature:
+    r"""Return the ends of a Hessian's spectrum and its condition number.
+
+    Up to `iterations` parameters all three are exact. Beyond, `largest` and `smallest` lie within
+    the spectrum (see `hessian_eigenvalues`), and the condition number of a definite Hessian is
+    bounded from below; that of an indefinite one is then a guess.
+
+    Args:
+        loss: A twice differentiable function of the parameters to a scalar.
+        params: A tree of float arrays.
+        iterations: Hessian-vector products at most; static.
+        key: Of the direction that Lanczos' method starts from; `jax.random.key(0)` if not given.
+
+    Returns:
+        A `Curvature` of scalars in JAX's default precision, NaN where the Hessian is not finite.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `params` is empty or `iterations` out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, nested_jax as nj
+        >>> from nested_jax import theory
+        >>> problem = nj.quadratic([1.0, 100.0])
+        >>> along = lambda params, opt_state: theory.curvature(
+        ...     lambda p: problem.loss(p, None), params
+        ... )
+        >>> tx = nj.momentum(0.01)
+        >>> trace = nj.rollout(tx, problem, jax.random.key(0), 20, stride=5, record=along)
+        >>> trace.records.condition
+        Array([100., 100., 100., 100.], dtype=float32)
+    """
+    function, vector = _flattened("loss", loss, params)
+    _check(vector.size, 1, iterations)
+    spectrum = _spectrum(function, vector, iterations, key)
+    sizes = jnp.abs(spectrum)
+    low, high = jnp.min(sizes), jnp.max(sizes)
+    # Below this an eigenvalue is rounding: the matrix is singular as far as can be told.
+    rounding = vector.size * jnp.finfo(vector.dtype).eps * high
+    singular = low <= jnp.maximum(rounding, 1e3 * _least(vector.dtype))
+    return Curvature(
+        largest=spectrum[-1],
+        smallest=spectrum[0],
+        condition=jnp.where(singular, jnp.inf, high / low),
+    )
+
+
+def condition_number(
+    loss: Callable[[Params], Any],
+    params: Params,
+    *,
+    iterations: int = ITERATIONS,
+    key: jax.Array | None = None,
+) -> Float[Array, ""]:
+    r"""Return the condition number :math:`\max |\lambda| / \min |\lambda|` of a Hessian.
+
+    It decides how many steps are needed: about :math:`\kappa` of gradient descent and
+    :math:`\sqrt\kappa` with momentum for a factor e.
+
+    Args:
+        loss: A twice differentiable function of the parameters to a scalar.
+        params: A tree of float arrays.
+        iterations: Hessian-vector products at most; static. Exact up to as many parameters; see
+            `curvature`.
+        key: Of the direction that Lanczos' method starts from; `jax.random.key(0)` if not given.
+
+    Returns:
+        A scalar in JAX's default precision; infinite where the Hessian is singular to rounding,
+        NaN where it is not finite.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `params` is empty or `iterations` out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nested_jax import theory
+        >>> theory.condition_number(lambda p: p[0] ** 2 - 4 * p[1] ** 2, jnp.ones(2))
+        Array(4., dtype=float32)
+    """
+    return curvature(loss, params, iterations=iterations, key=key).condition
+
+
+def jacobian_singular_values(
+    function: Callable[[Params], Any],
+    params: Params,
+    count: int = 1,
+    *,
+    iterations: int = ITERATIONS,
+    key: jax.Array | None = None,
+) -> Float[Array, " count"]:
+    r"""Return the largest singular values of a Jacobian, the largest first.
+
+    Of a model's outputs at all inputs as a function of its parameters they tell which directions
+    a squared loss can be learned in: their squares are the eigenvalues of the Gauss-Newton
+    matrix. Up to `iterations` rows or columns the Jacobian is formed; beyond, its ends are found
+    by Golub and Kahan's bidiagonalisation.
+
+    Args:
+        function: A differentiable function of the parameters to a tree of float arrays.
+        params: A tree of float arrays.
+        count: How many singular values; static, at most `iterations` and the number of
+            parameters and of outputs.
+        iterations: Products with the Jacobian, and with its transpose, at most; static.
+        key: Of the direction that the method starts from; `jax.random.key(0)` if not given.
+
+    Returns:
+        Shape (count,), in JAX's default precision. NaN where the Jacobian is not finite.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `params` is empty or `count` or `iterations` out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nested_jax import theory
+        >>> x = jnp.array([[3.0, 0.0], [0.0, 1.0], [4.0, 0.0]])
+        >>> theory.jacobian_singular_values(lambda w: x @ w, jnp.zeros(2), count=2)
+        Array([5., 1.], dtype=float32)
+
+    References:
+        Golub & Kahan (1965), doi:10.1137/0702016, as implemented by the package matfree.
+    """
+    function, vector = _flattened("function", function, params)
+    rows = jax.eval_shape(function, vector).size
+    size = min(rows, vector.size)
+    _check(size, count, iterations)
+    if size <= iterations:
+        wide = rows < vector.size
+        jacobian = (jax.jacrev if wide else jax.jacfwd)(function)(vector)
+        return jnp.linalg.svd(jacobian, compute_uv=False)[:count]
+
+    linear = jax.linearize(function, vector)[1]
+
+    def product(v):
+        image = linear(v)
+        return image + _nudge(image, jnp.resize(v, image.shape))
+
+    found = decomp.bidiag(iterations)(product, _start(key, vector))
+    return jnp.linalg.svd(jnp.asarray(found.J_small), compute_uv=False)[:count]
+
+
+def _spectrum(function, vector, iterations, key):
+    """Return all eigenvalues, or `iterations` Ritz values, the smallest first."""
+    if vector.size <= iterations:
+        return jnp.linalg.eigvalsh(jax.hessian(function)(vector))
+    linear = jax.linearize(jax.grad(function), vector)[1]
+
+    def product(v):
+        image = linear(v)
+        return image + _nudge(image, v)
+
+    lanczos = decomp.tridiag_sym(iterations, custom_vjp=False)
+    return jnp.linalg.eigvalsh(lanczos(product, _start(key, vector)).J_small)
+
+
+def _nudge(image, v):
+    """Return a multiple of the rolled `v` at the level of rounding, linear to differentiate.
+
+    Once a matrix of low rank has been exhausted, nothing is left of its image beside the
+    directions that were found, and matfree divides by that 0. Of the nudge something is left: a
+    new direction to go on in.
+    """
+    size = jnp.finfo(image.dtype).eps * jnp.linalg.norm(image) + _least(image.dtype)
+    return jax.lax.stop_gradient(size) * jnp.roll(v, 1)
+
+
+def _least(dtype):
+    """Return a size whose square is far from underflow, and that is far below any curvature."""
+    return float(jnp.finfo(dtype).tiny) ** 0.4
+
+
+def _start(key, vector):
+    key = jax.random.key(0) if key is None else key
+    return jax.random.normal(key, vector.shape, vector.dtype)
+
+
+def _flattened(name, function, params):
+    """Return `function` from vector to vector, or scalar, and `params` as a vector.
+
+    Both are in JAX's default precision: matfree mixes no dtypes, and in bfloat16 a Hessian has
+    no digits.
+    """
+    check_callable(name, function)
+    wide = jax.tree.map(lambda p: jnp.asarray(p, float), params)
+    vector, unravel = ravel_pytree(wide)
+    if not vector.size:
+        raise ValueError("`params` must hold at least one number, got none.")
+
+    if name == "loss":
+        shape = jax.eval_shape(function, wide)
+        if getattr(shape, "shape", None) != ():
+            raise ValueError(f"`loss` must return a scalar, got {shape}.")
+        return lambda v: jnp.asarray(function(unravel(v)), vector.dtype), vector
+    return lambda v: ravel_pytree(function(unravel(v)))[0].astype(vector.dtype), vector
+
+
+def _check(size, count, iterations):
+    check_static_count("iterations", iterations, 1)
+    check_static_count("count", count, 1)
+    most = min(size, int(iterations))
+    if int(count) > most:
+        raise ValueError(f"`count` must be at most {most} here, got {count}.")

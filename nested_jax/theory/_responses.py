@@ -1,0 +1,306 @@
+"""What a linear transform makes of impulses, constants and waves, and how long it remembers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float
+
+from nested_jax._checks import (
+    check_non_negative,
+    check_number,
+    check_static_count,
+    check_unit_interval,
+    is_traced,
+)
+from nested_jax._types import ScalarLike
+from nested_jax.theory._geometric import is_negligible, late_power, spectral_radius
+from nested_jax.theory._state_space import StateSpace, System, as_state_space, simulated
+
+
+def impulse_response(system: System, steps: int) -> Float[Array, " step"]:
+    r"""Return the weights a transform gives to its inputs, the latest first.
+
+    .. math:: h_0 = d, \quad h_j = c A^{j-1} b, \quad y_t = \sum_{j=0}^{t} h_j u_{t-j} .
+
+    They are the outputs for the inputs 1, 0, 0, ... For k equal averages in a row they are
+    `negative_binomial_weights`.
+
+    Args:
+        system: A transform, linear and time-invariant, or a `StateSpace`.
+        steps: How many weights, at least 1; static.
+
+    Returns:
+        :math:`h_0, h_1, \dots`
+
+    Raises:
+        TypeError: If `system` is of the wrong kind, or `steps` not a concrete integer.
+        ValueError: If `system` is a transform that is refused (see `state_space`), or `steps` is
+            below 1.
+
+    Example:
+        >>> import optax, nested_jax.theory as theory
+        >>> theory.impulse_response(optax.trace(0.5), 3)
+        Array([1.  , 0.5 , 0.25], dtype=float32)
+    """
+    system = as_state_space(system)
+    check_static_count("steps", steps, 1)
+    return simulated(system, jnp.zeros(steps).at[0].set(1.0))
+
+
+def step_response(system: System, steps: int) -> Float[Array, " step"]:
+    r"""Return what a transform makes of the constant 1, from rest.
+
+    .. math:: y_t = \sum_{j=0}^{t} h_j,
+
+    on its way to `dc_gain`.
+
+    Args:
+        system: A transform, linear and time-invariant, or a `StateSpace`.
+        steps: How many outputs, at least 1; static.
+
+    Returns:
+        :math:`y_0, y_1, \dots`
+
+    Raises:
+        TypeError: If `system` is of the wrong kind, or `steps` not a concrete integer.
+        ValueError: If `system` is a transform that is refused (see `state_space`), or `steps` is
+            below 1.
+
+    Example:
+        >>> import optax, nested_jax.theory as theory
+        >>> theory.step_response(optax.trace(0.5), 3)
+        Array([1.  , 1.5 , 1.75], dtype=float32)
+    """
+    system = as_state_space(system)
+    check_static_count("steps", steps, 1)
+    return simulated(system, jnp.ones(steps))
+
+
+def frequency_response(system: System, frequencies: ArrayLike) -> Complex[Array, "*shape"]:
+    r"""Return the transfer function on the unit circle.
+
+    .. math:: H(e^{i \omega}) = d + c\, (e^{i \omega} I - A)^{-1} b = \sum_j h_j e^{-i \omega j} .
+
+    A wave :math:`\cos \omega t` leaves, in the end, as :math:`|H| \cos(\omega t + \arg H)`. At 0 it
+    is `dc_gain`, at pi what gradients of alternating sign are multiplied by. For a system that
+    grows there is no such end; H then is the continuation of the sum, as stability needs it.
+
+    Args:
+        system: A transform, linear and time-invariant, or a `StateSpace`.
+        frequencies: :math:`\omega` in radians a step, of any shape; may be traced.
+
+    Returns:
+        H, shaped like `frequencies`; infinite at a pole.
+
+    Raises:
+        TypeError: If `system` or `frequencies` is of the wrong kind.
+        ValueError: If `system` is a transform that is refused (see `state_space`).
+
+    Example:
+        >>> import jax.numpy as jnp, optax, nested_jax.theory as theory
+        >>> theory.frequency_response(optax.trace(0.5), [0.0, jnp.pi]).real.round(4)
+        Array([2.    , 0.6667], dtype=float32)
+    """
+    system = as_state_space(system)
+    frequencies = jnp.asarray(frequencies)
+    if jnp.iscomplexobj(frequencies) or frequencies.dtype == bool:
+        raise TypeError(f"`frequencies` must be real numbers, got {frequencies.dtype}.")
+    points = jnp.exp(1j * frequencies.astype(float))
+    resolvent = points[..., None, None] * jnp.eye(system.drive.size) - system.transition
+    drive = jnp.broadcast_to(system.drive[:, None], (*resolvent.shape[:-1], 1))
+    states = jnp.linalg.solve(resolvent, drive.astype(resolvent.dtype))[..., 0]
+    response = states @ system.output.astype(states.dtype) + system.feedthrough
+    return jnp.where(jnp.isfinite(response), response, jnp.inf)
+
+
+def dc_gain(system: System) -> Float[Array, ""]:
+    r"""Return what a transform makes of the constant 1 in the end.
+
+    .. math:: H(1) = \sum_j h_j = d + c\, (I - A)^{-1} b,
+
+    by solving. A rate is to be divided by it when a transform is introduced that should leave the
+    size of steps as it was.
+
+    Args:
+        system: A transform, linear and time-invariant, or a `StateSpace`.
+
+    Returns:
+        The gain, negative for a finished optimizer. Of a system that never forgets (a sum of all
+        gradients), inf with the sign of its weights.
+
+    Raises:
+        TypeError: If `system` is of the wrong kind.
+        ValueError: If `system` is a transform that is refused (see `state_space`), or its
+            response to a constant grows exponentially or swings for ever. Where it is traced, the
+            gain is NaN then.
+
+    Example:
+        >>> import optax, nested_jax.theory as theory
+        >>> float(theory.dc_gain(optax.trace(0.75)))
+        4.0
+        >>> float(theory.dc_gain(optax.trace(1.0)))
+        inf
+    """
+    system = as_state_space(system)
+    forgets, endless = _fate(system)
+    rest, _ = _states_of_one(system, forgets)
+    return jnp.where(forgets, system.feedthrough + system.output @ rest, endless)
+
+
+def mean_delay(system: System) -> Float[Array, ""]:
+    r"""Return the mean age of the inputs in an output, in steps.
+
+    .. math::
+
+        \frac{\sum_j j\, h_j}{\sum_j h_j} = \frac{c\, (I - A)^{-2} b}{H(1)} ,
+
+    by solving: the delay of slow waves, by which a ramp is late. With weights of both signs it is
+    no mean of ages, and may be 0 or negative.
+
+    Args:
+        system: A transform, linear and time-invariant, or a `StateSpace`.
+
+    Returns:
+        The delay; inf for a system that never forgets.
+
+    Raises:
+        TypeError: If `system` is of the wrong kind.
+        ValueError: If `system` has no finite or infinite gain (see `dc_gain`), or its gain is 0.
+            Where it is traced, the delay is NaN then.
+
+    Example:
+        >>> import optax, nested_jax.theory as theory
+        >>> float(theory.mean_delay(optax.trace(0.75)))
+        3.0
+    """
+    system = as_state_space(system)
+    forgets, endless = _fate(system)
+    gain = _checked_gain(system, forgets)
+    _, rest = _states_of_one(system, forgets)
+    return jnp.where(forgets, system.output @ rest / gain, jnp.abs(endless))
+
+
+def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
+    r"""Return how many of the latest inputs carry a share of the weight.
+
+    .. math:: \min \Big\{ n : \sum_{j<n} h_j \ge p\, H(1) \Big\} ,
+
+    the steps that the response to a constant takes to reach a share p of its end, for instance
+    .5 or .99. What is left of the sum is followed, not the sum, so that no rounding builds up.
+
+    Args:
+        system: A transform, linear and time-invariant, or a `StateSpace`.
+        share: p in [0, 1), may be traced.
+
+    Returns:
+        A whole number of steps, as a float; inf for a system that never forgets.
+
+    Raises:
+        TypeError: If `system` is of the wrong kind.
+        ValueError: If `system` has no finite or infinite gain (see `dc_gain`), its gain is 0, or
+            `share` lies outside [0, 1). Where `system` is traced, NaN takes the place of the
+            errors about it.
+
+    Example:
+        >>> import optax, nested_jax.theory as theory
+        >>> float(theory.memory(optax.trace(0.75))), float(theory.memory(optax.trace(0.75), 0.99))
+        (3.0, 17.0)
+    """
+    system = as_state_space(system)
+    check_unit_interval("share", share)
+    forgets, endless = _fate(system)
+    gain = _checked_gain(system, forgets)
+    rest, _ = _states_of_one(system, forgets)
+    # Of the states that the constant 1 has made, what is left n - 1 steps after it ended.
+    allowed = 1 - jnp.asarray(share, float)
+
+    def goes_on(carry):
+        _, state = carry
+        return forgets & (system.output @ state / gain > allowed)
+
+    def wait(carry):
+        steps, state = carry
+        return steps + 1, system.transition @ state
+
+    steps, _ = jax.lax.while_loop(goes_on, wait, (jnp.int32(1), rest))
+    steps = jnp.where((allowed == 1) & forgets, 0, steps)
+    found = jnp.where(jnp.isfinite(gain), steps.astype(float), jnp.nan)
+    return jnp.where(forgets, found, jnp.abs(endless))
+
+
+def terminal_velocity(
+    system: System, gradient: ScalarLike = 1.0, learning_rate: ScalarLike = 1.0
+) -> Float[Array, ""]:
+    r"""Return the step that the parameters take, in the end, under a constant gradient.
+
+    .. math:: \theta_{t+1} - \theta_t \to -\eta\, |H(1)|\, g .
+
+    For heavy ball it is :math:`-\eta g / (1 - \rho)`. A transform, whose gain is positive, is
+    understood as what is multiplied by minus the rate; a finished optimizer, whose gain is
+    negative, as what is added to the parameters.
+
+    Args:
+        system: A transform, linear and time-invariant, or a `StateSpace`.
+        gradient: g, may be traced.
+        learning_rate: :math:`\eta`, may be traced; 1 for a finished optimizer, which has its own.
+
+    Returns:
+        The velocity, against the gradient; infinite for a system that never forgets.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: As in `dc_gain`, or if `learning_rate` is negative or not finite.
+
+    Example:
+        >>> import nested_jax as nj, nested_jax.theory as theory
+        >>> float(theory.terminal_velocity(nj.momentum(0.5, decay=0.75), 3.0))
+        -6.0
+    """
+    check_number("gradient", gradient)
+    check_non_negative("learning_rate", learning_rate)
+    return -jnp.abs(dc_gain(system)) * jnp.asarray(learning_rate) * jnp.asarray(gradient)
+
+
+def _fate(system: StateSpace) -> tuple[Any, Any]:
+    """Tell whether inputs are forgotten, and the gain if not: infinite, or NaN for none.
+
+    Raises if there is none and all is concrete.
+    """
+    late = late_power(system.transition)
+    forgets = is_negligible(late)
+    # Two weights far out: alike for a sum of all inputs, opposed for one that swings.
+    reached = late @ jnp.stack([system.drive, system.transition @ system.drive], axis=1)
+    one, other = system.output @ reached
+    endures = jnp.isfinite(one) & (one != 0) & (jnp.sign(one) == jnp.sign(other))
+    endless = jnp.where(endures, jnp.sign(one) * jnp.inf, jnp.nan)
+    if not is_traced(forgets) and not forgets and jnp.isnan(endless):
+        raise ValueError(
+            "`system` must forget its inputs or sum them up, got one that grows or swings for "
+            f"ever: its spectral radius is {spectral_radius(system.transition):.6g}."
+        )
+    return forgets, endless
+
+
+def _states_of_one(system: StateSpace, forgets: Any) -> tuple[Array, Array]:
+    """Return the state that the constant 1 leads to, and its own echo: (I - A)^-1 b, (I - A)^-2 b.
+
+    NaN where a system does not forget, so that no derivative is asked of a singular matrix.
+    """
+    matrix = jnp.eye(system.drive.size) - system.transition
+    matrix = jnp.where(forgets, matrix, jnp.eye(system.drive.size))
+    factors = jax.scipy.linalg.lu_factor(matrix)
+    once = jax.scipy.linalg.lu_solve(factors, system.drive)
+    return once, jax.scipy.linalg.lu_solve(factors, once)
+
+
+def _checked_gain(system: StateSpace, forgets: Any) -> Array:
+    """Return the gain, NaN for 0; raise for 0 if it is concrete."""
+    rest, _ = _states_of_one(system, forgets)
+    gain = jnp.where(forgets, system.feedthrough + system.output @ rest, 1)
+    size = jnp.abs(system.feedthrough) + jnp.abs(system.output) @ jnp.abs(rest)
+    nothing = jnp.abs(gain) <= 16 * jnp.finfo(gain.dtype).eps * size
+    if not is_traced(nothing) and nothing:
+        raise ValueError("`system` must have a gain other than 0, got a response that ends at 0.")
+    return jnp.where(nothing, jnp.nan, gain)

@@ -1,0 +1,276 @@
+"""Linear transforms as matrices: read off a transform by linearising it, or written down."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from nested_jax._checks import as_scalars, check_transformation, check_unit_interval, is_traced
+from nested_jax._dtypes import complement
+from nested_jax._types import ScalarLike
+from nested_jax.theory._linearity import (
+    check_linearity,
+    linearity,
+    passed,
+    probe_response,
+    relative_error,
+)
+
+# Zero updates before the linearisation: `nesterov_momentum` knows its decay after the first.
+SETTLING = 2
+
+
+class StateSpace(NamedTuple):
+    r"""A linear, time-invariant system of one input and one output.
+
+    .. math::
+
+        y_t = c \cdot s_t + d\, u_t, \quad s_{t+1} = A s_t + b\, u_t, \quad s_0 = 0.
+
+    It is a tree of arrays: `jax.vmap` maps over systems of one size.
+
+    Attributes:
+        transition: A, shape (state, state).
+        drive: b, shape (state,).
+        output: c, shape (state,).
+        feedthrough: d, a scalar: how much of an input leaves at once.
+    """
+
+    transition: Float[Array, "state state"]
+    drive: Float[Array, " state"]
+    output: Float[Array, " state"]
+    feedthrough: Float[Array, ""]
+
+
+# What every function of the theory takes: a transform, or what is known of it.
+System: TypeAlias = optax.GradientTransformation | StateSpace
+
+
+def state_space(tx: optax.GradientTransformation) -> StateSpace:
+    r"""Return the state-space form of a linear, time-invariant transform of one parameter.
+
+    The update is linearised about the state that zero gradients leave; with s the float arrays of
+    that state, ravelled, :math:`A = \partial s' / \partial s`, :math:`b = \partial s' / \partial
+    u`, :math:`c = \partial y / \partial s` and :math:`d = \partial y / \partial u`. What does
+    not both depend on the gradients and reach the updates (counters, rates) is left out.
+
+    Before that the transform is run, and refused if it is not linear or not time-invariant (see
+    `linearity`); afterwards it is held against its linearisation on the same input. Where
+    hyperparameters are traced nothing can be raised: a transform that is refused gives NaN, and
+    superfluous entries of the state are zero and not left out.
+
+    Args:
+        tx: The transform; it acts on one scalar, of JAX's default dtype: only with 64-bit numbers
+            enabled has the result their digits. Its hyperparameters may be traced.
+
+    Returns:
+        The system, of JAX's default dtype.
+
+    Raises:
+        TypeError: If `tx` has no `init` and `update`.
+        ValueError: If a test failed; the message says which and by how much.
+
+    Example:
+        >>> import optax, nested_jax.theory as theory
+        >>> system = theory.state_space(optax.trace(0.5))
+        >>> float(system.transition[0, 0]), float(system.drive[0])
+        (0.5, 1.0)
+        >>> float(system.output[0]), float(system.feedthrough)
+        (0.5, 1.0)
+    """
+    return _extracted("tx", tx)
+
+
+def as_state_space(system: System) -> StateSpace:
+    """Return the state-space form of a transform, or a `StateSpace` as arrays that fit.
+
+    Args:
+        system: A transform, as `state_space` takes it, or a `StateSpace`.
+
+    Returns:
+        The system.
+
+    Raises:
+        TypeError: If `system` is neither.
+        ValueError: If it is a transform that is refused, or the shapes of its arrays do not fit.
+
+    Example:
+        >>> import optax, nested_jax.theory as theory
+        >>> float(theory.as_state_space(optax.scale(2.0)).feedthrough)
+        2.0
+    """
+    if not isinstance(system, StateSpace):
+        return _extracted("system", system)
+    system = StateSpace(*(jnp.asarray(x, float) for x in system))
+    shapes = [x.shape for x in system]
+    state = shapes[1][:1]
+    if shapes != [state * 2, state, state, ()] or not state:
+        raise ValueError(
+            "`system` must have a transition of shape (n, n), drive and output of shape (n,) and "
+            f"a scalar feedthrough, got {shapes}; use jax.vmap for several systems."
+        )
+    return system
+
+
+def simulated(system: StateSpace, inputs: Float[Array, " time"]) -> Float[Array, " time"]:
+    """Return what a system makes of `inputs`, from rest."""
+
+    def step(state, u):
+        y = system.output @ state + system.feedthrough * u
+        return system.transition @ state + system.drive * u, y
+
+    return jax.lax.scan(step, jnp.zeros_like(system.drive), inputs)[1]
+
+
+def cascade(decays: Sequence[ScalarLike] | np.ndarray | jax.Array) -> StateSpace:
+    r"""Return nested momentum, exponential averages in a row, in closed form.
+
+    Its state are the averages :math:`M_1, \dots, M_K`, outermost first. Since the fresh inner
+    value enters, :math:`M_i' = a_i M_i + (1 - a_i) M_{i+1}'` is
+
+    .. math::
+
+        M_i' = \sum_{j \ge i} \Big(\prod_{l=i}^{j-1} (1 - a_l)\Big) a_j M_j
+        + \prod_{l \ge i} (1 - a_l)\, u, \quad y = M_1' .
+
+    It is the transform `scale_by_nested_momentum(decays)`, of transfer function
+    :math:`\prod_i (1 - a_i) z / (z - a_i)` and gain 1.
+
+    Args:
+        decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first: a sequence of scalars or an
+            array of shape (K,), as `nested_decays` gives it. K is static, the values may be
+            traced; a decay of 0 stands for no stage.
+
+    Returns:
+        A system of K states, of JAX's default dtype.
+
+    Raises:
+        TypeError: If `decays` holds something that is no number.
+        ValueError: If `decays` is an array of rank other than 1, or a concrete decay lies
+            outside [0, 1).
+
+    Example:
+        >>> import nested_jax.theory as theory
+        >>> system = theory.cascade([0.5, 0.5])
+        >>> system.transition
+        Array([[0.5 , 0.25],
+               [0.  , 0.5 ]], dtype=float32)
+        >>> system.output, float(system.feedthrough)
+        (Array([0.5 , 0.25], dtype=float32), 0.25)
+    """
+    transition, drive = cascade_dynamics(decays)
+    if not drive.size:
+        return StateSpace(transition, drive, drive, jnp.ones(()))
+    return StateSpace(transition, drive, transition[0], drive[0])
+
+
+def cascade_dynamics(
+    decays: Sequence[ScalarLike] | np.ndarray | jax.Array,
+) -> tuple[Float[Array, "state state"], Float[Array, " state"]]:
+    """Return A and b of a cascade: its new state, of which every readout is a part."""
+    scalars = as_scalars("decays", decays)
+    for i, decay in enumerate(scalars):
+        check_unit_interval(f"decays[{i}]", decay)
+    stages = len(scalars)
+    keeps = jnp.array([jnp.asarray(a, float) for a in scalars], float)
+    takes = jnp.array([jnp.asarray(complement(a), float) for a in scalars], float)
+
+    def stage(inner, parameters):
+        keep, take, unit = parameters
+        row, drive = inner
+        fresh = (keep * unit + take * row, take * drive)
+        return fresh, fresh
+
+    innermost = (jnp.zeros(stages), jnp.ones(()))
+    rows = (keeps, takes, jnp.eye(stages))
+    return jax.lax.scan(stage, innermost, rows, reverse=True)[1]
+
+
+def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
+    """Return the tested state-space form of the argument called `name`."""
+    check_transformation(name, tx)
+    errors = linearity(tx)
+    check_linearity(name, errors)
+    system = _linearised(tx)
+    inputs, outputs = probe_response(tx)
+    mismatch = relative_error(simulated(system, inputs), outputs)
+    if is_traced(mismatch):
+        fine = passed(jnp.max(jnp.stack([mismatch, *errors])))
+        active = _active(system)
+        transition = jnp.where(active[:, None] & active, system.transition, 0)
+        drive, output = (jnp.where(active, x, 0) for x in (system.drive, system.output))
+        system = StateSpace(transition, drive, output, system.feedthrough)
+        return jax.tree.map(lambda x: jnp.where(fine, x, jnp.nan), system)
+    if not passed(mismatch):
+        raise ValueError(
+            f"`{name}` must be differentiable, got one whose linearisation misses what it does by "
+            f"{float(mismatch):.2g} of the largest output."
+        )
+    active = np.flatnonzero(_active(system))
+    transition = system.transition[np.ix_(active, active)]
+    return StateSpace(transition, system.drive[active], system.output[active], system.feedthrough)
+
+
+def _linearised(tx: optax.GradientTransformation) -> StateSpace:
+    """Return the derivatives of one update, about the state that zero gradients leave."""
+    zero = jnp.zeros(())
+    state = tx.init(zero)
+    for _ in range(SETTLING):
+        _, state = tx.update(zero, state, zero)
+    leaves, structure = jax.tree.flatten(state)
+
+    def update(leaves, u):
+        output, after = tx.update(u, jax.tree.unflatten(structure, leaves), zero)
+        return output, jax.tree.leaves(after)
+
+    kept = _influential(update, leaves)
+    point, unravel = ravel_pytree([leaves[i] for i in kept])
+
+    def step(vector, u):
+        moved = list(leaves)
+        for i, leaf in zip(kept, unravel(vector), strict=True):
+            moved[i] = leaf
+        output, after = update(moved, u)
+        return ravel_pytree([after[i] for i in kept])[0], output
+
+    (transition, drive), (output, feedthrough) = jax.jacfwd(step, argnums=(0, 1))(point, zero)
+    system = StateSpace(transition, drive, output, feedthrough)
+    return jax.tree.map(lambda x: jnp.asarray(x, float), system)
+
+
+def _influential(update, leaves):
+    """Return which float leaves of the state a later output depends on, by the program's text.
+
+    The rest may hold what has no derivative: the norm of a gradient, or NaN before the first.
+    """
+    program = jax.make_jaxpr(update)(leaves, jnp.zeros(())).jaxpr
+    arguments, (of_output, *of_leaves) = program.invars, program.outvars
+    # By identity: literals, which stand among the variables, have no hash.
+    needed, wanted = {id(of_output)}, []
+    while True:
+        for equation in reversed(program.eqns):
+            if not needed.isdisjoint(map(id, equation.outvars)):
+                needed.update(map(id, equation.invars))
+        found = [i for i in range(len(leaves)) if id(arguments[i]) in needed]
+        if found == wanted:
+            break
+        wanted = found
+        needed.update(id(of_leaves[i]) for i in found)
+    return [i for i in wanted if jnp.issubdtype(leaves[i].dtype, jnp.floating)]
+
+
+def _active(system: StateSpace) -> jax.Array:
+    """Tell which entries of the state the input reaches and the output depends on."""
+    size = system.drive.size
+    links = ((system.transition != 0) | jnp.eye(size, dtype=bool)).astype(float)
+    for _ in range(math.ceil(math.log2(max(size, 1)))):
+        links = ((links @ links) > 0).astype(float)
+    reached = links @ (system.drive != 0)
+    seen = (system.output != 0) @ links
+    return (reached > 0) & (seen > 0)

@@ -1,0 +1,394 @@
+"""Tests of the mean square under online regression: exact moments, printed figures, simulation."""
+
+import itertools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nested_jax as nj
+from nested_jax import theory
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RTOL = 1e-10  # The oracle takes eigenvalues of, and solves with, matrices of up to 800 rows.
+CLOSED_RTOL = 1e-12
+FLOAT32_RTOL = 1e-3  # Of a growth of 1e-3 a step, formed from numbers near 1.
+STANDARD_ERRORS = 3  # The issue's.
+# ln of the growth over 30,000 steps, by the number of averages (MATH.md, section 9): decay .95,
+# rate .01, ten inputs and a bias.
+STEPS = 30_000
+PRINTED = {0: -1065, 1: -1096, 2: -585, 3: -271, 4: -94, 5: 8.9, 6: 72, 7: 112, 8: 138}
+PRINTED |= {10: 165, 12: 176, 14: 179.6, 18: 176}
+
+
+def padded(stages, decay=0.95, room=19):
+    return theory.cascade(jnp.where(jnp.arange(room) < stages, decay, 0.0))
+
+
+def linear_map(step, size):
+    """Return the matrix of a linear function of a vector, column by column."""
+    return np.array([step(unit) for unit in np.eye(size)]).T
+
+
+def one_step(decays, data_decays, rate, dim, chance):
+    """Return the map of one step on (w, momenta, W, 1), from the recurrences as they are printed.
+
+    `chance` is (x, noise, drift): numbers. The last entry of the vector is the constant 1.
+    """
+    x, noise, drift = chance
+    k, d, n = len(decays), len(data_decays), dim + 1
+    features = np.append(x, 1.0)
+
+    def step(vector):
+        w, momenta = vector[:n], vector[n : n * (k + 1)].reshape(k, n)
+        levels, one = vector[n * (k + 1) : -1].reshape(d, dim), vector[-1]
+        inflow, fresh_levels = drift * one, []
+        for a, level in zip(data_decays[::-1], levels[::-1], strict=True):
+            inflow = a * level + (1 - a) * inflow
+            fresh_levels.append(inflow)
+        target = (inflow @ x if d else 0.0) + noise * one
+        inflow, fresh = 2 * (features @ w - target) * features, []
+        for a, momentum in zip(decays[::-1], momenta[::-1], strict=True):
+            inflow = a * momentum + (1 - a) * inflow
+            fresh.append(inflow)
+        return np.concatenate([w - rate * inflow, *fresh[::-1], *fresh_levels[::-1], [one]])
+
+    return linear_map(step, n * (k + 1) + d * dim + 1), target_row(data_decays, dim, k, chance)
+
+
+def target_row(data_decays, dim, k, chance):
+    """Return the row that makes the residual of a step from (w, momenta, W, 1)."""
+    x, noise, drift = chance
+    n, row = dim + 1, [np.append(x, 1.0), np.zeros((dim + 1) * k)]
+    # W_1 after the step is a sum over the levels before it, and the drift.
+    share, shares = 1.0, []
+    for a in data_decays:
+        shares.append(share * a)
+        share *= 1 - a
+    row += [-part * x for part in shares]
+    last = -noise - (share * (drift @ x) if data_decays else 0.0)
+    assert n == len(row[0])
+    return np.concatenate([*row, [last]])
+
+
+def moments(decays, data_decays, rate, dim, noise_std):
+    """Return the mean of step (x) step, and the loss as a row on second moments.
+
+    The mean is taken over three points a number, which is exact up to fifth powers of each. All
+    numbers but the inputs enter linearly, so that two points, -1 and 1, are enough for them.
+    """
+    points = np.array([-math.sqrt(3), 0, math.sqrt(3)])
+    weights = np.array([1, 4, 1]) / 6
+    signs = list(itertools.product([-1.0, 1.0], repeat=1 + (dim if data_decays else 0)))
+    total, loss = 0.0, 0.0
+    for index in itertools.product(range(3), repeat=dim):
+        for sign in signs:
+            drift = np.array(sign[1:]) if data_decays else np.zeros(dim)
+            chance = points[list(index)], noise_std * sign[0], drift
+            weight = np.prod(weights[list(index)]) / len(signs)
+            step, row = one_step(decays, data_decays, rate, dim, chance)
+            total = total + weight * np.kron(step, step)
+            loss = loss + weight * np.kron(row, row)
+    return total, loss
+
+
+def exact_growth(decays, rate, dim):
+    total, _ = moments(decays, [], rate, dim, 0.0)
+    size = math.isqrt(len(total))
+    # Without the constant: the homogeneous part.
+    kept = [i * size + j for i in range(size - 1) for j in range(size - 1)]
+    return np.log(np.max(np.abs(np.linalg.eigvals(total[np.ix_(kept, kept)]))))
+
+
+def exact_loss(decays, data_decays, rate, dim, noise_std):
+    total, loss = moments(decays, data_decays, rate, dim, noise_std)
+    # The second moment of the constant is 1; all others settle.
+    rest, source = total[:-1, :-1], total[:-1, -1]
+    settled = np.linalg.lstsq(np.eye(len(rest)) - rest, source, rcond=None)[0]
+    return loss @ np.append(settled, 1.0)
+
+
+def lyapunov_growth(stages, rate, weights, decay=0.95):
+    """Return the growth from the two coupled maps P and Q as a matrix, for many inputs."""
+    k = stages
+
+    def step(vector, noise):
+        e, momenta = vector[0], vector[1:]
+        inflow, fresh = e + noise, []
+        for momentum in momenta[::-1]:
+            inflow = decay * momentum + (1 - decay) * inflow
+            fresh.append(inflow)
+        return np.array([e - 2 * rate * inflow, *fresh[::-1]])
+
+    A = linear_map(lambda vector: step(vector, 0.0), k + 1)
+    b = step(np.zeros(k + 1), 1.0)
+    keep, add = np.kron(A, A), np.zeros(((k + 1) ** 2,) * 2)
+    add[:, 0] = np.kron(b, b)
+    whole = np.kron(np.eye(len(weights)), keep) + np.kron(weights, add)
+    return np.log(np.max(np.abs(np.linalg.eigvals(whole))))
+
+
+def with_bias(dim):
+    return np.array([[dim + 1.0, dim], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("decays", "dim"), [([], 1), ([], 3), ([0.8], 1), ([0.8], 2), ([0.5, 0.8], 1)]
+)
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
+def test_growth_is_that_of_all_second_moments(decays, dim, rate):
+    growth = theory.mean_square_growth(theory.cascade(decays), dim, rate)
+    np.testing.assert_allclose(growth, exact_growth(decays, rate, dim), rtol=RTOL)
+
+
+def test_growth_is_that_of_the_table():
+    growth = jax.jit(jax.vmap(lambda k: theory.mean_square_growth(padded(k), 10, 0.01)))(
+        jnp.arange(20)
+    )
+    for k, printed in PRINTED.items():
+        unit = 0.1 if isinstance(printed, float) else 1
+        assert abs(STEPS * growth[k] - printed) <= unit / 2
+    for k in (0, 1, 2, 5, 8, 12):  # With 18, the oracle's matrix has 722 rows.
+        np.testing.assert_allclose(growth[k], lyapunov_growth(k, 0.01, with_bias(10)), rtol=RTOL)
+    # First diverges with 5 stages, 6 levels; fastest near 14.
+    assert np.all((growth > 0) == (np.arange(20) >= 5))
+    assert np.argmax(growth) == 14
+    # The mean goes on to shrink there, and is never faster.
+    mean = jax.vmap(lambda k: theory.mean_growth(padded(k), 0.02))(jnp.arange(20))
+    assert mean[5] < 0
+    assert np.all(growth > 2 * mean)
+
+
+def test_the_constant_feature_is_no_gaussian():
+    # As one more Gaussian input the bias would weigh more, and the table would not be met.
+    gaussian = theory.mean_square_growth(padded(0), 11, 0.01, bias=False)
+    np.testing.assert_allclose(gaussian, lyapunov_growth(0, 0.01, np.array([[12.0]])), rtol=RTOL)
+    assert round(float(STEPS * gaussian)) == -1063
+    exact = theory.mean_square_growth(padded(0), 10, 0.01)
+    np.testing.assert_allclose(STEPS * (gaussian - exact), 1.936, atol=5e-4)
+
+
+def test_growth_of_matched_delays_is_the_published_contraction():
+    def growth(m):
+        decays = nj.matched_delay_decays(m, 0.95, max_levels=19)
+        return theory.mean_square_growth(theory.cascade(decays), 10, 0.01)
+
+    contraction = -jax.jit(jax.vmap(growth))(jnp.arange(3, 20))
+    # Printed as about 3.77e-2 for every k.
+    assert np.all(np.abs(contraction - 3.77e-2) < 2e-4)
+
+
+def test_limits_of_matched_delays_are_the_printed_ones():
+    def limit(m):
+        return theory.stability_limit(
+            theory.cascade(nj.matched_delay_decays(m, 0.95, max_levels=19))
+        )
+
+    limits = jax.jit(jax.vmap(limit))(jnp.arange(3, 20))
+    assert (round(float(limits[0]), 3), round(float(limits[-1]), 3)) == (0.222, 0.092)
+    assert np.all(np.diff(limits) < 0)
+
+
+def test_growth_takes_any_transform_jit_and_vmap():
+    rates = jnp.array([1e-6, 1e-3, 1e-2, 0.1])
+    decays = jnp.array([0.0, 0.5, 0.9])
+
+    def growth(decay, rate):
+        return theory.mean_square_growth(optax.trace(decay), 4, rate)
+
+    together = jax.jit(jax.vmap(jax.vmap(growth, (None, 0)), (0, None)))(decays, rates)
+    assert together.shape == (3, 4)
+    alone = theory.mean_square_growth(nj.scale_by_accumulated_momentum(0.9), 4, 0.01)
+    np.testing.assert_allclose(together[2, 2], alone, rtol=CLOSED_RTOL)
+    finished = theory.mean_square_growth(nj.momentum(0.01, 0.9), 4)
+    np.testing.assert_allclose(finished, alone, rtol=CLOSED_RTOL)
+    # Gradient descent: (1 - 2 eta)^2 + 4 eta^2 mu, mu = (5 + sqrt(41)) / 2 for four inputs.
+    weight = (5 + math.sqrt(41)) / 2
+    expected = np.log1p(-4 * rates + 4 * rates**2 * (1 + weight))
+    np.testing.assert_allclose(together[0], expected, rtol=1e-8)
+    # Where one step forgets the error, all that is left is what noise adds.
+    np.testing.assert_allclose(growth(0.0, 0.5), np.log(weight), rtol=CLOSED_RTOL)
+
+
+def test_limit_of_gradient_descent_is_closed():
+    for dim in (1, 10, 1000):
+        limit = theory.mean_square_limit(optax.identity(), dim, bias=False)
+        np.testing.assert_allclose(limit, 1 / (dim + 2), rtol=CLOSED_RTOL)
+
+
+def test_growth_changes_sign_at_the_limit():
+    def at(k, dim):
+        system = padded(k, room=6)
+        limit = theory.mean_square_limit(system, dim)
+        around = limit * jnp.array([0.3, 0.999, 1, 1.001])
+        growth = jax.vmap(lambda rate: theory.mean_square_growth(system, dim, rate))(around)
+        return limit, theory.stability_limit(system), growth
+
+    every = jax.vmap(jax.vmap(at, (0, None)), (None, 0))
+    limit, mean_limit, growth = jax.jit(every)(jnp.arange(7), jnp.array([1, 10, 100]))
+    assert np.all(np.sign(growth[..., [0, 1, 3]]) == [-1, -1, 1])
+    np.testing.assert_allclose(growth[..., 2], 0, atol=1e-13)
+    assert np.all(limit < mean_limit / 2)
+
+
+def test_growth_and_limit_hold_for_a_long_memory():
+    system = optax.trace(0.999)
+    limit = theory.mean_square_limit(system, 1000)
+    assert theory.mean_square_growth(system, 1000, 0.99 * limit) < 0
+    assert theory.mean_square_growth(system, 1000, 1.01 * limit) > 0
+
+
+@pytest.mark.parametrize("dim", [1, 10])
+@pytest.mark.parametrize("rate", [1e-3, 0.01, 0.07])
+def test_excess_of_gradient_descent_is_closed(dim, rate):
+    loss = theory.stationary_loss(optax.identity(), dim, rate, noise_std=0.3, bias=False)
+    expected = dim * rate * 0.09 / (1 - rate * (dim + 2))
+    np.testing.assert_allclose(loss.excess, expected, rtol=CLOSED_RTOL)
+    np.testing.assert_allclose(loss.noise, 0.09, rtol=CLOSED_RTOL)
+    assert loss.tracking == 0
+    np.testing.assert_allclose(loss.total, 0.09 + expected, rtol=CLOSED_RTOL)
+
+
+@pytest.mark.parametrize(
+    ("decays", "data_decays", "dim"),
+    [
+        ([], [], 1),
+        ([], [0.9], 2),
+        ([], [0.0], 1),
+        ([0.8], [], 2),
+        ([0.8], [0.9], 1),
+        ([0.8], [0.9, 0.7], 1),
+        ([0.5, 0.8], [0.9], 1),
+    ],
+)
+def test_stationary_loss_is_that_of_all_second_moments(decays, data_decays, dim):
+    drift = theory.cascade(data_decays) if data_decays else None
+    loss = theory.stationary_loss(theory.cascade(decays), dim, 0.05, noise_std=0.3, drift=drift)
+    expected = exact_loss(decays, data_decays, 0.05, dim, 0.3)
+    np.testing.assert_allclose(loss.total, expected, rtol=RTOL)
+    still = theory.stationary_loss(theory.cascade(decays), dim, 0.05, noise_std=0.3)
+    np.testing.assert_allclose(loss.excess, still.excess, rtol=CLOSED_RTOL)
+    np.testing.assert_allclose(still.total, exact_loss(decays, [], 0.05, dim, 0.3), rtol=RTOL)
+
+
+def test_stationary_loss_is_that_of_long_runs():
+    data_levels, seeds = (1, 2, 5), 48
+
+    def run(levels, data_levels, seed):
+        tx = nj.nested_momentum(0.01, levels, max_levels=5)
+        problem = nj.drifting_regression(10, data_levels, max_levels=5)
+        key = jax.random.key(seed)
+        return {"loss": nj.rollout(tx, problem, key, 10_000, warmup=4000).loss}
+
+    grid = nj.Grid(levels=range(1, 6), data_levels=data_levels, seed=range(seeds))
+    losses = nj.sweep(run, grid, progress=False).loss.values
+    assert losses.dtype == np.float64
+
+    def predicted(m, d):
+        drift = padded(d, room=5)
+        return theory.stationary_loss(padded(m - 1, room=4), 10, 0.01, drift=drift).total
+
+    every = jax.vmap(jax.vmap(predicted, (None, 0)), (0, None))
+    predictions = jax.jit(every)(jnp.arange(1, 6), jnp.array(data_levels))
+    errors = losses.std(-1, ddof=1) / math.sqrt(seeds)
+    assert np.all(np.abs(losses.mean(-1) - predictions) < STANDARD_ERRORS * errors)
+    # What is compared is known to a few percent, and the parts differ by much more.
+    assert np.all(errors < 0.03 * predictions)
+
+
+def test_every_matched_delay_loses_less_than_forty_percent_more_than_one_average():
+    def parts(m):
+        system = theory.cascade(nj.matched_delay_decays(m, 0.95, max_levels=19))
+        return theory.stationary_loss(system, 10, 0.01, drift=padded(3, room=3))
+
+    loss = jax.jit(jax.vmap(parts))(jnp.arange(2, 20))
+    assert np.all(loss.excess / loss.excess[0] < 1.4)
+    assert np.all(loss.tracking / loss.tracking[0] < 1.4)
+
+
+def test_loss_is_infinite_where_the_mean_square_grows():
+    drift = theory.cascade([0.9])
+
+    def loss(k):
+        return theory.stationary_loss(padded(k, room=18), 10, 0.01, drift=drift)
+
+    losses = jax.jit(jax.vmap(loss))(jnp.arange(19))
+    for part in (losses.excess, losses.tracking, losses.total):
+        np.testing.assert_array_equal(np.isinf(part), np.arange(19) >= 5)
+    assert np.all(losses.noise == losses.noise[0])
+    # Weights that wander for ever are not caught.
+    wandering = theory.stationary_loss(optax.identity(), 3, 0.01, drift=optax.trace(1.0))
+    assert np.isfinite(wandering.excess)
+    assert np.isinf(theory.stationary_loss(optax.identity(), 3, 2.0).total)
+
+
+def test_a_refused_transform_gives_nan_where_it_is_traced():
+    def all_of(b1):
+        tx = optax.scale_by_adam(b1=b1)
+        return (
+            theory.mean_square_growth(tx, 3, 0.01),
+            theory.mean_square_limit(tx, 3),
+            theory.stationary_loss(tx, 3, 0.01).total,
+        )
+
+    assert np.all(np.isnan(jax.jit(all_of)(0.9)))
+
+
+def test_single_precision_will_do_for_a_glance():
+    with jax.enable_x64(False):
+        growth = theory.mean_square_growth(padded(4, room=4), 10, 0.01)
+        assert growth.dtype == jnp.float32
+        np.testing.assert_allclose(STEPS * growth, -94.36, rtol=100 * FLOAT32_RTOL)
+        limit = theory.mean_square_limit(padded(4, room=4), 10)
+        np.testing.assert_allclose(limit, 0.012781794, rtol=FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: theory.mean_square_growth(optax.identity(), 0, 0.1),
+            ValueError,
+            "`dim` must be an integer of at least 1, got 0.",
+        ),
+        (
+            lambda: theory.mean_square_limit(optax.identity(), 1.5),
+            TypeError,
+            "`dim` must be an integer of at least 1, got 1.5.",
+        ),
+        (
+            lambda: theory.stationary_loss(optax.identity(), 3, 0.0),
+            ValueError,
+            "`learning_rate` must be positive and finite, got 0.0.",
+        ),
+        (
+            lambda: theory.stationary_loss(optax.identity(), 3, noise_std=-1.0),
+            ValueError,
+            "`noise_std` must be non-negative and finite, got -1.0.",
+        ),
+        (
+            lambda: theory.stationary_loss(optax.identity(), 3, drift=0.95),
+            TypeError,
+            "must have `init` and `update`",
+        ),
+        (
+            lambda: theory.mean_square_growth(optax.identity(), 3, bias=1),
+            TypeError,
+            "`bias` must be True or False, got 1.",
+        ),
+        (lambda: theory.mean_square_growth(nj.scale_by_adam(), 3), ValueError, "homogeneity"),
+        (
+            lambda: theory.mean_square_limit(optax.trace(1.0), 3),
+            ValueError,
+            "`system` must have a spectral radius below 1, got 1.0.",
+        ),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call()

@@ -1,0 +1,427 @@
+"""Tests of responses against closed forms and against what transforms do when they run."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+import scipy.stats
+
+import nested_jax as nj
+from nested_jax import theory
+from nested_jax.theory import StateSpace
+from tests.test_theory_linearity import LINEAR
+from tests.test_theory_state_space import outputs
+
+# Solving loses the digits of 1 / (1 - decay), and each of 18 stages rounds.
+RTOL = 1e-11
+# Sums of hundreds of logarithms.
+WEIGHT_RTOL = 1e-12
+FLOAT32_RTOL = 64 * np.finfo(np.float32).eps
+FORGETTING = [n for n in LINEAR if n not in ("optax.trace[endless]", "optax.trace[growing]")]
+
+
+def average(a, z):
+    return (1 - a) * z / (z - a)
+
+
+def parallel(weights, parts):
+    """Return a transform whose output is the weighted sum of those of `parts`."""
+
+    def update(u, states, params=None):
+        pairs = [tx.update(u, state, params) for tx, state in zip(parts, states, strict=True)]
+        return sum(w * y for w, (y, _) in zip(weights, pairs, strict=True)), [s for _, s in pairs]
+
+    return optax.GradientTransformation(lambda params: [tx.init(params) for tx in parts], update)
+
+
+# Of each: the system, its transfer function, the transform that runs, and the largest stable
+# rate times curvature, 2 / H(-1), to its digits in docs/mathematics.md, section 9.
+NAMED = {
+    "heavy_ball": (
+        functools.partial(theory.heavy_ball, 0.9),
+        lambda z: z / (z - 0.9),
+        optax.trace(0.9),
+        "3.8",
+    ),
+    "nesterov": (
+        functools.partial(theory.nesterov, 0.9),
+        lambda z: 1 + 0.9 * z / (z - 0.9),
+        optax.trace(0.9, nesterov=True),
+        "1.3571",
+    ),
+    "ema": (
+        functools.partial(theory.ema, 0.95),
+        functools.partial(average, 0.95),
+        optax.ema(0.95, debias=False),
+        "78",
+    ),
+    "qhm": (
+        functools.partial(theory.qhm, 0.999, 0.7),
+        lambda z: 0.3 + 0.7 * average(0.999, z),
+        parallel([0.3, 0.7], [optax.identity(), optax.ema(0.999, debias=False)]),
+        "6.659",
+    ),
+    "aggmo": (
+        functools.partial(theory.aggmo, [0.0, 0.9, 0.99]),
+        lambda z: (1 + z / (z - 0.9) + z / (z - 0.99)) / 3,
+        parallel([1 / 3] * 3, [optax.trace(a) for a in (0.0, 0.9, 0.99)]),
+        "2.957",
+    ),
+    "dema": (
+        functools.partial(theory.zero_lag, [0.95] * 2),
+        lambda z: 2 * average(0.95, z) - average(0.95, z) ** 2,
+        nj.scale_by_nested_momentum([0.95] * 2, readout="zero_lag"),
+        "39.51",
+    ),
+    "tema": (
+        functools.partial(theory.zero_lag, [0.95] * 3),
+        lambda z: 3 * average(0.95, z) - 3 * average(0.95, z) ** 2 + average(0.95, z) ** 3,
+        nj.scale_by_nested_momentum([0.95] * 3, readout="zero_lag"),
+        "26.68",
+    ),
+    "cascade": (
+        functools.partial(theory.cascade, [0.9, 0.5, 0.99]),
+        lambda z: average(0.9, z) * average(0.5, z) * average(0.99, z),
+        nj.scale_by_nested_momentum([0.9, 0.5, 0.99]),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_systems_have_their_transfer_function(x64, name):
+    make, transfer, tx, _ = NAMED[name]
+    frequencies = np.array([[0.0, 1e-3, 0.1], [1.0, 3.0, np.pi]])
+    expected = transfer(np.exp(1j * frequencies))
+    for system in (make(), tx):
+        actual = theory.frequency_response(system, frequencies)
+        np.testing.assert_allclose(actual, expected, rtol=RTOL)
+        np.testing.assert_allclose(theory.dc_gain(system), expected[0, 0].real, rtol=RTOL)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_systems_do_what_their_transform_does(x64, name):
+    make, _, tx, _ = NAMED[name]
+    impulse = jnp.zeros(120).at[0].set(1.0)
+    actual = theory.impulse_response(make(), 120)
+    np.testing.assert_allclose(actual, outputs(tx, impulse), rtol=WEIGHT_RTOL, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if NAMED[name][3]])
+def test_printed_stability_limits(x64, name):
+    make, _, _, printed = NAMED[name]
+    digits = len(printed.partition(".")[2])
+    limit = 2 / float(theory.frequency_response(make(), np.pi).real)
+    assert f"{limit:.{digits}f}" == printed
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_impulse_and_step_of_every_transform(x64, name):
+    tx, steps = LINEAR[name], 60
+    for response, inputs in (
+        (theory.impulse_response, jnp.zeros(steps).at[0].set(1.0)),
+        (theory.step_response, jnp.ones(steps)),
+    ):
+        expected = outputs(tx, inputs)
+        allowed = 1e-13 * max(np.max(np.abs(expected)), 1e-300)
+        np.testing.assert_allclose(response(tx, steps), expected, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("name", FORGETTING)
+def test_gain_and_delay_are_the_sums_that_they_solve(x64, name):
+    # 18 stages of .95 are at rest after 1500 steps, .99 after 3000 to 1e-13.
+    weights = np.asarray(theory.impulse_response(LINEAR[name], 4000))
+    gain = weights.sum()
+    np.testing.assert_allclose(theory.dc_gain(LINEAR[name]), gain, rtol=RTOL, atol=1e-15)
+    if gain:
+        delay = (np.arange(4000) * weights).sum() / gain
+        actual = theory.mean_delay(LINEAR[name])
+        np.testing.assert_allclose(actual, delay, rtol=RTOL, atol=1e-10)
+        for share in (0.0, 0.5, 0.99):
+            steps = np.argmax(np.cumsum([0, *weights]) / gain >= share)
+            assert theory.memory(LINEAR[name], share) == steps
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.95, 0.999])
+@pytest.mark.parametrize("stages", [0, 1, 3, 18])
+def test_equal_averages_in_a_row(x64, stages, decay):
+    system = theory.cascade([decay] * stages)
+    np.testing.assert_allclose(theory.dc_gain(system), 1, rtol=RTOL)
+    delay = stages * decay / (1 - decay)
+    np.testing.assert_allclose(theory.mean_delay(system), delay, rtol=RTOL, atol=RTOL)
+    j = np.arange(300)
+    expected = [
+        math.comb(int(i) + stages - 1, int(i)) * decay ** int(i) if stages else float(i == 0)
+        for i in j
+    ]
+    expected = np.array(expected) * (1 - decay) ** stages
+    actual = theory.impulse_response(system, 300)
+    np.testing.assert_allclose(actual, expected, rtol=WEIGHT_RTOL)
+    actual = theory.negative_binomial_weights(stages, decay, 300)
+    np.testing.assert_allclose(actual, expected, rtol=WEIGHT_RTOL)
+    if stages:
+        steps = scipy.special.betainc(stages, j + 1, 1 - decay)
+        np.testing.assert_allclose(theory.step_response(system, 300), steps, rtol=WEIGHT_RTOL)
+
+
+def test_printed_bias_correction(x64):
+    assert f"{theory.step_response(theory.cascade([0.9] * 3), 10)[-1]:.4f}" == "0.1109"
+
+
+@pytest.mark.parametrize("levels", [2, 3, 7, 19])
+def test_matched_delay(x64, levels):
+    system = theory.cascade(nj.matched_delay_decays(levels, 0.95))
+    np.testing.assert_allclose(theory.mean_delay(system), 19, rtol=RTOL)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99])
+@pytest.mark.parametrize("stages", [1, 2, 5, 18])
+def test_memory_of_equal_averages(x64, stages, share):
+    # The number of failures before the k-th success, of which n - 1 suffice.
+    expected = 1 + scipy.stats.nbinom.ppf(share, stages, 0.05)
+    assert theory.memory(nj.scale_by_nested_momentum([0.95] * stages), share) == expected
+
+
+def test_memory_of_slow_decays(x64):
+    # s_n = 1 - a^n
+    for decay in (0.999, 0.99999):
+        expected = math.ceil(math.log(0.01) / math.log(decay))
+        assert theory.memory(theory.ema(decay), 0.99) == expected
+
+
+def test_memory_of_weights_of_both_signs(x64):
+    # TEMA shoots beyond its end: the first time that the share is reached counts.
+    system = theory.zero_lag([0.9] * 3)
+    response = np.asarray(theory.step_response(system, 200))
+    assert response.max() > 1.1
+    assert theory.memory(system, 0.99) == 1 + np.argmax(response >= 0.99)
+
+
+def test_terminal_velocity(x64):
+    rate, decay, gradient = 0.1, 0.9, 3.0
+    expected = -rate * gradient / (1 - decay)
+    for system, rest in (
+        (nj.scale_by_accumulated_momentum(decay), rate),
+        (nj.momentum(rate, decay), 1.0),
+        (nj.nesterov(rate, decay), 1.0),
+        (theory.heavy_ball(decay), rate),
+    ):
+        actual = theory.terminal_velocity(system, gradient, rest)
+        np.testing.assert_allclose(actual, expected, rtol=RTOL)
+    steps = outputs(nj.momentum(rate, decay), jnp.full(300, gradient))
+    np.testing.assert_allclose(steps[-1], expected, rtol=1e-12)
+
+
+def test_introducing_momentum_keeps_the_step_if_the_rate_is_divided_by_the_gain(x64):
+    tx = nj.scale_by_accumulated_momentum(0.9)
+    rate = 0.1 / theory.dc_gain(tx)
+    np.testing.assert_allclose(theory.terminal_velocity(tx, 1.0, rate), -0.1, rtol=RTOL)
+
+
+@pytest.mark.parametrize("decays", [[0.9], [0.9, 0.5], [0.99, 0.9, 0.5, 0.0]])
+def test_unequal_averages_are_a_mixture(x64, decays):
+    weights = np.asarray(theory.mixture_weights(decays))
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-13)
+    j = np.arange(100)
+    expected = sum(r * (1 - a) * a**j for r, a in zip(weights, decays, strict=True))
+    actual = theory.impulse_response(theory.cascade(decays), 100)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-15 * np.abs(weights).sum())
+
+
+@pytest.mark.parametrize("stages", [2, 3, 6])
+def test_zero_lag_has_no_delay_and_no_later_moments(x64, stages):
+    system = theory.zero_lag([0.5] * stages)
+    weights = np.asarray(theory.impulse_response(system, 400))
+    moments = [(np.arange(400.0) ** n * weights).sum() for n in range(stages)]
+    np.testing.assert_allclose(moments, [1] + [0] * (stages - 1), atol=1e-9)
+    np.testing.assert_allclose(theory.mean_delay(system), 0, atol=1e-12)
+
+
+def test_zero_lag_of_traced_depth(x64):
+    def weights(levels):
+        decays = nj.nested_decays(levels, 0.9, max_levels=5)
+        return theory.impulse_response(theory.zero_lag(decays), 40)
+
+    together = jax.jit(jax.vmap(weights))(jnp.arange(1, 6))
+    for levels in range(1, 6):
+        alone = theory.impulse_response(theory.zero_lag([0.9] * (levels - 1)), 40)
+        np.testing.assert_allclose(together[levels - 1], alone, rtol=1e-12, atol=1e-15)
+
+
+def test_all_is_vectorised_over_levels_and_decays(x64):
+    def numbers(levels, decay):
+        system = theory.cascade(nj.nested_decays(levels, decay, max_levels=4))
+        response = theory.frequency_response(system, jnp.array([0.5]))[0]
+        return (
+            theory.dc_gain(system),
+            theory.mean_delay(system),
+            theory.memory(system, 0.5),
+            jnp.abs(response),
+            theory.terminal_velocity(system, 2.0, decay),
+            theory.negative_binomial_weights(levels - 1, decay, 5).sum(),
+        )
+
+    levels, decays = jnp.array([1, 2, 4]), jnp.array([0.0, 0.95])
+    together = jax.jit(jax.vmap(jax.vmap(numbers, (None, 0)), (0, None)))(levels, decays)
+    for i, m in enumerate(levels.tolist()):
+        for j, decay in enumerate(decays.tolist()):
+            actual = [x[i, j] for x in together]
+            np.testing.assert_allclose(actual, numbers(m, decay), rtol=RTOL, atol=1e-12)
+
+
+def test_all_is_vectorised_over_rates_of_a_transform(x64):
+    rates = jnp.array([0.1, 0.3])
+    gains = jax.vmap(lambda rate: theory.dc_gain(nj.nesterov(rate, 0.9)))(rates)
+    np.testing.assert_allclose(gains, -10 * rates, rtol=RTOL)
+
+
+def test_derivatives(x64):
+    def delay(decay):
+        return theory.mean_delay(theory.cascade([decay] * 3))
+
+    np.testing.assert_allclose(jax.grad(delay)(0.9), 3 / 0.1**2, rtol=1e-9)
+
+    def gain(decay):
+        return theory.dc_gain(theory.heavy_ball(decay))
+
+    np.testing.assert_allclose(jax.grad(gain)(0.9), 1 / 0.1**2, rtol=1e-9)
+
+
+def test_mixture_of_traced_decays(x64):
+    decays = jnp.array([[0.9, 0.5], [0.3, 0.0]])
+    actual = jax.jit(jax.vmap(theory.mixture_weights))(decays)
+    expected = [theory.mixture_weights(row) for row in np.asarray(decays)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-13)
+    assert not np.isfinite(jax.jit(theory.mixture_weights)(jnp.array([0.5, 0.5]))).any()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_never_forgets_has_an_infinite_gain(x64, sign):
+    for tx in (optax.trace(1.0), optax.chain(optax.trace(1.0), optax.trace(1.0))):
+        tx = optax.chain(tx, optax.scale(sign))
+        assert theory.dc_gain(tx) == sign * np.inf
+        assert theory.mean_delay(tx) == np.inf
+        assert theory.memory(tx) == np.inf
+        assert theory.terminal_velocity(tx) == -np.inf
+        assert theory.frequency_response(tx, 0.0) == np.inf
+
+
+@pytest.mark.parametrize(("decay", "radius"), [(1.7, "1.7"), (1.0001, "1.0001"), (-1.0, "1")])
+def test_what_grows_or_swings_has_no_gain(x64, decay, radius):
+    message = (
+        "`system` must forget its inputs or sum them up, got one that grows or swings for ever: "
+        f"its spectral radius is {radius}."
+    )
+    for number in (theory.dc_gain, theory.mean_delay, theory.memory, theory.terminal_velocity):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            number(optax.trace(decay))
+
+
+def test_traced_systems_without_a_gain(x64):
+    def of(number):
+        return np.asarray(jax.jit(jax.vmap(lambda decay: number(optax.trace(decay))))(decays))
+
+    decays = jnp.array([0.5, 1 - 1e-9, 1.0, 1.7, -1.0])
+    nothing = [np.nan, np.nan]
+    np.testing.assert_allclose(of(theory.dc_gain), [2, 1e9, np.inf, *nothing], rtol=1e-6)
+    np.testing.assert_allclose(of(theory.mean_delay), [1, 1e9, np.inf, *nothing], rtol=1e-6)
+    # Half of what 1 - 1e-9 remembers would take 7e8 steps to follow.
+    decays = jnp.array([0.5, 1.0, 1.7, -1.0])
+    np.testing.assert_array_equal(of(theory.memory), [1, np.inf, *nothing])
+
+
+def test_what_ends_at_0_has_no_delay(x64):
+    difference = StateSpace(*map(jnp.asarray, ([[0.9]], [1.0], [-0.09], 0.9)))
+    np.testing.assert_allclose(theory.dc_gain(difference), 0, atol=1e-15)
+    for number in (theory.mean_delay, theory.memory):
+        with pytest.raises(ValueError, match="`system` must have a gain other than 0"):
+            number(difference)
+        assert np.isnan(jax.jit(number)(difference))
+
+
+def test_float32_is_as_good_as_its_digits():
+    system = theory.cascade([0.95] * 4)
+    np.testing.assert_allclose(theory.dc_gain(system), 1, rtol=FLOAT32_RTOL)
+    np.testing.assert_allclose(theory.mean_delay(system), 76, rtol=20 * FLOAT32_RTOL)
+    weights = theory.negative_binomial_weights(4, 0.95, 100)
+    assert weights.dtype == jnp.float32
+    expected = scipy.stats.nbinom.pmf(np.arange(100), 4, 0.05)
+    np.testing.assert_allclose(weights, expected, rtol=FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize("respond", [theory.impulse_response, theory.step_response])
+def test_rejects_a_wrong_number_of_steps(respond):
+    with pytest.raises(ValueError, match=r"`steps` must be an integer of at least 1, got 0\."):
+        respond(optax.identity(), 0)
+    with pytest.raises(TypeError, match=r"`steps` must be a Python integer, known when tracing"):
+        jax.jit(lambda steps: respond(optax.identity(), steps))(3)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_rejects_a_share_outside_the_unit_interval(share):
+    with pytest.raises(ValueError, match=rf"`share` must lie in \[0, 1\), got {share}"):
+        theory.memory(optax.identity(), share)
+
+
+def test_rejects_frequencies_that_are_not_real():
+    with pytest.raises(TypeError, match=r"`frequencies` must be real numbers, got complex64\."):
+        theory.frequency_response(optax.identity(), 1j)
+
+
+def test_refuses_what_is_not_linear(x64):
+    for number in (
+        theory.dc_gain,
+        theory.mean_delay,
+        theory.memory,
+        theory.terminal_velocity,
+        lambda system: theory.frequency_response(system, 0.0),
+        lambda system: theory.impulse_response(system, 5),
+        lambda system: theory.step_response(system, 5),
+    ):
+        with pytest.raises(ValueError, match=r"fails the homogeneity test by .* superposition"):
+            number(optax.adam(0.1))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: theory.heavy_ball(1.0), "`decay` must lie in [0, 1), got 1.0."),
+        (lambda: theory.nesterov(-0.5), "`decay` must lie in [0, 1), got -0.5."),
+        (lambda: theory.ema(2.0), "`decay` must lie in [0, 1), got 2.0."),
+        (lambda: theory.qhm(1.5), "`decay` must lie in [0, 1), got 1.5."),
+        (lambda: theory.qhm(0.9, 1.5), "`weight` must lie in [0, 1], got 1.5."),
+        (lambda: theory.aggmo([0.9, 1.0]), "`decays[1]` must lie in [0, 1), got 1.0."),
+        (lambda: theory.aggmo([]), "`decays` must hold one decay at least, got none."),
+        (lambda: theory.zero_lag([1.0]), "`decays[0]` must lie in [0, 1), got 1.0."),
+        (lambda: theory.mixture_weights([0.5, 1.0]), "`decays[1]` must lie in [0, 1), got 1.0."),
+        (
+            lambda: theory.mixture_weights([0.5, 0.9, 0.5]),
+            "`decays` must differ from each other, got 0.5 twice.",
+        ),
+        (
+            lambda: theory.negative_binomial_weights(-1, 0.5, 3),
+            "`stages` must be an integer of at least 0, got -1.",
+        ),
+        (
+            lambda: theory.negative_binomial_weights(1, 1.0, 3),
+            "`decay` must lie in [0, 1), got 1.0.",
+        ),
+        (
+            lambda: theory.negative_binomial_weights(1, 0.5, 0),
+            "`steps` must be an integer of at least 1, got 0.",
+        ),
+        (
+            lambda: theory.terminal_velocity(optax.identity(), 1.0, -1.0),
+            "`learning_rate` must be non-negative and finite, got -1.0.",
+        ),
+    ],
+)
+def test_rejects_arguments_out_of_range(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
