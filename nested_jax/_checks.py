@@ -106,6 +106,11 @@ def check_non_negative(name: str, value: Any) -> None:
     _check_range(name, value, "be non-negative and finite", lambda x: 0 <= x < np.inf)
 
 
+def check_finite(name: str, value: Any) -> None:
+    """Raise unless `value` is finite."""
+    _check_range(name, value, "be finite", np.isfinite)
+
+
 def check_at_least(name: str, value: Any, low: float) -> None:
     """Raise unless `value` is finite and not below `low`."""
     _check_range(name, value, f"be at least {low:g} and finite", lambda x: low <= x < np.inf)

@@ -48,6 +48,16 @@ CASES = [
         functools.partial(nj.scale_by_nested_momentum, debias=True),
         {"decays": (np.array([0.5, 0.9]), np.array([0.99, 0.999]))},
     ),
+    Case(
+        "scale_by_nested_momentum[zero_lag]",
+        functools.partial(cascade, readout="zero_lag"),
+        {"outer": (0.9, 0.999), "inner": (0.5, 0.99)},
+    ),
+    Case(
+        "scale_by_nested_momentum[mean]",
+        functools.partial(cascade, readout="mean", debias=True),
+        {"outer": (0.9, 0.999), "inner": (0.5, 0.99)},
+    ),
     Case("scale_by_accumulated_momentum", nj.scale_by_accumulated_momentum, DECAY),
     Case("scale_by_rate", nj.scale_by_rate, RATES),
     Case(

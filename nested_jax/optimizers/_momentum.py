@@ -60,6 +60,7 @@ def nested_momentum(
     max_levels: int | None = None,
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
     debias: bool = False,
+    readout: str = "last",
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
     r"""Gradient descent along m levels of averaged momentum.
@@ -81,6 +82,9 @@ def nested_momentum(
         decays: The decays outermost first, in place of `levels`, `decay` and `max_levels`, for
             instance `matched_delay_decays(levels)`.
         debias: Whether to divide by the cascade's response to the constant 1.
+        readout: ``"last"`` to descend along :math:`M_1`, ``"zero_lag"`` along the combination of
+            the averages that has no delay (three levels: DEMA, four: TEMA), ``"mean"`` along the
+            mean of the levels; static.
         schedule: A multiplier of the rate, a function of the step.
 
     Returns:
@@ -98,7 +102,8 @@ def nested_momentum(
     if decays is None:
         decays = nested_decays(levels, decay, max_levels)
     return optax.chain(
-        scale_by_nested_momentum(decays, debias), scale_by_rate(learning_rate, schedule)
+        scale_by_nested_momentum(decays, debias, readout=readout),
+        scale_by_rate(learning_rate, schedule),
     )
 
 

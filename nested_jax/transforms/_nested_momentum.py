@@ -1,7 +1,8 @@
 """Nested momentum: exponential averages in a row."""
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,18 @@ import numpy as np
 import optax
 
 from nested_jax._cascade import cascade, check_levels, stage_decays
-from nested_jax._checks import as_scalars, check_flag, check_unit_interval, is_traced, on_host
+from nested_jax._checks import (
+    as_scalars,
+    check_choice,
+    check_flag,
+    check_unit_interval,
+    is_traced,
+    on_host,
+)
 from nested_jax._dtypes import complement, narrowed, zeros_widened
 from nested_jax._types import ScalarLike, Updates
+
+READOUTS = ("last", "zero_lag", "mean")
 
 
 class NestedMomentumState(NamedTuple):
@@ -29,7 +39,10 @@ class NestedMomentumState(NamedTuple):
 
 
 def scale_by_nested_momentum(
-    decays: Sequence[ScalarLike] | np.ndarray | jax.Array, debias: bool = False
+    decays: Sequence[ScalarLike] | np.ndarray | jax.Array,
+    debias: bool = False,
+    *,
+    readout: str = "last",
 ) -> optax.GradientTransformation:
     r"""Pass updates through exponential averages in a row, innermost last.
 
@@ -59,19 +72,36 @@ def scale_by_nested_momentum(
         \hat M_i &\leftarrow (1 - \gamma_i) \hat M_i + \gamma_i \hat M_{i+1}, \quad
         \gamma_i = (1 - a_i) / r_i'.
 
+    `readout` says which combination of the stages leaves. Let :math:`E_j` be what has passed j
+    averages (:math:`E_0` the incoming update, :math:`E_n = M_1`, n the number of stages whose
+    decay is not 0: a stage that hands its input on is none, so padding changes no readout).
+
+    - ``"last"``: :math:`E_n`.
+    - ``"zero_lag"``: :math:`\sum_{j=1}^n (-1)^{j+1} \binom{n}{j} E_j`, with equal decays
+      :math:`1 - (1 - E)^n`, whose mean delay is 0 for n > 1: the double (n = 2) and triple (n = 3)
+      exponential moving averages, DEMA and TEMA; without stages :math:`E_0`. The coefficients
+      add up to 1 and their magnitudes to :math:`2^n - 1`, by which rounding is magnified.
+    - ``"mean"``: :math:`\frac{1}{n+1} \sum_{j=0}^n E_j`, the mean of the n + 1 levels, of which
+      the gradient is one.
+
+    All have gain 1. With `debias` the stages that are combined are the corrected ones.
+
     Args:
         decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first: a sequence of scalars or an
             array of shape (K,). K is static, the values may be traced.
         debias: Whether to divide by the cascade's response to the constant 1. Static.
+        readout: Which combination of the stages leaves: ``"last"``, ``"zero_lag"`` or ``"mean"``.
+            Static.
 
     Returns:
         A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
         not used. Its state holds K copies of the parameters.
 
     Raises:
-        TypeError: If `decays` holds something that is no number, or `debias` is no bool.
-        ValueError: If `decays` is an array of rank other than 1, or a concrete decay lies
-            outside [0, 1).
+        TypeError: If `decays` holds something that is no number, `debias` is no bool, or
+            `readout` no word.
+        ValueError: If `decays` is an array of rank other than 1, a concrete decay lies
+            outside [0, 1), or `readout` is another word.
 
     Example:
         >>> import jax.numpy as jnp, optax, nested_jax as nj
@@ -86,13 +116,17 @@ def scale_by_nested_momentum(
     References:
         The level recurrence of the published level sweep, reproduced by
         `python -m experiments levels`. The bias correction generalises Kingma & Ba (2015),
-        section 3, doi:10.48550/arXiv.1412.6980, to a row of averages.
+        section 3, doi:10.48550/arXiv.1412.6980, to a row of averages. DEMA and TEMA are Mulloy's
+        (1994, Technical Analysis of Stocks & Commodities 12:1 and 12:2), there with one decay;
+        unequal ones combine by the same binomials here.
     """
     check_flag("debias", debias)
+    check_choice("readout", readout, READOUTS)
     decays = as_scalars("decays", decays)
     for i, decay in enumerate(decays):
         check_unit_interval(f"decays[{i}]", decay)
     takes = [complement(decay) for decay in decays]
+    weights = None if readout == "last" else _readout_weights(decays, readout)
 
     def init_fn(params):
         # Each stage has zeros of its own: a buffer that appears twice cannot be donated.
@@ -109,6 +143,8 @@ def scale_by_nested_momentum(
             keeps, fresh_takes, gains = decays, takes, ()
         momenta = cascade(keeps, fresh_takes, state.momenta, updates)
         outflow = momenta[0] if momenta else updates
+        if weights is not None and momenta:
+            outflow = _combined(weights, (*momenta, updates))
         return narrowed(outflow, updates), NestedMomentumState(momenta=momenta, gains=gains)
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -126,6 +162,37 @@ def _debiased(decays, takes, gains):
         fresh_gains.append(fresh)
         shrink = gain / fresh * shrink
     return keeps[::-1], fresh_takes[::-1], tuple(fresh_gains[::-1])
+
+
+def _readout_weights(decays: Sequence[ScalarLike], readout: str) -> list[Any]:
+    """Return the weights of the stages, outermost first, and last that of the input."""
+    xp: Any = jnp if any(map(is_traced, decays)) else np
+    averages = xp.asarray([on_host(decay) != 0 for decay in decays], bool)
+    # How many averages the output of a stage has passed.
+    passed = xp.cumsum(averages[::-1])[::-1]
+    count = xp.sum(averages)
+    if readout == "mean":
+        of_stages, of_input = averages / (count + 1), 1 / (count + 1)
+    else:
+        signed = [
+            [(-1.0) ** (j + 1) * math.comb(n, j) for j in range(len(decays) + 1)]
+            for n in range(len(decays) + 1)
+        ]
+        of_stages = xp.where(averages, xp.asarray(signed)[count, passed], 0.0)
+        of_input = xp.where(count == 0, 1.0, 0.0)
+    return [*(of_stages[i] for i in range(len(decays))), of_input]
+
+
+def _combined(weights: Sequence[Any], levels: Sequence[Updates]) -> Updates:
+    """Return the weighted sum of trees, in the dtype of the first."""
+    # What is known to have no weight is left out: it may be infinite.
+    terms = [(w, t) for w, t in zip(weights, levels, strict=True) if is_traced(w) or w != 0]
+    total = jax.tree.map(jnp.zeros_like, levels[0])
+    for weight, tree in terms:
+        total = jax.tree.map(
+            lambda s, x, w=weight: s + jnp.asarray(w, s.dtype) * x.astype(s.dtype), total, tree
+        )
+    return total
 
 
 def nested_decays(

@@ -1,0 +1,117 @@
+"""Figures of lines with bands, and numbers with intervals, for reports on runs over seeds."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import NullFormatter
+from scipy.special import stdtrit
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
+"""Of Okabe and Ito, told apart by colour-blind eyes; a dash pattern comes with each."""
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)))
+ROUNDING = 1e-6
+"""Runs that differ by less than this share of their mean do so by rounding."""
+PREDICTED = {"color": "0.45", "lw": 1.0, "ls": ":", "zorder": 1}
+
+
+def panels(columns: int, rows: int = 1, width: float = 9.6, height: float = 3.4) -> tuple:
+    """Return a figure of a page's width, and its axes as an array of shape (rows, columns)."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(width, height * rows), layout=layout)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.grid(lw=0.4, alpha=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def label(ax: Axes, x: str, y: str, title: str = "", xlog: bool = True, ylog: bool = True) -> None:
+    """Name the axes of a panel and choose their scales."""
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.set_title(title, fontsize=10.5, loc="left")
+    for axis, log in (("x", xlog), ("y", ylog)):
+        if log:
+            getattr(ax, f"set_{axis}scale")("log")
+            # Numbers between the decades run into each other.
+            low, high = getattr(ax, f"get_{axis}lim")()
+            if low > 0 and high > 10 * low:
+                getattr(ax, f"{axis}axis").set_minor_formatter(NullFormatter())
+
+
+def line(
+    ax: Axes,
+    x: Any,
+    runs: Any,
+    order: int,
+    name: str,
+    *,
+    geometric: bool = False,
+    **style: Any,
+) -> None:
+    """Draw the mean of `runs` (seeds first) in the colour of `order`, its 95 % interval a band.
+
+    With `geometric` it is the mean of the logarithms, for what differs by factors.
+    """
+    runs = np.atleast_2d(np.asarray(runs, float))
+    mean, half = interval(np.log(runs) if geometric else runs)
+    low, high = mean - half, mean + half
+    if geometric:
+        mean, low, high = map(np.exp, (mean, low, high))
+    elif ax.get_yscale() == "log":  # Below 0 there is nothing to fill.
+        low = np.maximum(low, 1e-3 * np.abs(mean))
+    ax.plot(
+        x, mean, label=name, **{"color": COLOURS[order], "ls": DASHES[order], "lw": 1.6} | style
+    )
+    if len(runs) > 1:
+        ax.fill_between(x, low, high, color=COLOURS[order], alpha=0.18, lw=0)
+
+
+def legend(figure: Figure, ax: Axes, columns: int) -> None:
+    """Name the lines of `ax` once, above all panels, where it hides nothing."""
+    handles, names = ax.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        handlelength=3.2,
+    )
+
+
+def interval(runs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over the first axis and half its 95 % t interval; NaN of a single run."""
+    runs = np.asarray(runs, float)
+    n = len(runs)
+    if n < 2:
+        return runs.mean(0), np.full(runs.shape[1:], np.nan)
+    return runs.mean(0), stdtrit(n - 1, 0.975) * runs.std(0, ddof=1) / np.sqrt(n)
+
+
+def number(runs: Any) -> str:
+    """Return the mean of the runs and half its 95 % interval, to the digits that it knows."""
+    mean, half = (float(x) for x in interval(np.ravel(runs)))
+    if not half > ROUNDING * abs(mean):  # All alike, a single run, or nothing finite.
+        text = f"{mean:.4g}"
+    elif not 1e-5 < abs(mean) < 1e5:
+        text = f"{mean:.1e} ± {half:.1e}"
+    else:
+        places = int(np.clip(1 - np.floor(np.log10(half)), 0, 9))
+        text = f"{mean:.{places}f} ± {half:.{places}f}"
+    return text.replace("-", "−")
+
+
+def slope(x: Any, runs: Any) -> np.ndarray:
+    """Return the slope of log `runs` (seeds first) on log x, of each; NaN where one is not > 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        y = np.log(np.asarray(runs, float))
+    x = np.log(np.asarray(x, float))
+    x = x - x.mean()
+    return np.where(np.isfinite(y).all(-1), y @ x / (x @ x), np.nan)

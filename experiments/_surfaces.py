@@ -1,0 +1,176 @@
+"""Four surfaces on which gradient descent is slow or lost, each of two parameters, to be drawn."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nested_jax as nj
+
+INPUTS = 40
+"""Examples of each regression."""
+
+
+class Surface(NamedTuple):
+    """A loss of two parameters.
+
+    Attributes:
+        title: What it is called in the report.
+        why: What is wrong with it, in a sentence.
+        outputs: (params,) -> what a squared loss is taken of, for its Jacobian; None if the loss
+            is none of a model.
+        loss: (params,) -> scalar. Pure.
+        start: Where the first run begins.
+        control: Where a run begins that tells what the start has to do with it.
+        control_name: What that start is.
+        spread: Rows that standard normals are multiplied by, for the starts of other runs about
+            the first.
+        goal: The loss below which a run has arrived.
+        window: ((low, high) of the first parameter, the same of the second) to draw.
+        rates: The least and the largest learning rate to try.
+        names: Of the parameters.
+    """
+
+    title: str
+    why: str
+    outputs: Callable[[Any], Any] | None
+    loss: Callable[[Any], Any]
+    start: tuple[float, float]
+    control: tuple[float, float]
+    control_name: str
+    spread: tuple[tuple[float, float], tuple[float, float]]
+    goal: float
+    window: tuple[tuple[float, float], tuple[float, float]]
+    rates: tuple[float, float]
+    names: tuple[str, str]
+
+
+def problem(surface: Surface, start: Any) -> nj.Problem:
+    """Return the deterministic problem of descending `surface` from `start`."""
+    return nj.Problem(
+        init=lambda key: (start, None),
+        draw=lambda key: None,
+        observe=lambda draws, world: (None, world),
+        loss=lambda params, batch: surface.loss(params),
+    )
+
+
+def starts(surface: Surface, count: int, key: jax.Array) -> jax.Array:
+    """Return where runs begin: at the start, at the control's, and at `count` points about it."""
+    about = jax.random.normal(key, (count, 2)) @ jnp.asarray(surface.spread)
+    start = jnp.asarray(surface.start)
+    return jnp.concatenate([start[None], jnp.asarray(surface.control)[None], start + about])
+
+
+def _squared(outputs, targets):
+    return lambda params: 0.5 * jnp.mean((outputs(params) - targets) ** 2)
+
+
+def _collinear() -> Surface:
+    """Regression on two inputs that are nearly the same."""
+    rng = np.random.default_rng(0)
+    first, other = rng.standard_normal((2, INPUTS))
+    inputs = np.stack([first, first + 0.05 * other], axis=1)
+    # What the targets hold beside their noise is the difference of the inputs, which hardly is.
+    targets = inputs @ [2.0, -1.0]
+
+    def outputs(params):
+        return jnp.sum(inputs * params, axis=-1)
+
+    return Surface(
+        title="Collinear regression",
+        why="Two inputs are nearly the same: their sum is learned at once, their difference, "
+        "which hardly shows in the outputs, in as many steps as the condition number says.",
+        outputs=outputs,
+        loss=_squared(outputs, targets),
+        start=(-1.0, -2.0),
+        control=(0.0, -3.0),
+        control_name="error of the sum alone",
+        spread=((0.5, 0.0), (0.0, 0.5)),
+        goal=1e-6,
+        window=((-2.5, 4.5), (-4.0, 3.0)),
+        rates=(1e-2, 1e1),
+        names=("weight of the first input", "weight of the second input"),
+    )
+
+
+def _saturated() -> Surface:
+    """A unit whose initial weights are so large that it answers with its limits."""
+    inputs = np.linspace(-2, 2, INPUTS)
+
+    def outputs(params):
+        return jnp.tanh(params[0] * inputs + params[1])
+
+    return Surface(
+        title="Saturated network",
+        why="With a large initial weight the unit answers with its limits at nearly all inputs: "
+        "the loss is a plateau, and what slope there is moves the one transition between them.",
+        outputs=outputs,
+        loss=_squared(outputs, np.tanh(1.5 * inputs - 0.5)),
+        start=(6.0, 4.0),
+        control=(0.4, 0.1),
+        control_name="small initialisation",
+        spread=((0.5, 0.0), (0.0, 0.5)),
+        goal=1e-4,
+        window=((-2.0, 21.0), (-8.0, 8.0)),
+        rates=(1e-1, 1e2),
+        names=("weight", "bias"),
+    )
+
+
+def _symmetric() -> Surface:
+    """Two hidden units that start alike and therefore stay alike."""
+    inputs = np.linspace(-2, 2, INPUTS)
+
+    def outputs(params):
+        return jnp.tanh(params[0] * inputs) + jnp.tanh(params[1] * inputs)
+
+    return Surface(
+        title="Symmetric initialisation",
+        why="Two units with the same weight have the same gradient and stay alike for ever; all "
+        "they reach is a saddle. Out of it only a difference grows, from rounding or by chance.",
+        outputs=outputs,
+        loss=_squared(outputs, np.tanh(3.0 * inputs) - np.tanh(0.8 * inputs)),
+        start=(1.5, 1.501),
+        control=(1.5, 1.5),
+        control_name="exactly symmetric",
+        spread=((0.3, 0.3), (1e-3, -1e-3)),
+        goal=1e-3,
+        window=((-3.0, 5.0), (-3.0, 5.0)),
+        rates=(1e-2, 1e1),
+        names=("weight of the first unit", "weight of the second unit"),
+    )
+
+
+def _many_minima() -> Surface:
+    """A bowl full of dents."""
+
+    def loss(params):
+        return jnp.sum(0.05 * params**2 + 0.1 * (1 - jnp.cos(4 * params)))
+
+    return Surface(
+        title="Many minima",
+        why="Not convex, a bowl full of dents: whoever follows the gradient ends in the nearest "
+        "dent; momentum can carry over the rims between them.",
+        outputs=None,
+        loss=loss,
+        start=(5.0, 4.0),
+        control=(0.5, -0.4),
+        control_name="in the deepest dent",
+        spread=((1.5, 0.0), (0.0, 1.5)),
+        goal=1e-2,
+        window=((-7.0, 7.0), (-7.0, 7.0)),
+        rates=(1e-3, 1.0),
+        names=("first parameter", "second parameter"),
+    )
+
+
+SURFACES = {
+    "collinear": _collinear(),
+    "saturated": _saturated(),
+    "symmetric": _symmetric(),
+    "many_minima": _many_minima(),
+}
+"""By the word that names them in the results."""

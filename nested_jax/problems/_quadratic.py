@@ -1,0 +1,79 @@
+"""A quadratic of given curvatures: where every rate of convergence is known."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nested_jax._checks import as_scalars, check_finite, check_non_negative
+from nested_jax._types import ScalarLike
+from nested_jax.problems._problem import Problem
+
+
+def quadratic(
+    eigenvalues: Sequence[ScalarLike] | np.ndarray | jax.Array,
+    noise_std: ScalarLike | None = None,
+    *,
+    dtype: Any = None,
+) -> Problem:
+    r"""Quadratic loss of given curvatures, along the axes, with or without noise in the gradient.
+
+    .. math:: R(\theta) = \tfrac 1 2 \sum_i h_i \theta_i^2 + \sigma \, \xi \cdot \theta, \quad
+        \xi \sim N(0, I) \text{ anew each step}, \qquad \theta_0 \sim N(0, I) .
+
+    The gradient is :math:`h_i \theta_i + \sigma \xi_i`, the minimum without noise is at 0, and the
+    condition number that of the curvatures. Every linear method takes the coordinates apart, so a
+    rotation would change nothing but the view.
+
+    Args:
+        eigenvalues: :math:`h_1, \dots, h_n`, finite: a sequence of scalars or an array of shape
+            (n,), n >= 1. Negative ones make a saddle. n is static, the values may be traced.
+        noise_std: :math:`\sigma \ge 0`, may be traced; None for no noise, when nothing is drawn.
+        dtype: Of draws and parameters; JAX's default float if not given, and 32 bits where it
+            does not allow 64.
+
+    Returns:
+        A problem whose parameters have shape (n,). Draws are standard normals of shape (n,) and
+        batches the noise :math:`\sigma \xi`; both are None without noise. Nothing moves: the
+        world is None.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range, or there is no eigenvalue.
+
+    Example:
+        >>> import jax, nested_jax as nj
+        >>> problem = nj.quadratic([1.0, 100.0])
+        >>> tx = nj.momentum(4 / 11**2, decay=(9 / 11) ** 2)  # the best for a condition of 100
+        >>> trace = nj.rollout(tx, problem, jax.random.key(0), 200, stride=100)
+        >>> bool(trace.curve[1] < 1e-10 * trace.curve[0])
+        True
+    """
+    curvatures = as_scalars("eigenvalues", eigenvalues)
+    if not curvatures:
+        raise ValueError("`eigenvalues` must hold at least one number, got none.")
+    for i, curvature in enumerate(curvatures):
+        check_finite(f"eigenvalues[{i}]", curvature)
+    if noise_std is not None:
+        check_non_negative("noise_std", noise_std)
+    dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"`dtype` must be floating, got {dtype}.")
+    h = jnp.stack([jnp.asarray(curvature, dtype) for curvature in curvatures])
+
+    def init(key):
+        return jax.random.normal(key, h.shape, dtype), None
+
+    def draw(key):
+        return None if noise_std is None else jax.random.normal(key, h.shape, dtype)
+
+    def observe(draws, world):
+        return None if noise_std is None else jnp.asarray(noise_std, dtype) * draws, world
+
+    def loss(params, batch):
+        value = 0.5 * jnp.sum(h * jnp.square(params))
+        return value if batch is None else value + jnp.sum(batch * params)
+
+    return Problem(init=init, draw=draw, observe=observe, loss=loss)
