@@ -40,7 +40,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.update_step
 
 $(VENV)/.experiments: pyproject.toml $(VENV)/.created
-	$(BIN)/pip install --quiet --editable ".[netcdf]"
+	$(BIN)/pip install --quiet --editable ".[data,netcdf]"
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.created

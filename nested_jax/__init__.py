@@ -9,7 +9,12 @@ from nested_jax.optimizers import momentum as momentum
 from nested_jax.optimizers import nested_momentum as nested_momentum
 from nested_jax.optimizers import nesterov as nesterov
 from nested_jax.problems import Problem as Problem
+from nested_jax.problems import classification as classification
 from nested_jax.problems import drifting_regression as drifting_regression
+from nested_jax.problems import online_comparator as online_comparator
+from nested_jax.problems import online_convex as online_convex
+from nested_jax.problems import online_regret as online_regret
+from nested_jax.problems import quadratic as quadratic
 from nested_jax.rollout import Trace as Trace
 from nested_jax.rollout import rollout as rollout
 from nested_jax.schedules import Schedule as Schedule

@@ -1,5 +1,7 @@
 """Problems: init, draw, observe, loss."""
 
+from nested_jax.problems._classification import ClassificationBatch as ClassificationBatch
+from nested_jax.problems._classification import classification as classification
 from nested_jax.problems._drifting_regression import (
     DriftingRegressionDraws as DriftingRegressionDraws,
 )
@@ -8,4 +10,10 @@ from nested_jax.problems._drifting_regression import (
 )
 from nested_jax.problems._drifting_regression import RegressionBatch as RegressionBatch
 from nested_jax.problems._drifting_regression import drifting_regression as drifting_regression
+from nested_jax.problems._online import OnlineBatch as OnlineBatch
+from nested_jax.problems._online import OnlineWorld as OnlineWorld
+from nested_jax.problems._online import online_comparator as online_comparator
+from nested_jax.problems._online import online_convex as online_convex
+from nested_jax.problems._online import online_regret as online_regret
 from nested_jax.problems._problem import Problem as Problem
+from nested_jax.problems._quadratic import quadratic as quadratic

@@ -1,0 +1,403 @@
+"""Tests of the heatmaps: the measure of diagonality, the cells, the report, resuming, errors."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+
+from experiments import __main__, _artifacts, _data, heatmaps
+from experiments import _heatmaps_numbers as numbers
+from experiments import _heatmaps_variants as variants
+
+GUESS = float(np.log(10))
+SMALL = heatmaps.Config(width=4, depth=1, batch_size=4, steps=4, seeds=2, quick=True)
+# Written in full, since `--quick` leaves alone what is not at its default.
+OPTIONS = ["--width=4", "--depth=1", "--batch-size=4", "--steps=4", "--seeds=2", "--quick"]
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    """Undo what the command line sets for its process."""
+    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run(*options):
+    """Run the command line; return its exit code."""
+    try:
+        return __main__.main(["heatmaps", *map(str, options)])
+    except SystemExit as exit_:
+        return exit_.code
+
+
+# A made basin: log loss = ((x - centre(rate)) / width)^2 + (rate / 4)^2, of known slope.
+
+
+def basin(slope, seeds=4, noise=0.0, width=3.0, offset=-8.0, tilt=0.0):
+    """Return results whose best decay moves by `slope` powers of two for one of the rate."""
+    rates, decays = np.arange(-11.0, 0.0), np.arange(-14.0, -2.0)
+    centre = offset + slope * (rates[:, None, None] + 5)
+    centre = centre + tilt * (np.arange(seeds) - (seeds - 1) / 2) * (rates[:, None, None] + 5)
+    logs = ((decays[None, :, None] - centre) / width) ** 2 + (rates[:, None, None] + 5) ** 2 / 16
+    logs = logs - 4 + noise * np.random.default_rng(0).normal(size=logs.shape)
+    return xr.Dataset(
+        {"test_loss": (("learning_rate", "weight_decay", "seed"), np.exp(logs))},
+        coords={"learning_rate": 2.0**rates, "weight_decay": 2.0**decays, "seed": np.arange(seeds)},
+        attrs={"guess": GUESS},
+    )
+
+
+@pytest.mark.parametrize("slope", [-1.0, 0.0, 0.5, 1.0])
+def test_the_slope_of_a_made_basin_is_found(slope):
+    found = numbers.diagonality(basin(slope))
+    rates = np.arange(-11, 0)
+    assert np.isfinite(found.best).sum() >= numbers.FEWEST
+    told = np.isfinite(found.best)
+    np.testing.assert_allclose(found.best[told], (-8 + slope * (rates + 5))[told], atol=0.05)
+    # Parabolas a few cells wide, sampled at whole powers.
+    assert abs(found.slope_best.estimate - slope) < 0.02
+    assert found.slope_best.high - found.slope_best.low < 1e-9
+    # The loss doubles at the best plus width * sqrt(ln 2), between cells by a line.
+    edge = found.tolerable - (-8 + slope * (rates + 5))
+    np.testing.assert_allclose(edge[np.isfinite(edge)], 3 * np.sqrt(np.log(2)), atol=0.15)
+    assert abs(found.slope_tolerable.estimate - slope) < 0.05
+
+
+def test_the_null_is_held_by_the_interval_of_a_noisy_basin():
+    slope = numbers.diagonality(basin(0.0, seeds=6, noise=0.1)).slope_best
+    assert slope.low <= 0 <= slope.high
+    assert 0 < slope.high - slope.low < 1
+
+
+def test_the_interval_is_that_of_the_mean_where_seeds_only_tilt():
+    # Seed k has the slope 0.5 + 0.2 (k - 1.5): to first order the jackknife is their t interval.
+    slope = numbers.diagonality(basin(0.5, tilt=0.2)).slope_best
+    own = 0.5 + 0.2 * (np.arange(4) - 1.5)
+    expected = 3.182446 * own.std(ddof=1) / 2
+    np.testing.assert_allclose((slope.high - slope.low) / 2, expected, rtol=0.15)
+
+
+def test_where_no_decay_is_as_good_as_some_nothing_is_told():
+    flat = basin(0.0)
+    logs = np.log(flat.test_loss)
+    flat["test_loss"] = np.exp(
+        logs.where(flat.weight_decay > 2.0**-8, logs.sel(weight_decay=2**-8))
+    )
+    found = numbers.diagonality(flat)
+    assert np.isnan(found.best).all()
+    assert found.slope_best is None
+    assert found.slope_tolerable is not None
+
+
+def test_too_few_rates_have_no_slope():
+    assert numbers.diagonality(basin(1.0).isel(learning_rate=slice(5, 7))).slope_best is None
+
+
+def test_diverged_cells_count_as_guessing():
+    results = basin(1.0)
+    at = {"learning_rate": 2.0**-1, "weight_decay": 2.0**-14}
+    for value in (np.nan, np.inf, 1e30):
+        results.test_loss.loc[at] = value
+        assert numbers.log_losses(results, "weight_decay").max() == np.log(GUESS)
+        assert abs(numbers.diagonality(results).slope_best.estimate - 1) < 0.02
+
+
+def test_differences_are_paired():
+    plain, tilted = (numbers.diagonality(basin(s, tilt=0.2)).slope_best for s in (0.0, 0.5))
+    change = numbers.difference(plain, tilted)
+    assert abs(change.estimate - 0.5) < 0.02
+    # The seeds tilt both alike: what they share is gone.
+    assert change.high - change.low < 0.2 * (plain.high - plain.low)
+    assert numbers.difference(None, plain) is None
+
+
+def test_the_best_cell_is_that_of_the_mean_logarithm():
+    results = basin(0.0)
+    cell = numbers.best_cell(results, "weight_decay")
+    assert (float(cell.learning_rate), float(cell.weight_decay)) == (2.0**-5, 2.0**-8)
+    assert cell.test_loss.shape == (4,)
+
+
+# The cells.
+
+
+def test_every_heatmap_has_its_cells():
+    assert len(variants.VARIANTS) == 14
+    for variant in variants.VARIANTS.values():
+        grid = heatmaps.grid(heatmaps.Config(), variant)
+        assert grid.shape[0] * grid.shape[1] == 132
+        assert grid.shape[2] == heatmaps.Config().seeds >= 3
+    words = {name.rpartition("-")[0] for name in variants.VARIANTS if name.startswith("adamw")}
+    assert words >= {"adamw-cosine", "adamw-fixed", "adamw-step_drop", "adamw-warm_restarts"}
+
+
+@pytest.mark.parametrize("schedule", ["fixed", "step_drop", "cosine"])
+def test_of_one_cycle_both_heatmaps_are_the_same_in_other_units(schedule):
+    config = dataclasses.replace(heatmaps.Config(), steps=64)
+    plain, normalized = (
+        variants.VARIANTS[f"adamw-{schedule}{suffix}"] for suffix in ("", "-normalized")
+    )
+    decays = [
+        heatmaps.grid(config, variant)["weight_decay"].columns["weight_decay"]
+        for variant in (plain, normalized)
+    ]
+    np.testing.assert_array_equal(8 * decays[0], decays[1])  # sqrt(64)
+    gradients = jax.random.normal(jax.random.key(0), (64, 3))
+
+    def end(variant, decay):
+        tx = variants.optimizer(variant, 64, 0.1, decay)
+
+        def step(carry, gradient):
+            params, state = carry
+            update, state = tx.update(gradient, state, params)
+            return (optax.apply_updates(params, update), state), None
+
+        return jax.lax.scan(step, (jnp.ones(3), tx.init(jnp.ones(3))), gradients)[0][0]
+
+    np.testing.assert_allclose(
+        end(plain, 0.01), end(normalized, 0.08), rtol=64 * np.finfo("float32").eps
+    )
+
+
+def test_a_cell_is_the_training_that_it_says(tmp_path, x64):
+    # One cell of AdamW in float64, logistic regression, against NumPy.
+    config = dataclasses.replace(
+        heatmaps.Config(), depth=0, batch_size=3, steps=16, seeds=2, out=tmp_path
+    )
+    images = tiny()
+    variant = variants.VARIANTS["adamw-cosine-normalized"]
+    drawn = heatmaps.chance(config, images)
+    drawn = jax.tree.map(lambda p: p.astype("float64"), drawn[0]), drawn[1]
+    images = images._replace(
+        train_images=images.train_images.astype("float64"),
+        test_images=images.test_images.astype("float64"),
+    )
+    swept = heatmaps.function(config, images, variant, drawn)
+    rate, decay = 0.05, 0.3
+    found = swept(learning_rate=rate, weight_decay=decay, seed=1)
+
+    x, y = np.asarray(images.train_images), images.train_labels
+    layer = drawn[0]["Dense_0"]
+    params = np.concatenate([np.asarray(layer["kernel"])[1], np.asarray(layer["bias"])[1][None]])
+    m, v = np.zeros_like(params), np.zeros_like(params)
+    for t, draw in enumerate(np.asarray(drawn[1])[1]):
+        at = draw % len(y)
+        inputs = np.column_stack([x[at], np.ones(3)])
+        errors = (softmax(inputs @ params) - np.eye(3)[y[at]]) / 3
+        g = inputs.T @ errors
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        step = m / (1 - 0.9 ** (t + 1)) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8)
+        multiplier = (1 + np.cos(np.pi * t / 16)) / 2
+        params = params - multiplier * (rate * step + decay / 4 * params)  # sqrt(16)
+    for kind in ("train", "test"):
+        inputs = getattr(images, f"{kind}_images")
+        labels = getattr(images, f"{kind}_labels")
+        shares = softmax(np.column_stack([inputs, np.ones(len(labels))]) @ params)
+        loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
+        np.testing.assert_allclose(found[f"{kind}_loss"], loss, rtol=1e-10)
+        error = (shares.argmax(1) != labels).mean()
+        np.testing.assert_allclose(found[f"{kind}_error"], error, rtol=1e-12)
+
+
+def softmax(z):
+    shares = np.exp(z - z.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def tiny():
+    """Return images in three classes, of nine pixels."""
+    rng = np.random.default_rng(0)
+    pixels = {kind: rng.uniform(size=(n, 9)).astype("float32") for kind, n in SIZES.items()}
+    labels = {kind: (np.arange(n) % 3).astype("int32") for kind, n in SIZES.items()}
+    return _data.Images(
+        pixels["train"],
+        labels["train"],
+        pixels["test"],
+        labels["test"],
+        shape=(3, 3),
+        name="tiny",
+        source="nowhere",
+        licence="none",
+    )
+
+
+SIZES = {"train": 23, "test": 11}
+
+
+@pytest.mark.parametrize("evaluated", [4, 1000])
+def test_evaluation_does_not_depend_on_its_parts(evaluated, monkeypatch):
+    images = tiny()
+    model = heatmaps.network(dataclasses.replace(heatmaps.Config(), width=5), images)
+    params = model.init(jax.random.key(0))
+    monkeypatch.setattr(heatmaps, "EVALUATED", evaluated)
+    train = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
+    test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
+    found = heatmaps.evaluate(model, params, train, test)
+    for kind, (pixels, labels) in (("train", train), ("test", test)):
+        logits = model.apply(params, pixels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        np.testing.assert_allclose(found[f"{kind}_loss"], losses.mean(), rtol=1e-5)
+        wrong = (logits.argmax(1) != labels).mean()
+        np.testing.assert_allclose(found[f"{kind}_error"], wrong, rtol=1e-6)
+
+
+def test_a_network_without_numbers_is_wrong_everywhere():
+    images = tiny()
+    model = heatmaps.network(dataclasses.replace(heatmaps.Config(), width=5), images)
+    params = jax.tree.map(lambda p: p * jnp.nan, model.init(jax.random.key(0)))
+    part = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
+    assert float(heatmaps.evaluate(model, params, part, part)["test_error"]) == 1
+
+
+def test_the_estimate_grows_with_the_runs(tmp_path):
+    config = dataclasses.replace(heatmaps.Config(), width=8, seeds=2, out=tmp_path)
+    assert 0 < heatmaps.estimate(config, tiny()) < 3600
+
+
+# The command.
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Return the folder of a small run."""
+    out = tmp_path_factory.mktemp("heatmaps") / "out"
+    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
+    before = {name: getattr(jax.config, name) for name in names}
+    assert run(*OPTIONS, "--out", out) == 0
+    for name, value in before.items():
+        jax.config.update(name, value)
+    return out
+
+
+@pytest.mark.slow
+def test_writes_every_file(done):
+    from experiments import _heatmaps_report as report
+
+    results = report.read(done)
+    assert {*results} == {*variants.VARIANTS}
+    lines = (done / "runs.csv").read_text().splitlines()
+    assert len(lines) == 1 + 14 * 132 * 2
+    name, rate, across, value, seed, loss, *_ = lines[-1].split(",")
+    stored = results[name].train_loss.sel(
+        learning_rate=float(rate), **{across: float(value)}, seed=int(seed)
+    )
+    np.testing.assert_allclose(float(loss), stored, rtol=1e-8)
+    described = json.loads((done / "diagonality.json").read_text())
+    assert len(described["variants"]) == 12
+    made = json.loads((done / "config.json").read_text())
+    assert made["config"]["steps"] == 4
+    assert len(made["seconds"]) == 14
+    page = (done / "report.html").read_text()
+    assert page.count("<svg") == 5
+    assert "1,438 training" in page
+    assert "3,696" in page  # Trainings.
+    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
+    names = {path.name for path in (done / "figures").iterdir()}
+    assert names == {f"{x}.png" for x in (*report.METRICS, "slopes")}
+    assert not list(done.glob(".*")), "a file was left aside"
+
+
+@pytest.mark.slow
+def test_a_report_is_rebuilt_from_what_is_stored(done, tmp_path):
+    from experiments import _heatmaps_report as report
+
+    made = json.loads((done / "config.json").read_text())
+    del made["seconds"]
+    report.write(tmp_path, made, report.read(done))
+    for name in ("report.html", "runs.csv", "diagonality.json", "figures/test_loss.png"):
+        assert (tmp_path / name).read_bytes() == (done / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_gives_the_same_page(done, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "experiments", "heatmaps", *OPTIONS, "--out", str(out)]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while len([*out.glob("store/*/*.npz")]) < 3 and process.poll() is None:
+            assert time.monotonic() < deadline, "no chunk was stored"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    stored = {path: path.stat().st_mtime_ns for path in out.glob("store/*/*.npz")}
+    assert len(stored) >= 3
+    assert not (out / "report.html").exists()
+    assert run(*OPTIONS, "--out", out) == 0
+    assert {path: path.stat().st_mtime_ns for path in stored} == stored, "computed again"
+    for name in ("report.html", "runs.csv"):
+        assert (out / name).read_text() == (done / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("width", 0, "`--width` must be an integer of at least 1, got 0."),
+        ("depth", -1, "`--depth` must be an integer of at least 0, got -1."),
+        ("batch-size", "many", "`--batch-size` must be an integer of at least 1, got 'many'."),
+        ("steps", 0.5, "`--steps` must be an integer of at least 1, got '0.5'."),
+        ("seeds", 1, "`--seeds` must be an integer of at least 2, got 1."),
+        ("seed", -1, "`--seed` must be an integer of at least 0, got -1."),
+        ("seed", 2**31, f"`--seed` must be less than {2**31 - 2}, got {2**31}."),
+        ("activation", "gelu", "`--activation` must be one of 'relu', 'tanh', 'sigmoid', "),
+        ("initialisation", "big", "`--initialisation` must be one of 'he', 'lecun', "),
+        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
+        ("data", "digit", '`--data` must be "digits", "fashion-mnist" or a folder of idx files'),
+    ],
+)
+def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
+    assert run(*OPTIONS, f"--{option}", value, "--out", tmp_path / "a") == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {message}")
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_quick_and_full_exclude_each_other(tmp_path, capsys):
+    assert run("--quick", "--full", "--out", tmp_path / "a") == 2
+    assert "`--quick` must come without `--full`, got both." in capsys.readouterr().err
+
+
+def test_presets_leave_alone_what_is_given():
+    quick = heatmaps.resolved(dataclasses.replace(heatmaps.Config(), quick=True, steps=100))
+    assert (quick.steps, quick.seeds, quick.data) == (100, 2, "digits")
+    full = heatmaps.resolved(dataclasses.replace(heatmaps.Config(), full=True, width=10))
+    assert (full.data, full.width, full.steps) == ("fashion-mnist", 10, 16_384)
+    assert heatmaps.resolved(heatmaps.Config()) == heatmaps.Config()
+
+
+def test_another_configuration_is_refused(tmp_path, capsys):
+    out = tmp_path / "a"
+    _artifacts.claim(out, heatmaps.resolved(SMALL))
+    assert run(*OPTIONS, "--seed", 5, "--out", out) == 2
+    assert "--seed 0 and not 5" in capsys.readouterr().err
+
+
+def test_a_store_of_something_else_is_one_line(tmp_path, capsys):
+    _artifacts.claim(tmp_path, heatmaps.resolved(SMALL))
+    foreign = tmp_path / "store" / "adamw-fixed" / "thesis.tex"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("")
+    assert run(*OPTIONS, "--out", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: `--out` must be a new folder, or as it was left: `store` must")
+    assert error.count("\n") == 1
+
+
+def test_help_names_every_option(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for name in (*_artifacts.describe(SMALL), "out"):
+        assert f"--{name.replace('_', '-')}" in text
