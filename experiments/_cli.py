@@ -60,13 +60,13 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def use_device(device: str) -> Any:
-    """Run on `device` ("auto", "cpu" or "gpu") from here on, in float64; return it.
+def use_device(device: str, *, x64: bool = True) -> Any:
+    """Run on `device` ("auto", "cpu" or "gpu") from here on, in float64 or 32; return it.
 
     Raises:
         UsageError: If there is no such device.
     """
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", x64)
     # A CPU device a core: a sweep uses all devices. Too late if JAX has started, as under tests.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

@@ -93,9 +93,8 @@ def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
         check(config)
         config = resolved(config)
         images = _data.load(config.data, download=config.download)
-    device = _cli.use_device(config.device)
     # Networks are trained in single precision; what has to be exact is at its small numbers.
-    jax.config.update("jax_enable_x64", False)
+    device = _cli.use_device(config.device, x64=False)
     _artifacts.claim(config.out, config)
     print(images.origin)
     if config.full and device.platform == "cpu":

@@ -1,0 +1,439 @@
+"""Tests of Adam against SGD: what is trained and chosen, the notes' picture, files and errors."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+
+import nested_jax as nj
+from experiments import (
+    __main__,
+    _adam_vs_sgd_figures,
+    _adam_vs_sgd_online_report,
+    _adam_vs_sgd_report,
+    _adam_vs_sgd_timing,
+    _artifacts,
+    _data,
+    _models,
+    adam_vs_sgd,
+)
+from experiments import _adam_vs_sgd_runs as runs
+from experiments._adam_vs_sgd_methods import METHODS, optimizer
+
+RTOL = 1e-5  # Programs of float32 that add up in different orders, over some hundred steps.
+SOME = ("sgd", "momentum", "nested", "rmsprop", "adam")
+SMALL = adam_vs_sgd.Config(
+    width=4,
+    depth=1,
+    examples=1000,
+    online="pair",
+    batch_sizes=1,
+    folds=2,
+    seeds=2,
+    tuning_seeds=1,
+    rounds=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    """Undo what the command line sets for its process."""
+    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return _data.load()
+
+
+def fewer(monkeypatch):
+    """Leave out most methods and activations, each of which is a compilation or more."""
+    some = {name: METHODS[name] for name in SOME}
+    for module in (runs, _adam_vs_sgd_timing):
+        monkeypatch.setattr(module, "METHODS", some)
+    words = {word: _models.ACTIVATIONS[word] for word in ("relu", "tanh")}
+    monkeypatch.setattr(_models, "ACTIVATIONS", words)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return the folder of a small run of the whole command."""
+    before = jax.config.jax_enable_x64, jax.config.jax_default_device
+    out = tmp_path_factory.mktemp("adam_vs_sgd") / "results"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fewer(monkeypatch)
+        assert run(*small_options(out)) == 0
+    jax.config.update("jax_enable_x64", before[0])
+    jax.config.update("jax_default_device", before[1])
+    return out
+
+
+def run(*options):
+    """Run the command line; return its exit code."""
+    try:
+        return __main__.main(["adam-vs-sgd", *map(str, options)])
+    except SystemExit as exit_:
+        return exit_.code
+
+
+def small_options(out, **changes):
+    config = _artifacts.describe(SMALL) | changes
+    pairs = [
+        (f"--{name.replace('_', '-')}", value)
+        for name, value in config.items()
+        if not isinstance(value, bool)
+    ]
+    return [word for pair in [*pairs, ("--out", out)] for word in pair]
+
+
+def parameters():
+    keys = jax.random.split(jax.random.key(0), 2)
+    return {"kernel": jax.random.normal(keys[0], (3, 2)), "bias": jax.random.normal(keys[1], (2,))}
+
+
+def test_the_penalty_is_the_gradient_of_half_the_squared_weights():
+    config = adam_vs_sgd.Config(penalty=0.3)
+    params, gradient = parameters(), jax.tree.map(jnp.cos, parameters())
+
+    def objective(p):
+        linear = sum(jax.tree.leaves(jax.tree.map(lambda g, x: jnp.sum(g * x), gradient, p)))
+        return linear + 0.3 * _models.squared_norm(p) / 2
+
+    tx = optimizer(config, "sgd", 0.1, 0.9)
+    actual, _ = tx.update(gradient, tx.init(params), params)
+    expected = jax.tree.map(lambda g: -0.1 * g, jax.grad(objective)(params))
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=RTOL), actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "reference"),
+    [
+        ("sgd", optax.sgd(0.01)),
+        ("momentum", optax.sgd(0.01, momentum=0.8)),
+        ("nesterov", optax.sgd(0.01, momentum=0.8, nesterov=True)),
+        ("nested", optax.chain(*[optax.ema(0.8, debias=False)] * 2, optax.scale(-0.01))),
+        # A delay of 4 steps, shared out to two averages: each of decay 2 / 3.
+        ("nested_matched", optax.chain(*[optax.ema(2 / 3, debias=False)] * 2, optax.scale(-0.01))),
+        ("adagrad", optax.adagrad(0.01)),
+        ("rmsprop", optax.rmsprop(0.01, decay=0.98)),
+        ("adam", optax.adam(0.01, b1=0.8)),
+        (
+            "adamw",
+            optax.adamw(0.01, b1=0.8, weight_decay=0.02, mask={"kernel": True, "bias": False}),
+        ),
+    ],
+)
+def test_methods_are_what_they_are_called(method, reference):
+    tx = optimizer(adam_vs_sgd.Config(penalty=0, weight_decay=0.02), method, 0.01, 0.8)
+    params = parameters()
+
+    def trained(tx):
+        state, found = tx.init(params), params
+        for i in range(5):
+            gradient = jax.tree.map(lambda p, i=i: jnp.sin(3 * p + i), found)
+            update, state = tx.update(gradient, state, found)
+            found = optax.apply_updates(found, update)
+        return found
+
+    actual, expected = trained(tx), trained(reference)
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=RTOL), actual, expected)
+
+
+def test_every_method_can_do_without_penalty_and_decay():
+    config, params = adam_vs_sgd.Config(penalty=0.5, weight_decay=0.5), parameters()
+    still = jax.tree.map(jnp.zeros_like, params)
+    for method in METHODS:
+        for share, moved in ((0.0, False), (1.0, True)):
+            tx = optimizer(config, method, 0.1, 0.9, share)
+            update, _ = tx.update(still, tx.init(params), params)
+            assert bool(jnp.abs(update["kernel"]).max() > 0) == moved, method
+            assert not jnp.abs(update["bias"]).any(), method
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_training_learns_the_examples_drawn_each_after_its_loss_was_taken(images, size):
+    model, examples = runs.network(SMALL, images), runs.training(images)
+    start = runs.start(SMALL, images, "online", 2)
+    params = jax.tree.map(lambda x: x[1, 1], start.params)
+    problem = nj.classification(model.apply, model.init, *examples, size)
+    tx = nj.scale_by_rate(0.05)
+    trace = runs.train(SMALL, tx, problem, params, start.draws[1], size)
+
+    @jax.jit
+    def step(params, at):
+        def loss(p):
+            z = model.apply(p, examples[0][at])
+            return (jax.nn.logsumexp(z, 1) - z[jnp.arange(size), examples[1][at]]).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), value
+
+    losses = []
+    for at in np.asarray(start.draws[1]).reshape(-1, size) % len(images.train_labels):
+        params, value = step(params, at)
+        losses.append(value)
+    expected = np.asarray(losses).reshape(1000 // runs.SPAN, -1).mean(1)
+    np.testing.assert_allclose(trace.curve, expected, rtol=1e-4)  # Roundings of 1,000 steps.
+
+
+def test_a_fold_is_evaluated_on_what_was_not_trained_on(images):
+    bound = runs._validated(SMALL, images)
+    point = {"optimizer_name": "momentum", "learning_rate": 0.1, "initialisation": 0, "fold": 1}
+    found = bound(**point)
+    mask = nj.fold_masks(len(images.train_labels), 2, seed=SMALL.seed)[1]
+    start = runs.start(SMALL, images, "tuning", 2)
+    model = runs.network(SMALL, images)
+    seen = images.train_images[~mask], images.train_labels[~mask]
+    problem = nj.classification(model.apply, model.init, *seen, 50)
+    params = jax.tree.map(lambda x: x[0, 1], start.params)
+    tx = optimizer(SMALL, "momentum", 0.1, 0.9)
+    trace = runs.train(SMALL, tx, problem, params, start.draws[1], 50, curve=False)
+    logits = np.asarray(model.apply(trace.params, images.train_images[mask]))
+    expected = (logits.argmax(1) != images.train_labels[mask]).mean()
+    assert float(found["error"]) == pytest.approx(expected, abs=1.01 / mask.sum())
+    assert not bool(found["diverged"])
+
+
+def test_evaluation_in_parts_and_at_once_is_that_of_numpy(images, monkeypatch):
+    model = runs.network(SMALL, images)
+    params = model.init(jax.random.key(3))
+    x, y = images.test_images[:7], images.test_labels[:7]
+    z = np.asarray(model.apply(params, x), np.float64)
+    expected = np.mean(np.log(np.exp(z).sum(1)) - z[np.arange(7), y]), np.mean(z.argmax(1) != y)
+    for size in (7, 3):
+        monkeypatch.setattr(runs, "EVALUATED", size)
+        np.testing.assert_allclose(runs.evaluate(model, params, x, y), expected, rtol=RTOL)
+
+
+def test_numbers_that_are_none_count_as_errors(images):
+    model = runs.network(SMALL, images)
+    params = jax.tree.map(lambda p: p * jnp.nan, model.init(jax.random.key(3)))
+    _, error = runs.evaluate(model, params, images.test_images, images.test_labels)
+    assert float(error) == 1
+
+
+def synthetic():
+    """Return results whose best setting is known: a sum of one term an axis."""
+    rates = runs.RATES
+    terms = {
+        "batch": ("batch", [0.3, 0.1, 0.2]),
+        "learning_rate": ("learning_rate", abs(np.log10(rates) + 1)),
+        "momentum": ("momentum", [0.1, 0.4, 0.0]),
+        "initialisation": ("initialisation", [0.5, 0.2, 0.3]),
+        "fold": ("fold", [0.0, 0.1]),
+    }
+    loss = sum(xr.DataArray(np.asarray(values), dims=dim) for dim, values in terms.values())
+    loss = loss.expand_dims(optimizer=["adam"])
+    coordinates = {
+        "batch": ["50", "10", "200"],
+        "learning_rate": rates,
+        "momentum": [*runs.MOMENTA],
+        "initialisation": [0, 1, 2],
+        "fold": [0, 1],
+    }
+    results = xr.Dataset({"loss": loss, "error": loss / 10}).assign_coords(coordinates)
+    return results.assign(diverged=results.loss > 3.5).assign_attrs(axes=[*results.loss.dims])
+
+
+def test_the_setting_of_least_loss_is_taken():
+    best = {"learning_rate": 0.1, "momentum": 0.97, "initialisation": 1, "batch": "10"}
+    assert runs.tuned(synthetic()) == {"adam": best}
+
+
+def test_a_setting_with_a_fold_that_overflows_is_not_taken():
+    results = synthetic()
+    at = {"learning_rate": 0.1, "momentum": 0.97, "initialisation": 1, "batch": "10", "fold": 1}
+    results.loss.loc[at] = np.nan
+    chosen = runs.tuned(results)["adam"]
+    assert any(chosen[name] != at[name] for name in runs.UNTUNED)
+
+
+def test_stages_free_one_setting_after_the_other():
+    found = _adam_vs_sgd_report.stages(synthetic(), "adam")
+    assert [*found] == ["untuned", "the rate", "+ momentum", "+ initialisation", "+ batch size"]
+    assert found["untuned"] == runs.UNTUNED
+    assert found["the rate"] == runs.UNTUNED | {"learning_rate": 0.1}
+    assert found["+ momentum"]["momentum"] == 0.97
+    assert found["+ momentum"]["initialisation"] == 0
+    assert found["+ initialisation"]["initialisation"] == 1
+    assert found["+ initialisation"]["batch"] == "50"
+    assert found["+ batch size"] == runs.tuned(synthetic())["adam"]
+
+
+def test_the_running_mean_is_that_of_the_last_thousand_examples():
+    curve = np.random.default_rng(0).normal(size=(2, 9))
+    examples, means = _adam_vs_sgd_figures.running_mean(curve)
+    assert examples.tolist() == [1000, 1200, 1400, 1600, 1800]
+    np.testing.assert_allclose(means[1, 2], curve[1, 2:7].mean())
+
+
+def test_since_when_adam_is_ahead():
+    sgd = np.ones((2, 10))
+    adam = np.where(np.arange(10) < 5, 2.0, 0.0) * np.ones((2, 1))
+    curves = {m: xr.DataArray(c, dims=("seed", "span")) for m, c in (("sgd", sgd), ("adam", adam))}
+    # Means of five: 2, 1.6, 1.2, .8 of Adam's.
+    assert _adam_vs_sgd_online_report.ahead_from(curves) == 1600
+    assert _adam_vs_sgd_online_report.ahead_from(curves | {"adam": curves["sgd"]}) is None
+
+
+def test_rates_are_chosen_on_seeds_of_their_own():
+    loss = np.array([[[3.0, 9.0], [2.0, 8.0], [1.0, 7.0]]])
+    dims = ("optimizer", "learning_rate", "seed")
+    data = {"loss": (dims, loss), "diverged": (dims, loss == 1.0)}
+    coordinates = {"optimizer": ["sgd"], "learning_rate": [0.1, 1.0, 10.0]}
+    online = xr.Dataset(data, coordinates, {"tuning_seeds": 1}).expand_dims(penalised=[0, 1])
+    assert _adam_vs_sgd_online_report.online_rates(online) == {"sgd": 1.0}
+
+
+@pytest.mark.slow
+def test_the_notes_picture(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ONLINE_RATES", np.array([1e-3]))
+    config = adam_vs_sgd.Config(online="pair", out=tmp_path)
+    curve = runs.online(config, images).curve.sel(penalised=1).isel(learning_rate=0)
+    curves = {m: curve.sel(optimizer=m) for m in ("sgd", "adam")}
+    assert curve.sizes["span"] * runs.SPAN == 20_000
+    assert _adam_vs_sgd_online_report.ahead_from(curves) <= 3000
+    last = {m: _adam_vs_sgd_figures.running_mean(c)[1][:, -1] for m, c in curves.items()}
+    assert (last["adam"] < 0.5 * last["sgd"]).all()
+
+
+@pytest.mark.slow
+def test_writes_every_file(folder):
+    parts = ("online", "tuning", "activations", "timing", "final")
+    assert all((folder / f"{name}.nc").exists() for name in parts)
+    page = (folder / "report.html").read_text()
+    figures = {path.stem for path in (folder / "figures").iterdir()}
+    assert figures == {"online", "online_rates", "gains", "rates", "final", "activations", "times"}
+    assert page.count("<svg") == len(figures)
+    for name in SOME:
+        assert METHODS[name].title in page
+    # Nothing is loaded from outside: the only addresses are names of XML dialects.
+    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
+    assert not list(folder.rglob(".*")), "a file was left aside"
+    timing = xr.load_dataset(folder / "timing.nc")
+    assert timing.seconds.shape == (len(SOME), 2)
+    assert (timing.seconds > 0).all()
+    held = {"sgd": 0, "momentum": 1, "nested": 2, "adam": 2, "rmsprop": 1}
+    for method, copies in held.items():
+        assert float(timing.state.sel(optimizer=method)) == pytest.approx(copies, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_report_is_made_of_stored_results_alone(folder, tmp_path):
+    for path in folder.iterdir():
+        if path.suffix in (".nc", ".json"):
+            shutil.copy(path, tmp_path / path.name)
+    _adam_vs_sgd_report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page == (folder / "report.html").read_text()
+    # A number of the page by hand: Adam's test error, mean and half of its interval, n = 2.
+    final = xr.load_dataset(tmp_path / "final.nc")
+    errors = 100 * final.test_error.sel(optimizer="adam").values
+    half = 12.7062 * errors.std(ddof=1) / 2**0.5
+    sections = _adam_vs_sgd_report.sections(
+        {name: xr.load_dataset(folder / f"{name}.nc") for name in
+         ("online", "tuning", "activations", "timing", "final")}
+    )  # fmt: skip
+    header, rows, _ = next(iter(sections[2].tables))
+    cell = next(row for row in rows if row[0] == "Adam")[header.index("test error")]
+    mean, _, found = cell.partition(" ± ")
+    assert float(mean) == pytest.approx(errors.mean(), abs=0.5)
+    assert float(found) == pytest.approx(half, rel=0.1)
+    assert cell in page
+    final.test_error[:] = 0.123
+    final.to_netcdf(tmp_path / "final.nc", engine="h5netcdf")
+    _adam_vs_sgd_report.write(tmp_path)
+    assert "12.3" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_goes_on_where_it_was_stopped(folder, monkeypatch):
+    fewer(monkeypatch)
+    store = folder / "store"
+    files = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    tables = (folder / "report.html").read_text().partition("What was run")[0]
+    lost = sorted((store / "tuning").glob("chunk-*"))[3]
+    lost.unlink()
+    (folder / "final.nc").unlink()
+    assert run(*small_options(folder)) == 0
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == files
+    assert (folder / "report.html").read_text().partition("What was run")[0] == tables
+
+
+@pytest.mark.slow
+def test_nothing_but_the_last_part_sees_the_test_images(folder, images, monkeypatch):
+    fewer(monkeypatch)
+    config = adam_vs_sgd.Config(**_artifacts.describe(SMALL), out=folder)
+    other = images._replace(test_images=images.test_images * np.float32(np.nan))
+    # A store accepts nothing that another program or other arguments would have made.
+    for part in (runs.online, runs.activations):
+        part(config, other)
+    settings = runs.tuned(runs.tuning(config, other))
+    with pytest.raises(ValueError, match="differ in arguments"):
+        runs.final(config, other, settings)
+
+
+def test_an_estimate_grows_with_the_examples(images, monkeypatch):
+    # Of work that takes a second for every thousand examples and run.
+    def swept(bound, grid, progress):
+        seconds = 1e-3 * grid.size * bound
+        return xr.Dataset(attrs={"run_seconds": seconds + 7})
+
+    monkeypatch.setattr(runs, "_validated", lambda config, images: config.examples)
+    monkeypatch.setattr(runs.nj, "sweep", swept)
+    trained = 10 * 1 * 10 * 3 * 6 + 3 * 2 * 10 * 6  # Tuned, and with other activations.
+    alone = 10 * 10 * 8 * 2 * 3
+    expected = 1e-3 * 1000 * (trained + alone)
+    assert runs.estimate(SMALL, images) == pytest.approx(expected)
+
+
+def test_quick_and_full_leave_what_is_given():
+    quick = adam_vs_sgd.resolved(adam_vs_sgd.Config(quick=True, width=7))
+    assert (quick.width, quick.examples, quick.batch_sizes) == (7, 5_000, 1)
+    full = adam_vs_sgd.resolved(adam_vs_sgd.Config(full=True, seeds=3))
+    assert (full.data, full.seeds, full.width) == ("fashion-mnist", 3, 256)
+    for config in (quick, full):
+        adam_vs_sgd.check(adam_vs_sgd.resolved(config))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("data", "digit", '`--data` must be "digits", "fashion-mnist" or a folder'),
+        ("width", 0, "`--width` must be an integer of at least 1, got 0."),
+        ("depth", "two", "`--depth` must be an integer of at least 1, got 'two'."),
+        ("examples", 1500, "`--examples` must be a multiple of 1000, got 1500."),
+        ("examples", 2**31, f"`--examples` must be less than {2**31}, got {2**31}."),
+        ("online", "both", "`--online` must be one of 'all', 'pair', got 'both'."),
+        ("batch_sizes", 4, "`--batch-sizes` must be less than 4, got 4."),
+        ("folds", 1, "`--folds` must be an integer of at least 2, got 1."),
+        ("folds", 2000, "`--folds` must be at most the 1438 training images, got 2000."),
+        ("seeds", 1, "`--seeds` must be an integer of at least 2, got 1."),
+        ("tuning_seeds", 0, "`--tuning-seeds` must be an integer of at least 1, got 0."),
+        ("penalty", -1, "`--penalty` must be non-negative and finite, got -1."),
+        ("weight_decay", "nan", "`--weight-decay` must be non-negative and finite, got nan."),
+        ("levels", 1, "`--levels` must be an integer of at least 2, got 1."),
+        ("rounds", 0, "`--rounds` must be an integer of at least 1, got 0."),
+        ("seed", 2**32, f"`--seed` must be less than {2**32}, got {2**32}."),
+        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
+    ],
+)
+def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
+    assert run(*small_options(tmp_path / "a", **{option: value})) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {message}")
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_quick_and_full_together_are_one_line(tmp_path, capsys):
+    assert run("--quick", "--full", "--out", tmp_path / "a") == 2
+    assert capsys.readouterr().err == "error: `--quick` must come without `--full`, got both.\n"
