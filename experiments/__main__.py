@@ -5,10 +5,18 @@ from collections.abc import Sequence
 
 import tyro
 
-from experiments import levels
+from experiments import adafactor, adam, adam_vs_sgd, heatmaps, levels, momentum, stability
 from experiments._cli import UsageError
 
-EXPERIMENTS = {"levels": levels.main}
+EXPERIMENTS = {
+    "adafactor": adafactor.main,
+    "adam": adam.main,
+    "adam-vs-sgd": adam_vs_sgd.main,
+    "heatmaps": heatmaps.main,
+    "levels": levels.main,
+    "momentum": momentum.main,
+    "stability": stability.main,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,17 +31,44 @@ m levels of momentum are m &minus; 1 averages in a row, so the update is a gradi
 (m &minus; 1)&thinsp;a&thinsp;/&thinsp;(1 &minus; a) steps ago. The question of the published
 experiment was whether the loss is smallest where model and data have the same number of
 levels."""
+THEORY = """What is predicted comes from the transfer function of the cascade, the rate and the
+number of inputs alone: the stationary loss where the mean square of the error settles, and where it
+does not, its growth. Why that is so, how far it holds, and what helps, is the
+<a href="../stability/report.html">stability report</a>
+(<code>python -m experiments stability</code>)."""
 
 
 def regressions(results: xr.Dataset) -> dict[str, stats.Regression | str]:
     """Return the two regressions on the levels, or why there is none."""
-    found = {}
-    for name, formula in FORMULAS.items():
-        try:
-            found[name] = stats.regress(results[["loss"]], formula)
-        except ValueError as error:
-            found[name] = f"None: {error}"
-    return found
+    return {name: _regression(results.loss, formula) for name, formula in FORMULAS.items()}
+
+
+def predicted_regression(results: xr.Dataset) -> stats.Regression | str:
+    """Return the regression of the predicted log loss on the levels, or why there is none."""
+    return _regression(results.predicted_loss.rename("loss"), FORMULAS["log_loss"])
+
+
+def _regression(loss: xr.DataArray, formula: str) -> stats.Regression | str:
+    try:
+        return stats.regress(loss.to_dataset(), formula)
+    except ValueError as error:
+        return f"None: {error}"
+
+
+def _slopes(results: xr.Dataset, fitted: stats.Regression | str) -> list[list[str]]:
+    """Return fitted and predicted slopes of the log loss, a level a row; none if one is missing."""
+    predicted = predicted_regression(results)
+    if isinstance(fitted, str) or isinstance(predicted, str):
+        return []
+    return [
+        [
+            term.name.replace("_", " "),
+            f"{term.estimate:.4f} ({term.low:.4f} … {term.high:.4f})",
+            f"{other.estimate:.4f}",
+        ]
+        for term, other in zip(fitted.terms, predicted.terms, strict=True)
+        if term.name != "Intercept"
+    ]
 
 
 def show(
@@ -74,6 +101,8 @@ def show(
     for name, regression in regressions.items():
         console.print(f"\n[bold]{HEADINGS[name]}[/]")
         console.print(regression if isinstance(regression, str) else regression.to_rich())
+    for name, fitted, predicted in _slopes(results, regressions["log_loss"]):
+        console.print(f"Slope of the log loss by {name}: {fitted}, predicted {predicted}")
 
 
 def write(
@@ -87,7 +116,10 @@ def write(
     _artifacts.write(folder / "losses.csv", losses_csv(results))
     described = {
         name: {"error": regression} if isinstance(regression, str) else regression.to_dict()
-        for name, regression in regressions.items()
+        for name, regression in [
+            *regressions.items(),
+            ("predicted_log_loss", predicted_regression(results)),
+        ]
     }
     _artifacts.write(
         folder / "regression.json", json.dumps(described, indent=2, allow_nan=False) + "\n"
@@ -167,8 +199,9 @@ def _figures(results):
             "colour scale of their own.",
         ),
         "loss_by_model_level": (
-            plots.loss_by_level(results.loss),
-            "Loss against levels of momentum in the model, one line per level of the data.",
+            plots.loss_by_level(results.loss, predicted=results.predicted_loss),
+            "Loss against levels of momentum in the model, one line per level of the data. "
+            "Predicted: by the theory of the cascade, before any run.",
         ),
         "loss_by_data_level": (
             plots.loss_by_level(results.loss, level="data_level", over="model_level"),
@@ -190,7 +223,11 @@ def _page(made, results, regressions, difference, figures) -> str:
         body.append(f"<h3>{HEADINGS[name]}</h3>")
         missing = isinstance(regression, str)
         body.append(f"<p>{html.escape(regression)}</p>" if missing else regression.to_html())
-    body += [svgs["loss_by_model_level"], svgs["loss_by_data_level"]]
+    slopes = _slopes(results, regressions["log_loss"])
+    if slopes:
+        header = ("", "fitted", "predicted")
+        body.append(_artifacts.table(header, slopes, "Slopes of the log loss"))
+    body += [f"<p>{THEORY}</p>", svgs["loss_by_model_level"], svgs["loss_by_data_level"]]
     command = " ".join(
         f"--{name.replace('_', '-')} {value}" for name, value in made["config"].items()
     )

@@ -8,7 +8,9 @@ it is reproduced to the printed digit; `--stream jax` asks whether other chance 
 
 About 10 s on 2 CPU cores (1 s of it the 361 runs). Expected of the published streams: the
 regression of the log loss on the levels has slope 12.9085 +- .2984 for the model's level and
--.0347 +- .2984 for the data's; runs of up to 5 levels converge, those of 6 and more diverge.
+-.0347 +- .2984 for the data's; runs of up to 5 levels converge, those of 6 and more diverge. The
+theory of the cascade, which knows none of the runs, has slopes of 13.02 and -.03:
+`python -m experiments stability` asks why.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from jax.tree_util import Partial
 import nested_jax as nj
 from experiments import _artifacts, _cli
 from experiments._rust_stream import published_stream
-from nested_jax import _checks
+from nested_jax import _checks, theory
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
         check(config)
     device = _cli.use_device(config.device)
     _artifacts.claim(config.out, config)
-    results = simulate(config)
+    results = simulate(config).assign(predicted_loss=predict(config))
     # Not before: tables and figures would take their memory on top of the compiler's.
     from experiments import _levels_report
 
@@ -154,6 +156,50 @@ def simulate(config: Config) -> "xr.Dataset":
 def initial_loss(config: Config) -> float:
     """Return the expected loss of the untrained model, |w - W|^2 + noise."""
     return MODEL_INIT_STD**2 * (config.dim + 1) + config.dim + config.noise_std**2
+
+
+def predict(config: Config) -> "xr.DataArray":
+    """Return the mean loss that theory expects of every combination of levels.
+
+    Where the mean square of the error settles it is the stationary loss, and else the untrained
+    model's loss, multiplied a step as the mean square is in the end.
+    """
+    import xarray as xr
+
+    levels = {
+        "model_level": np.arange(1, config.model_levels + 1),
+        "data_level": np.arange(1, config.data_levels + 1),
+    }
+    numbers = {
+        name: getattr(config, name)
+        for name in ("dim", "decay", "learning_rate", "steps", "warmup", "noise_std")
+    }
+    # Eigenvalues of matrices that are not symmetric are the CPU's alone.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        losses = _predicted(numbers, initial_loss(config), *levels.values())
+    attributes = {"long_name": "predicted mean loss after warm-up", "units": "squared error"}
+    return xr.DataArray(np.asarray(losses), levels, [*levels], attrs=attributes)
+
+
+@jax.jit
+def _predicted(numbers, initial, model_levels, data_levels):
+    most = model_levels.size, data_levels.size
+
+    def predicted(model_level, data_level):
+        decay, dim, rate = (numbers[name] for name in ("decay", "dim", "learning_rate"))
+        system = theory.cascade(nj.nested_decays(model_level, decay, most[0]))
+        drift = theory.cascade(nj.nested_decays(data_level + 1, decay, most[1] + 1))
+        settled = theory.stationary_loss(
+            system, dim, rate, noise_std=numbers["noise_std"], drift=drift
+        ).total
+        growth = theory.mean_square_growth(system, dim, rate)
+        # The mean of exp(growth t) over the steps that are counted, by its logarithm.
+        span = growth * (numbers["steps"] - numbers["warmup"])
+        mean = jnp.where(span == 0, 1, -jnp.expm1(-span) / jnp.where(span == 0, 1, span))
+        grown = initial * jnp.exp(growth * numbers["steps"] + jnp.log(mean))
+        return jnp.where(jnp.isfinite(settled), settled, grown)
+
+    return jax.vmap(jax.vmap(predicted, (None, 0)), (0, None))(model_levels, data_levels)
 
 
 def function(config: Config) -> Partial:

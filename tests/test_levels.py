@@ -82,6 +82,21 @@ def test_published_regressions_are_reproduced(published):
         np.testing.assert_allclose(raw[name], values, rtol=1e-10)
 
 
+def test_predicted_slopes_are_those_of_the_published_losses(published, x64):
+    from experiments import _levels_report
+
+    results = published.assign(predicted_loss=levels.predict(levels.Config()))
+    fitted = _levels_report.regressions(results)["log_loss"]
+    predicted = _levels_report.predicted_regression(results)
+    for mine, theirs in zip(predicted.terms, fitted.terms, strict=True):
+        assert abs(mine.estimate - theirs.estimate) < theirs.std_error
+    # Where the loss is stationary, one run of each is within a tenth; the edge is at 5 levels.
+    ratio = results.predicted_loss / results.loss
+    assert (abs(ratio.sel(model_level=slice(1, 4)) - 1) < 0.1).all()
+    steep = results.sel(model_level=slice(8, None))
+    assert (abs(np.log(steep.predicted_loss) / np.log(steep.loss) - 1) < 0.15).all()
+
+
 @pytest.mark.parametrize("seed", [0, 2**64 - 2])
 def test_other_settings_agree_with_the_oracle(seed, x64):
     config = levels.Config(
@@ -168,6 +183,11 @@ def test_writes_every_file(tmp_path, capsys):
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3
     assert "6 runs, 0 of them diverged" in page
+    assert "Slopes of the log loss" in page
+    assert 'href="../stability/report.html"' in page
+    fitted, predicted = (regression[n]["terms"] for n in ("log_loss", "predicted_log_loss"))
+    assert [term["name"] for term in predicted] == [term["name"] for term in fitted]
+    assert results.predicted_loss.dims == ("model_level", "data_level")
     # Nothing is loaded from outside: the only addresses are names of XML dialects.
     assert not [word for word in ("<script", "<link", 'src="http') if word in page]
     names = {path.name for path in (out / "figures").iterdir()}

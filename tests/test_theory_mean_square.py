@@ -215,6 +215,15 @@ def test_growth_takes_any_transform_jit_and_vmap():
     np.testing.assert_allclose(growth(0.0, 0.5), np.log(weight), rtol=CLOSED_RTOL)
 
 
+def test_growth_has_a_derivative_forwards():
+    def growth(rate):
+        return theory.mean_square_growth(theory.cascade([0.9]), 10, rate)
+
+    step = 1e-6
+    difference = (growth(0.03 + step) - growth(0.03 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.jacfwd(growth)(0.03), difference, rtol=1e-7)
+
+
 def test_limit_of_gradient_descent_is_closed():
     for dim in (1, 10, 1000):
         limit = theory.mean_square_limit(optax.identity(), dim, bias=False)
@@ -321,10 +330,21 @@ def test_loss_is_infinite_where_the_mean_square_grows():
     for part in (losses.excess, losses.tracking, losses.total):
         np.testing.assert_array_equal(np.isinf(part), np.arange(19) >= 5)
     assert np.all(losses.noise == losses.noise[0])
-    # Weights that wander for ever are not caught.
-    wandering = theory.stationary_loss(optax.identity(), 3, 0.01, drift=optax.trace(1.0))
-    assert np.isfinite(wandering.excess)
     assert np.isinf(theory.stationary_loss(optax.identity(), 3, 2.0).total)
+
+
+def test_a_random_walk_is_followed():
+    # The distance follows e' = (1 - 2 eta) e - q delta.
+    dim, rate, q = 4, 0.02, 0.1
+    drift = optax.chain(optax.trace(1.0), optax.scale(q))
+    loss = theory.stationary_loss(optax.identity(), dim, rate, drift=drift, bias=False)
+    share = rate / (1 - rate)
+    expected = dim * q**2 / (4 * rate * (1 - rate)) / (1 - share * (dim + 1))
+    np.testing.assert_allclose(loss.tracking, expected, rtol=CLOSED_RTOL)
+    # What walks ever faster is not.
+    twice = optax.chain(optax.trace(1.0), optax.trace(1.0))
+    assert np.isinf(theory.stationary_loss(optax.identity(), dim, rate, drift=twice).tracking)
+    assert np.isinf(theory.stationary_loss(padded(2), dim, rate, drift=twice).tracking)
 
 
 def test_a_refused_transform_gives_nan_where_it_is_traced():

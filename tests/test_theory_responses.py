@@ -277,7 +277,7 @@ def test_all_is_vectorised_over_levels_and_decays(x64):
 
 def test_all_is_vectorised_over_rates_of_a_transform(x64):
     rates = jnp.array([0.1, 0.3])
-    gains = jax.vmap(lambda rate: theory.dc_gain(nj.nesterov(rate, 0.9)))(rates)
+    gains = jax.jit(jax.vmap(lambda rate: theory.dc_gain(nj.nesterov(rate, 0.9))))(rates)
     np.testing.assert_allclose(gains, -10 * rates, rtol=RTOL)
 
 
@@ -285,12 +285,17 @@ def test_derivatives(x64):
     def delay(decay):
         return theory.mean_delay(theory.cascade([decay] * 3))
 
-    np.testing.assert_allclose(jax.grad(delay)(0.9), 3 / 0.1**2, rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(jax.grad(delay))(0.9), 3 / 0.1**2, rtol=1e-9)
 
     def gain(decay):
         return theory.dc_gain(theory.heavy_ball(decay))
 
-    np.testing.assert_allclose(jax.grad(gain)(0.9), 1 / 0.1**2, rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(jax.grad(gain))(0.9), 1 / 0.1**2, rtol=1e-9)
+
+
+def test_no_derivative_is_lost_where_the_gain_is_infinite(x64):
+    slopes = jax.jit(jax.vmap(jax.grad(lambda decay: theory.dc_gain(theory.heavy_ball(decay)))))
+    np.testing.assert_allclose(slopes(jnp.array([0.5, 1.0])), [4.0, 0.0], rtol=RTOL)
 
 
 def test_mixture_of_traced_decays(x64):

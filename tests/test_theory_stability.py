@@ -25,8 +25,12 @@ STAGES = range(20)
 # From MATH.md, section 9, decay .95.
 PRINTED = {0: "2", 1: "78", 2: ".1080", 3: ".0475", 4: ".0302", 5: ".0222", 6: ".0175"}
 PRINTED |= {7: ".0144", 8: ".0123", 18: ".00494"}
-# Size and angle of two poles, and of two zeros beside them.
-RESONANCE = ((0.998, 2.3), (0.945, 2.28))
+# Size and angle of two poles and of two zeros beside them; rates that are stable or not, in turn;
+# and the precision that eigenvalues leave so close to the circle.
+RESONANCES = [
+    ((0.998, 2.3), (0.945, 2.28), (0.05, 0.5, 1.8, 2.5), 1e-10),
+    ((1 - 1e-6, 2.3), (0.9999, 2.30003), (0.01, 0.5, 1.98, 2.5), 1e-7),
+]
 
 
 def cascade_map(stages, decay, c):
@@ -160,16 +164,26 @@ def test_limits_of_systems_with_poles_anywhere(size):
     np.testing.assert_array_equal(jax.jit(jax.vmap(theory.stability_limit))(flipped), found)
 
 
-def test_the_first_limit_counts_where_stability_is_lost_and_regained():
+@pytest.mark.parametrize(("pole", "zero", "rates", "rtol"), RESONANCES)
+def test_the_first_limit_counts_where_stability_is_lost_and_regained(pole, zero, rates, rtol):
     # A resonance is excited between two rates.
-    poles, zeros = (r * np.exp([1j * angle, -1j * angle]) for r, angle in RESONANCE)
+    poles, zeros = (r * np.exp([1j * angle, -1j * angle]) for r, angle in (pole, zero))
     p, q = np.poly(poles).real, np.poly(zeros).real
     A = [[-p[1], -p[2]], [1.0, 0.0]]
     system = StateSpace(*map(jnp.asarray, (A, [1.0, 0.0], q[1:] - p[1:], 1.0)))
-    sizes = [radius(system_map(system, c)) for c in (0.05, 0.5, 1.8, 2.5)]
+    sizes = [radius(system_map(system, c)) for c in rates]
     assert np.all((np.array(sizes) > 1) == [False, True, False, True])
     expected = first_unstable(lambda c: system_map(system, c), np.geomspace(0.01, 1, 100))
-    np.testing.assert_allclose(theory.stability_limit(system), expected, rtol=SCAN_RTOL)
+    np.testing.assert_allclose(theory.stability_limit(system), expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("delay", [1, 2, 40])
+def test_limits_of_a_delay_are_closed(delay):
+    # theta' = theta - c theta of `delay` steps ago, with a crossing for every half turn.
+    unit = jnp.eye(delay)
+    system = StateSpace(jnp.eye(delay, k=-1), unit[0], unit[-1], jnp.zeros(()))
+    expected = 2 * np.sin(np.pi / (4 * delay + 2))
+    np.testing.assert_allclose(theory.stability_limit(system), expected, rtol=CLOSED_RTOL)
 
 
 def test_a_transform_without_gain_is_never_stable():
@@ -185,6 +199,18 @@ def test_limits_have_derivatives(derivative):
     difference = theory.cascade_limit(3, 0.9 + step) - theory.cascade_limit(3, 0.9 - step)
     np.testing.assert_allclose(closed, difference / (2 * step), rtol=1e-8)
     np.testing.assert_allclose(searched, closed, rtol=CLOSED_RTOL)
+
+
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+def test_mean_growth_has_a_derivative(derivative):
+    def growth(a):
+        return theory.mean_growth(theory.cascade([a] * 3), 0.03)
+
+    step = 1e-6
+    difference = (growth(0.9 + step) - growth(0.9 - step)) / (2 * step)
+    np.testing.assert_allclose(
+        jax.vmap(derivative(growth))(jnp.array([0.9])), difference, rtol=1e-8
+    )
 
 
 def test_mean_growth_is_that_of_numpys_eigenvalues():

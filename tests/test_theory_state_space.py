@@ -134,7 +134,7 @@ def test_derivative_by_a_hyperparameter(x64):
     def first_weights(decay):
         return theory.impulse_response(theory.state_space(optax.ema(decay, debias=False)), 3)
 
-    actual = jax.jacfwd(first_weights)(0.9)
+    actual = jax.jit(jax.jacfwd(first_weights))(0.9)
     # (1 - a) a^j
     np.testing.assert_allclose(actual, [-1.0, 1 - 2 * 0.9, 2 * 0.9 - 3 * 0.81], rtol=1e-12)
 

@@ -59,8 +59,9 @@ def mean_square_growth(
         \mu = \tfrac12 \left(D + 1 + \sqrt{(D + 1)^2 + 4 D}\right),
 
     :math:`h` being the impulse response of the mean error to half a gradient. (Without a bias
-    :math:`\mu = D + 1`.) Where the mean square grows while the mean shrinks (`mean_growth` at
-    c = 2 rate), most runs shrink and a few, rare and large, carry the mean.
+    :math:`\mu = D + 1`.) It is at least twice `mean_growth` at c = 2 rate. A single run, the
+    logarithm of its error, grows by at most half of it (Jensen's inequality): where the mean
+    square grows slowly, most runs may shrink, and a few rare ones carry the mean.
 
     The bias is treated as what it is, the feature 1. As one more Gaussian it would count for
     :math:`\mu = D + 2`: 12 instead of 11.844 at D = 10, which at a rate of .01 gives up to 1.5e-4
@@ -204,7 +205,7 @@ def stationary_loss(
     r"""Return the mean loss that online regression settles at.
 
     With :math:`K = \sum_j h_j^2` (see `mean_square_growth`) and L the mean square distance
-    at which the mean error follows one true weight, a cascade of white noise,
+    at which the mean model follows one true weight, filtered white noise,
 
     .. math::
 
@@ -222,7 +223,8 @@ def stationary_loss(
         noise_std: :math:`\sigma \ge 0` of the target; may be traced. This default, and d levels of
             decay .95, are those of `drifting_regression`.
         drift: What makes each true weight from a stream of standard normals: a transform or a
-            `StateSpace`, such as `cascade([0.95] * d)` for d data levels. Constant if None.
+            `StateSpace`, such as `cascade([0.95] * d)` for d data levels, or `optax.trace(1.0)`
+            for a random walk. Constant if None.
         bias: Whether the model has one, which the truth has not; static.
 
     Returns:
@@ -253,10 +255,9 @@ def _stationary(system, dim, learning_rate, noise_std, drift, bias):
     lag = 0.0 if drift is None else _lag(A, b, drift)
     beside = bias * K  # The bias has error Q = K (P + sigma^2), or there is none.
     room = 1 - K * (dim + 1) - K * beside * dim
-    endless = (radius_of(A) >= 1) | (room <= 0)
     excess = dim * K * (1 + beside) ** 2 / room * noise + beside * noise
     tracking = dim * lag * (1 + beside) / room
-    return StationaryLoss(noise, *(jnp.where(endless, jnp.inf, x) for x in (excess, tracking)))
+    return StationaryLoss(noise, *(jnp.where(room <= 0, jnp.inf, x) for x in (excess, tracking)))
 
 
 def noise_weight(dim: ScalarLike, bias: bool) -> Float[Array, ""]:
@@ -274,17 +275,18 @@ def _mean_dynamics(system, learning_rate):
 
 def _lag(A, b, drift):
     """Return the mean square distance between a true weight and the mean model's."""
-    # The gradient sees the error alone: one unit of the true weight adds -b to (weight, state).
-    coupling = jnp.outer(-b, drift.output)
-    below = jnp.zeros_like(coupling.T)
-    transition = jnp.block([[A, coupling], [below, drift.transition]])
-    drive = jnp.append(-b * drift.feedthrough, drift.drive)
-    output = jnp.append(jnp.eye(b.size)[0], -drift.output)
-    return _energy(transition, drive, output) + drift.feedthrough**2
+    # In coordinates of the distance, so that also a weight that wanders for ever can be followed.
+    # W = output . v + feedthrough delta, of which the last part is not yet in the state.
+    F, G, output, feedthrough = drift
+    moved = jnp.zeros_like(b).at[0].set(1)
+    coupling = jnp.outer(moved, output - output @ F)
+    transition = jnp.block([[A, coupling], [jnp.zeros_like(coupling.T), F]])
+    drive = jnp.append(-b * feedthrough - moved * (output @ G), G)
+    return _energy(transition, drive, jnp.append(moved, jnp.zeros_like(G))) + feedthrough**2
 
 
 def _energy(A, b, u, growth=0.0):
-    r"""Return the sum over j >= 0 of exp(-growth (j + 1)) (u^T A^j b)^2; infinite if it is."""
+    """Return the sum over j >= 0 of exp(-growth (j + 1)) (u^T A^j b)^2; infinite if it is."""
     growth = jnp.asarray(growth, A.dtype)
     total = jnp.outer(b, b) * jnp.exp(-growth)
     power = A * jnp.exp(-growth / 2)
@@ -298,9 +300,9 @@ def _energy(A, b, u, growth=0.0):
         i, total, power = carry
         return i + 1, total + power @ total @ power.T, power @ power
 
-    _, total, power = jax.lax.while_loop(unfinished, double, (0, total, power))
-    energy = u @ total @ u
-    energy = jnp.where(jnp.isfinite(energy) & jnp.all(jnp.isfinite(power)), energy, jnp.inf)
+    last = jax.lax.while_loop(unfinished, double, (0, total, power))
+    energy, more = u @ last[1] @ u, u @ double(last)[1] @ u
+    energy = jnp.where(more < 1.01 * energy + jnp.finfo(A.dtype).tiny, energy, jnp.inf)
     # NaN is what a transform that is refused leaves where it is traced.
     return jnp.where(jnp.any(jnp.isnan(A)), jnp.nan, energy)
 

@@ -21,6 +21,7 @@ from nested_jax.theory._state_space import StateSpace, System, as_state_space
 # of their distance. Between two of them the phase turns by a fraction of a right angle.
 EVEN = 256
 NEAR = 24
+# Frequencies whose matrices are held at a time.
 AT_ONCE = 64
 # Crossings of the unit circle that are refined; those at the smallest rates come first.
 CROSSINGS = 8
@@ -47,9 +48,17 @@ def closed_loop(system: StateSpace, c: Float[Array, "*shape"]) -> Float[Array, "
     return jnp.concatenate([top, bottom], axis=-2)
 
 
-# One matrix at a time. Of a batch, the CPU's LAPACK calls wait in a worker for other workers of the
-# same pool (jaxlib 0.10): two in one program can wait for each other, for ever.
-eigenvalues_of = jax.custom_batching.sequential_vmap(jnp.linalg.eigvals)
+@jax.custom_jvp
+def eigenvalues_of(matrix: Float[Array, "n n"]) -> Complex[Array, " n"]:
+    """Return the eigenvalues, in no order."""
+    # One matrix at a time. Of a batch, the CPU's LAPACK calls wait in a worker for other workers of
+    # the same pool (jaxlib 0.10): two in one program can wait for each other, for ever.
+    return jax.custom_batching.sequential_vmap(jnp.linalg.eigvals)(matrix)
+
+
+@eigenvalues_of.defjvp
+def _eigenvalues_jvp(primals, tangents):
+    return jax.jvp(jnp.linalg.eigvals, primals, tangents)
 
 
 @partial(jnp.vectorize, signature="(n,n)->()")
@@ -186,7 +195,7 @@ def _crossings(system, poles):
     candidate = (above[1:] != above[:-1]) & (jnp.maximum(limits[1:].real, limits[:-1].real) > 0)
     size = jnp.abs(limits)
     rank = jnp.where(candidate, jnp.minimum(size[1:], size[:-1]), jnp.inf)
-    found = jax.lax.top_k(-rank, min(CROSSINGS, rank.size))[1]
+    found = jax.lax.top_k(-rank, CROSSINGS)[1]
 
     def refined(i):
         def halve(_, bounds):
@@ -225,8 +234,8 @@ def response(system: StateSpace, theta: Float[Array, ""]) -> Complex[Array, ""]:
         matrix -= matrix[:, i, None] * pivot
         return jnp.where((rows == i)[:, None], pivot, matrix)
 
-    system_ = jnp.column_stack([resolvent, system.drive.astype(resolvent.dtype)])
-    return jax.lax.fori_loop(0, n, eliminate, system_)[:, n] @ system.output + system.feedthrough
+    augmented = jnp.column_stack([resolvent, system.drive.astype(resolvent.dtype)])
+    return jax.lax.fori_loop(0, n, eliminate, augmented)[:, n] @ system.output + system.feedthrough
 
 
 def _frequencies(poles):
