@@ -9,6 +9,8 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 """Confidence level of all intervals."""
+MODEL_INIT_STD = 2.0
+"""Standard deviation of the model's initial weights."""
 FORGOTTEN = 0.01
 """Share of a stationary loss that the untrained model's may have in a mean after warm-up."""
 
@@ -40,7 +42,8 @@ def config(results: xr.Dataset) -> dict[str, Any]:
 def initial_loss(results: xr.Dataset) -> float:
     """Return the expected loss of the untrained model, |w - W|^2 + noise."""
     options = config(results)
-    return 4.0 * (options["dim"] + 1) + options["dim"] + options["noise_std"] ** 2
+    model = MODEL_INIT_STD**2 * (options["dim"] + 1)
+    return model + options["dim"] + options["noise_std"] ** 2
 
 
 def diverged(results: xr.Dataset) -> xr.DataArray:

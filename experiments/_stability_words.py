@@ -44,13 +44,17 @@ def _said_of_growth(results: xr.Dataset) -> str:
             f"steps, the last one {steps[-1]:.1f}; growth is largest with {top} levels, predicted "
             f"with {levels[expected.argmax()]}."
         )
-    slopes = results.slope.sel(scheme="equal").where(bad)
-    by_level = slopes.sel(model_level=levels[rising]).mean("seed").mean("model_level")
-    low, high = (STEPS * float(x) for x in (by_level.min(), by_level.max()))
+    slopes = results.slope.sel(scheme="equal", model_level=levels[rising & bad.values])
+    if slopes.size and np.isfinite(slopes).all():
+        of_data = STEPS * slopes.mean(("seed", "model_level")).values
+        words.append(
+            f"The data's levels make no difference to it: {of_data.min():.2f} … "
+            f"{of_data.max():.2f} per {STEPS:,} steps, on average over the levels that diverged."
+        )
+    saturates = ", which saturates" if top < levels[-1] else ""
     words.append(
-        f"The data's levels make no difference to it: {low:.2f} … {high:.2f} per {STEPS:,} steps, "
-        "on average over these levels. It is the instability of a linear loop with too much delay, "
-        "which saturates, and nothing numerical."
+        f"It is the instability of a linear loop with too much delay{saturates}, and nothing "
+        "numerical."
     )
     return " ".join(words)
 

@@ -148,13 +148,13 @@ def test_losses_are_those_of_rollouts(x64):
     key, rates = jax.random.key(3), 0.01 * np.arange(1, 7).reshape(3, 2)
     cases = [
         _stability_runs.Case(SCHEMES[name], (i + 1) * rates)
-        for i, name in enumerate(("zero_lag", "matched", "equal"))
+        for i, name in enumerate(("matched", "zero_lag", "equal"))
     ]
     results = _stability_runs.losses(SMALL, key, cases, seeds=2)
     assert results.case.values.tolist() == [0, 1, 2]
     for case, seed, m, d, decays, options in [
-        (0, 0, 3, 1, nj.nested_decays(3, 0.95), {"readout": "zero_lag"}),
-        (1, 1, 3, 2, nj.matched_delay_decays(3, 0.95), {}),
+        (0, 1, 3, 2, nj.matched_delay_decays(3, 0.95), {}),
+        (1, 0, 3, 1, nj.nested_decays(3, 0.95), {"readout": "zero_lag"}),
         (2, 1, 2, 2, nj.nested_decays(2, 0.95), {}),
     ]:
         tx = nj.nested_momentum((case + 1) * rates[m - 1, d - 1], decays=decays, **options)
@@ -232,6 +232,8 @@ def test_the_hypothesis_is_not_found_where_it_does_not_hold():
     np.testing.assert_allclose(found.cost.mean, 0.02 * np.arange(4), atol=3e-3)
     assert abs(float(found.mean_cost.mean) - 0.03) < float(found.mean_cost.half_width) < 0.01
     assert abs(float(found.dip.mean)) < 2 * float(found.dip.half_width) < 0.01
+    # One level of the model, where three is the mean, and nothing of the data's effect.
+    np.testing.assert_allclose(found.by_offset.mean[0], 0.02 * (1 - 3), atol=3e-3)
     assert int(found.by_offset.mean.idxmin()) == -3
 
 
@@ -278,9 +280,12 @@ def test_few_levels_make_a_report(tmp_path, shape):
     assert "Why levels of momentum diverge" in (tmp_path / "report.html").read_text()
 
 
-def test_a_sweep_without_divergence_says_so(tmp_path):
+def test_a_sweep_without_divergence_says_so():
     results = made_up()
     results["loss"] = 0.1 + 0 * results.loss.fillna(1)
+    said = dict(_stability_words.statements(results))
+    assert "all runs converged" in said["Does each level multiply the loss?"]
+    assert "nan" not in said["Does each level multiply the loss?"]
     results = results.assign({n: -abs(results[n]) for n in ("mean_growth", "mean_square_growth")})
     assert answers.first_unstable(results) is None
     said = dict(_stability_words.statements(results))

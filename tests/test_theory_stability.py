@@ -186,6 +186,17 @@ def test_limits_of_a_delay_are_closed(delay):
     np.testing.assert_allclose(theory.stability_limit(system), expected, rtol=CLOSED_RTOL)
 
 
+def test_limits_do_not_depend_on_coordinates():
+    A, b, output, d = theory.aggmo([0.3, 0.5, 0.9])
+    # In these the first pivot is 0 at the frequency pi, where the limit is.
+    change = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [2.0, 3.0, 0.5]])
+    back = np.linalg.inv(change)
+    system = StateSpace(*map(jnp.asarray, (change @ A @ back, change @ b, output @ back, d)))
+    np.testing.assert_allclose(system.transition[0, 0], -1, rtol=CLOSED_RTOL)
+    expected = 6 / (1 / 1.3 + 1 / 1.5 + 1 / 1.9)
+    np.testing.assert_allclose(theory.stability_limit(system), expected, rtol=CLOSED_RTOL)
+
+
 def test_a_transform_without_gain_is_never_stable():
     difference = StateSpace(*map(jnp.asarray, ([[0.0]], [1.0], [-1.0], 1.0)))
     assert theory.stability_limit(difference) == 0

@@ -273,7 +273,7 @@ def cascade_limit(stages: ScalarLike, decay: ScalarLike) -> Float[Array, ""]:
         \varphi = \operatorname{atan2}(a \sin \theta, 1 - a \cos \theta), \qquad
         c^* = 2 \sin \frac{\theta}{2} \left(\frac{|1 - a e^{-i \theta}|}{1 - a}\right)^k .
 
-    The left side is concave, so that Newton's method finds its first solution from 0 on. If
+    The left side is concave, so that Newton's method finds its first solution from 0 on. Where
     :math:`k a / (1 + a) \le 1/2`, as for k = 0 and k = 1, that is :math:`\theta = \pi`. From k = 2
     on, :math:`c^* \approx \frac{1 - a}{a} \tan \frac{\pi}{2 k} \sec^k \frac{\pi}{2 k}`, which at
     a = .95 is at most 3 % low.
@@ -302,8 +302,6 @@ def cascade_limit(stages: ScalarLike, decay: ScalarLike) -> Float[Array, ""]:
 
 @jax.jit
 def _cascade_limit(k, a):
-    at_pi = k * a / (1 + a) <= 0.5
-
     def distance(theta):
         # |1 - a z|^2, without the digits that 1 - a cos(theta) would lose.
         return (1 - a) ** 2 + 4 * a * jnp.sin(theta / 2) ** 2
@@ -318,5 +316,4 @@ def _cascade_limit(k, a):
         return theta - jnp.minimum(miss, 0) / jnp.where(slope > 0, slope, jnp.inf)
 
     theta = jax.lax.fori_loop(0, NEWTON_STEPS, newton, jnp.zeros_like(a))
-    theta = jnp.where(at_pi, jnp.pi, theta)
     return 2 * jnp.sin(theta / 2) * (distance(theta) / (1 - a) ** 2) ** (k / 2)
