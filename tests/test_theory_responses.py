@@ -250,8 +250,9 @@ def test_zero_lag_of_traced_depth(x64):
 
     together = jax.jit(jax.vmap(weights))(jnp.arange(1, 6))
     for levels in range(1, 6):
-        alone = theory.impulse_response(theory.zero_lag([0.9] * (levels - 1)), 40)
-        np.testing.assert_allclose(together[levels - 1], alone, rtol=1e-12, atol=1e-15)
+        tx = nj.scale_by_nested_momentum([0.9] * (levels - 1), readout="zero_lag")
+        alone = outputs(tx, jnp.zeros(40).at[0].set(1.0))
+        np.testing.assert_allclose(together[levels - 1], alone, rtol=1e-12, atol=1e-14)
 
 
 def test_all_is_vectorised_over_levels_and_decays(x64):
