@@ -9,7 +9,7 @@ seed, one sweep with a store of its own: stop it whenever you like, the same com
     python -m experiments heatmaps --quick    # below a minute: fewer steps and seeds
     python -m experiments heatmaps --full     # on Fashion-MNIST; says how long where no GPU is
 
-About 6 minutes on 2 CPU cores. Expected of the default: under step drop, cosine and warm restarts
+About 4 minutes on 2 CPU cores. Expected of the default: under step drop, cosine and warm restarts
 the best decay of AdamW moves with the rate, by 1 to 1.7 powers of two for one, and the largest
 tolerable one by .7 to .8; under a fixed schedule too few rates tell a best decay. Normalization, a
 change of units under schedules of one cycle, changes nothing that 6 seeds show under warm restarts.
