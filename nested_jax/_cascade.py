@@ -15,6 +15,7 @@ from nested_jax._checks import (
     on_host,
     record,
 )
+from nested_jax._dtypes import cast, in_dtype
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -58,13 +59,24 @@ def check_levels(
 
 def average(keep: ScalarLike, take: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:
     """Return keep * momentum + take * inflow in the dtype of `momentum`."""
+    # A traced hyperparameter has a dtype of its own, which must not enter the state.
+    weights = in_dtype(keep, take)
 
     def leaf(m, u):
-        # A traced hyperparameter has a dtype of its own, which must not enter the state.
-        a, b = jnp.asarray(keep, m.dtype), jnp.asarray(take, m.dtype)
-        return a * m + b * u.astype(m.dtype)
+        a, b = weights(m.dtype)
+        return a * m + b * cast(u, m.dtype)
 
     return jax.tree.map(leaf, momentum, inflow)
+
+
+def _handed_on(keep: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:
+    """Return `inflow` itself, in the dtype of `momentum`, where a stage keeps nothing."""
+    # Not 0 * M + 1 * inflow: what is no stage must be none after an infinite update, too. It is
+    # also how a sweep sees which stages none of the runs beside each other have.
+    absent = keep == 0
+    if not is_traced(absent):
+        return jax.tree.map(lambda m, u: cast(u, m.dtype), momentum, inflow) if absent else momentum
+    return jax.tree.map(lambda m, u: jnp.where(absent, cast(u, m.dtype), m), momentum, inflow)
 
 
 def cascade(
@@ -75,11 +87,11 @@ def cascade(
 ) -> tuple[Updates, ...]:
     """Move every stage of a cascade one step on, innermost (last) first.
 
-    Stage i becomes keeps[i] * M_i + takes[i] * M_{i+1}, with the fresh M_{i+1}; the innermost
-    takes `inflow`. Returns the new stages, outermost first.
+    Stage i becomes keeps[i] * M_i + takes[i] * M_{i+1}, with the fresh M_{i+1}, or just that if
+    keeps[i] is 0; the innermost takes `inflow`. Returns the new stages, outermost first.
     """
     fresh = []
     for keep, take, momentum in zip(keeps[::-1], takes[::-1], momenta[::-1], strict=True):
-        inflow = average(keep, take, momentum, inflow)
+        inflow = _handed_on(keep, average(keep, take, momentum, inflow), inflow)
         fresh.append(inflow)
     return tuple(fresh[::-1])

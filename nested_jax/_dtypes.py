@@ -1,5 +1,7 @@
 """How numbers keep their precision: state is float32 or wider, updates leave as they came in."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +29,18 @@ def widened(dtype: Any) -> Any:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
+def cast(x: Any, dtype: Any) -> Any:
+    """Return `x.astype(dtype)`, at next to no cost in tracing where that changes nothing."""
+    # A weak type is changed: it becomes one that is meant.
+    done = isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type
+    return x if done else x.astype(dtype)
+
+
+def in_dtype(*numbers: Any) -> Callable[[Any], tuple[jax.Array, ...]]:
+    """Return a function from a dtype to `numbers` in it, each cast once for all leaves."""
+    return functools.cache(lambda dtype: tuple(jnp.asarray(x, dtype) for x in numbers))
+
+
 def zeros_widened(params: Any) -> Any:
     """Return zeros shaped like `params`, each of its leaf's dtype or float32 if wider."""
     return jax.tree.map(lambda p: jnp.zeros_like(p, widened(p.dtype)), params)
@@ -34,7 +48,7 @@ def zeros_widened(params: Any) -> Any:
 
 def narrowed(tree: Any, like: Any) -> Any:
     """Cast each leaf of `tree` to the dtype of the leaf of `like`."""
-    return jax.tree.map(lambda x, y: x.astype(jax.dtypes.canonicalize_dtype(y.dtype)), tree, like)
+    return jax.tree.map(lambda x, y: cast(x, jax.dtypes.canonicalize_dtype(y.dtype)), tree, like)
 
 
 def incremented(count: jax.Array) -> jax.Array:

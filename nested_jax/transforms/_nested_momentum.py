@@ -18,7 +18,7 @@ from nested_jax._checks import (
     is_traced,
     on_host,
 )
-from nested_jax._dtypes import complement, narrowed, zeros_widened
+from nested_jax._dtypes import cast, complement, in_dtype, narrowed, zeros_widened
 from nested_jax._types import ScalarLike, Updates
 
 READOUTS = ("last", "zero_lag", "mean")
@@ -54,9 +54,9 @@ def scale_by_nested_momentum(
     :math:`\binom{j + K - 1}{K - 1} a^j (1 - a)^K`; the weights sum to 1 and their mean age is
     :math:`K a / (1 - a)` steps. One stage is `optax.ema(a, debias=False)`, none is
     `optax.identity()`. A stage with decay 0 hands its input on unchanged, so that cascades of
-    different depth share one program when the shorter is padded with zeros (`nested_decays`).
-    After an infinite update the two differ: the padding keeps 0 * inf, which is NaN, where a
-    stage of decay a > 0 stays infinite and none at all forgets.
+    different depth share one program when the shorter is padded with zeros (`nested_decays`):
+    padded and not are equal bit by bit, after infinite updates, too. Where decays are
+    differentiated, the derivative with respect to one of exactly 0 is 0.
 
     With `debias`, what leaves is :math:`M_1 / c_1`, where :math:`c_i` is the response of the
     same cascade to the constant 1, so that a constant gradient leaves as itself from the first
@@ -189,8 +189,9 @@ def _combined(weights: Sequence[Any], levels: Sequence[Updates]) -> Updates:
     terms = [(w, t) for w, t in zip(weights, levels, strict=True) if is_traced(w) or w != 0]
     total = jax.tree.map(jnp.zeros_like, levels[0])
     for weight, tree in terms:
+        factor = in_dtype(weight)
         total = jax.tree.map(
-            lambda s, x, w=weight: s + jnp.asarray(w, s.dtype) * x.astype(s.dtype), total, tree
+            lambda s, x, w=factor: s + w(s.dtype)[0] * cast(x, s.dtype), total, tree
         )
     return total
 
