@@ -604,7 +604,7 @@ def test_only_values_that_arrive_as_they_are_are_checked():
     ("run", "error", "message"),
     [
         (3, TypeError, "`run` must be callable, got 3."),
-        (lambda a: a, TypeError, "`run` must return a dict of arrays by name, got VmapTracer"),
+        (lambda a: a, TypeError, "`run` must return a dict of arrays by name, got JitTracer"),
         (lambda a: None, TypeError, "`run` must return a dict of arrays by name, got None."),
         (lambda a: "abc", TypeError, "`run` must return a dict of arrays by name, got 'abc'."),
         (lambda a: {}, TypeError, "`run` must return a dict of arrays by name, got {}."),
@@ -621,7 +621,7 @@ def test_only_values_that_arrive_as_they_are_are_checked():
         (
             lambda a: {"x": [a]},
             TypeError,
-            "`run` must return a dict of arrays by name, got [VmapTr",
+            "`run` must return a dict of arrays by name, got [JitTr",
         ),
         (
             lambda a: {"x": None},
@@ -633,7 +633,7 @@ def test_only_values_that_arrive_as_they_are_are_checked():
             TypeError,
             "`run` must return a dict of arrays by name, got JitTracer(key<fry>[]) for",
         ),
-        (lambda a: {1: a}, TypeError, "`run` must return a dict of arrays by name, got VmapTracer"),
+        (lambda a: {1: a}, TypeError, "`run` must return a dict of arrays by name, got JitTracer"),
         (lambda a: {"a": a}, ValueError, "`run` must not return the name of an axis, got 'a'."),
         (
             lambda a: {"x": jnp.ones(2), "x_0": a},

@@ -19,6 +19,8 @@ from nested_jax import _checks
 from nested_jax._version import __version__
 from nested_jax.sweep._axes import Axis, label
 from nested_jax.sweep._grid import Grid
+from nested_jax.sweep._lanes import Layout, evaluate_in_lanes
+from nested_jax.sweep._layout import layout_of
 from nested_jax.sweep._sharing import bytes_held, work_by_axes
 
 # Values of the numeric axes: one dict of columns an axis, in the order of the grid.
@@ -122,6 +124,19 @@ class Job:
         """Return a combination of the static axes, with the numeric values of a chunk of it."""
         return self.statics[at], self.columns(at * (self.chunks // len(self.statics)))
 
+    def layouts(self, platform: str) -> tuple[Layout | None, ...]:
+        """Return how points are laid out, by combination of the static axes; None is vmapped."""
+        # What is slow about vmap, short innermost loops, is so on CPU.
+        return self._layouts if platform == "cpu" else (None,) * len(self.statics)
+
+    @cached_property
+    def _layouts(self) -> tuple[Layout | None, ...]:
+        whole = [pieces == 1 for pieces in self.blocks]
+        return tuple(
+            layout_of(trace(static, self.run, columns).jaxpr, columns, whole)
+            for static, columns in self.samples()
+        )
+
     def samples(self) -> Iterator[tuple[Static, Columns]]:
         """Yield a sample of each combination of the static axes."""
         return map(self.sample, range(len(self.statics)))
@@ -133,8 +148,8 @@ class Job:
         function or of what it calls shows, and a change of a comment does not.
         """
         programs = {}
-        for static, columns in self.samples():
-            text = evaluate.lower(static, self.run, columns).as_text()
+        for layout, (static, columns) in zip(self.layouts(platform), self.samples(), strict=True):
+            text = evaluate.lower(static, layout, self.run, columns).as_text()
             name = ", ".join(f"{key}={label(value)}" for key, value in static)
             programs[name] = hashlib.sha256(text.encode()).hexdigest()
         arguments = hashlib.sha256()
@@ -181,23 +196,45 @@ class Rules:
 
 
 @partial(jax.jit, static_argnums=0)
-def evaluate(static: Static, run: Partial, columns: Columns) -> tuple[dict[str, jax.Array], Rules]:
-    """Evaluate `run` on the product of the axes; leading axes of the results in their order.
+def _point(static: Static, run: Partial, axes: Columns) -> tuple[dict[str, jax.Array], Rules]:
+    """Evaluate `run` at one point.
 
     The rules are part of the structure of the output, so that they are kept with the trace.
     """
+    values = {name: value for axis in axes for name, value in axis.items()}
+    with _checks.recording() as rules:
+        outputs = run(**dict(static), **values)
+    asked = [
+        (name, rule)
+        for name, value in values.items()
+        for checked, rule in rules
+        if checked is value
+    ]
+    return _check_outputs(outputs), Rules(tuple(asked))
+
+
+def trace(static: Static, run: Partial, columns: Columns) -> Any:
+    """Trace `run` at one point of a chunk."""
+    scalars = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), columns)
+    return _point.trace(static, run, scalars)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def evaluate(
+    static: Static, layout: Layout | None, run: Partial, columns: Columns
+) -> dict[str, jax.Array]:
+    """Evaluate `run` on the product of the axes; leading axes of the results in their order.
+
+    With a layout the points are lanes, without one they are vmapped.
+    """
+    traced = trace(static, run, columns)
+    program, structure = traced.jaxpr, traced.out_info[0]
+    if layout is not None:
+        outputs = evaluate_in_lanes(program, jax.tree.leaves(run), columns, layout)
+        return jax.tree.unflatten(jax.tree.structure(structure), outputs)
 
     def point(*axes):
-        values = {name: value for axis in axes for name, value in axis.items()}
-        with _checks.recording() as rules:
-            outputs = run(**dict(static), **values)
-        asked = [
-            (name, rule)
-            for name, value in values.items()
-            for checked, rule in rules
-            if checked is value
-        ]
-        return _check_outputs(outputs), Rules(tuple(asked))
+        return _point(static, run, axes)[0]
 
     for i in reversed(range(len(columns))):
         point = jax.vmap(point, [0 if j == i else None for j in range(len(columns))])
@@ -216,8 +253,8 @@ def examine(run: Partial, grid: Grid) -> Structure:
     given = {name: column for axis in job.numeric for name, column in axis.columns.items()}
     first: Structure = {}
     for static, columns in job.samples():
-        outputs, rules = evaluate.trace(static, run, columns).out_info
-        own = {name: (x.shape[len(columns) :], x.dtype) for name, x in outputs.items()}
+        outputs, rules = trace(static, run, columns).out_info
+        own = {name: (x.shape, x.dtype) for name, x in outputs.items()}
         first = first or own
         if own != first:
             raise TypeError(
@@ -240,13 +277,12 @@ def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
     work: defaultdict[int, float] = defaultdict(float)
     held = []
     for static, columns in job.samples():
-        program = evaluate.trace(static, run, columns).jaxpr
+        program = trace(static, run, columns).jaxpr
         # Bound arrays come first, the same for all points.
         axes = [1 << i for i, axis in enumerate(columns) for _ in axis]
         bound = len(program.jaxpr.invars) - len(axes)
         for mask, operations in work_by_axes(program, [0] * bound + axes).items():
-            own = (axis.size for i, axis in enumerate(job.numeric) if mask >> i & 1)
-            work[mask] += operations / math.prod(own)
+            work[mask] += operations
         held.append(bytes_held(program.jaxpr))
     return work, max(range(len(held)), key=held.__getitem__)
 

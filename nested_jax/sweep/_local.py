@@ -15,10 +15,16 @@ from jax.tree_util import Partial
 from nested_jax.sweep._chunks import check_memory, plan
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Columns, Job, Static, evaluate
+from nested_jax.sweep._lanes import Layout
 
 # A chunk's working memory that a CPU's caches serve: at four times as much, small networks train
 # up to 40 % slower. Twice as much costs less than the second compilation that would avoid it.
 CPU_CHUNK_BYTES = 8 * 2**20
+# Lanes fill the widest vectors of float64 that a processor has; XLA would take half of them.
+LANES_OPTIONS: dict[str, str | bool] = {
+    "xla_cpu_prefer_vector_width": "512",
+    "xla_cpu_multi_thread_eigen": False,
+}
 # Of a device's memory, the share that a chunk may take.
 MEMORY_SHARE = 0.8
 # What a container may have of the machine's memory: control groups, version 2 and 1.
@@ -51,6 +57,8 @@ class LocalDevices:
         if not self.devices:
             raise ValueError("`devices` must hold at least one device, got none.")
         self._mesh = Mesh(np.asarray(self.devices), ("run",), axis_types=(AxisType.Auto,))
+        # The job and the static combination that were analysed last.
+        self._analysed: tuple[Job | None, int] = None, 0
 
     @property
     def wave(self) -> int:
@@ -72,14 +80,16 @@ class LocalDevices:
         """Yield (index, outputs as NumPy arrays) of the chunks `indices`, those done together."""
         run, in_flight = self._placed(job.run), None
         for static, group in itertools.groupby(indices, job.static):
-            program = None
+            number, program = job.statics.index(static), None
             for wave in _batched(group, len(self.devices)):
                 # A device without a chunk of its own repeats the last one: shapes never change.
                 filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
                 columns = _stacked([job.columns(index) for index in filled])
                 if program is None:
-                    program = self._compiled(static, run, columns)
-                    check_memory(job, _bytes(program), self.bytes_available())
+                    program = self._compiled(job, number, run, columns)
+                    # The analysis takes a while, and mostly the plan has made it.
+                    if self._analysed[0] is not job or self._analysed[1] != number:
+                        check_memory(job, _bytes(program), self.bytes_available())
                 # Not waited for: what came before is stored meanwhile.
                 running = wave, program(run, columns)
                 if in_flight is not None:
@@ -88,9 +98,11 @@ class LocalDevices:
         if in_flight is not None:
             yield _fetched(*in_flight)
 
-    def _compiled(self, static: Static, run: Partial, columns: Columns) -> Any:
+    def _compiled(self, job: Job, static: int, run: Partial, columns: Columns) -> Any:
         """Return the program for one chunk a device; compiled once a shape."""
-        return _wave.lower(self._mesh, static, run, columns).compile()
+        layout = job.layouts(self.platform)[static]
+        lowered = _wave.lower(self._mesh, job.statics[static], layout, run, columns)
+        return lowered.compile(None if layout is None else LANES_OPTIONS)
 
     def _placed(self, run: Partial) -> Partial:
         """Return `run` with what is bound to it on all devices, wherever it was."""
@@ -98,9 +110,11 @@ class LocalDevices:
 
     def bytes_needed(self, job: Job, static: int = 0) -> int:
         """Return the memory of one chunk on its device, from XLA's own analysis."""
-        words, columns = job.sample(static)
-        run = self._placed(job.run)
-        return _bytes(self._compiled(words, run, _stacked([columns] * len(self.devices))))
+        _, columns = job.sample(static)
+        filled = _stacked([columns] * len(self.devices))
+        needed = _bytes(self._compiled(job, static, self._placed(job.run), filled))
+        self._analysed = job, static
+        return needed
 
     def bytes_available(self) -> int:
         """Return the memory that a chunk may take on its device."""
@@ -122,14 +136,15 @@ class LocalDevices:
         return self.devices[0].platform == "cpu"
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _wave(mesh: Mesh, static: Static, run: Partial, columns: Columns) -> dict[str, jax.Array]:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _wave(
+    mesh: Mesh, static: Static, layout: Layout | None, run: Partial, columns: Columns
+) -> dict[str, jax.Array]:
     """Evaluate one chunk a device: columns, and results, with a leading axis of devices."""
 
     def on_device(run, columns):
         columns = jax.tree.map(lambda x: x[0], columns)
-        outputs, _ = evaluate(static, run, columns)
-        return jax.tree.map(lambda x: x[None], outputs)
+        return jax.tree.map(lambda x: x[None], evaluate(static, layout, run, columns))
 
     whole, run_axis = PartitionSpec(), PartitionSpec("run")
     return jax.shard_map(

@@ -6,7 +6,7 @@ what decides along which axes a grid is best cut. The figures serve to compare, 
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -35,14 +35,22 @@ def work_by_axes(program: ClosedJaxpr, axes_of_inputs: Sequence[int]) -> Counter
         Mask of axes -> operations.
     """
     work: Counter[int] = Counter()
-    _follow(program.jaxpr, axes_of_inputs, 1, work)
+
+    def add(eqn, mask, times):
+        work[mask] += int(times * operations(eqn))
+
+    follow(program.jaxpr, axes_of_inputs, add)
     return work
 
 
-def _follow(
-    jaxpr: Jaxpr, inputs: Sequence[int], times: float, work: Counter[int] | None
+# (equation, the axes it depends on, how often it is done): of all that have no body to follow.
+Visit = Callable[[Any, int, float], None]
+
+
+def follow(
+    jaxpr: Jaxpr, inputs: Sequence[int], visit: Visit | None = None, times: float = 1
 ) -> list[int]:
-    """Return the masks of a jaxpr's outputs; add its work, done `times` times, to `work`."""
+    """Return the axes that a jaxpr's outputs depend on; visit its equations on the way."""
     masks: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def mask(atom: Any) -> int:
@@ -50,40 +58,40 @@ def _follow(
 
     for eqn in jaxpr.eqns:
         given = [mask(atom) for atom in eqn.invars]
-        masks.update(zip(eqn.outvars, _outputs(eqn, given, times, work), strict=True))
+        masks.update(zip(eqn.outvars, _outputs(eqn, given, visit, times), strict=True))
     return [mask(atom) for atom in jaxpr.outvars]
 
 
-def _outputs(eqn: Any, given: list[int], times: float, work: Counter[int] | None) -> list[int]:
-    name, bodies = eqn.primitive.name, [*_bodies(eqn)]
+def _outputs(eqn: Any, given: list[int], visit: Visit | None, times: float) -> list[int]:
+    name, inner = eqn.primitive.name, [*bodies(eqn)]
     if name == "scan":
         constants, carries = eqn.params["num_consts"], eqn.params["num_carry"]
-        return _loop(bodies[0], given, constants, carries, times * eqn.params["length"], work)
+        return _loop(inner[0], given, constants, carries, visit, times * eqn.params["length"])
     if name == "while":
         # How often is not known; the condition is as nothing beside the body.
         skipped, constants = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         inputs = given[skipped:]
         body = eqn.params["body_jaxpr"].jaxpr
-        return _loop(body, inputs, constants, len(inputs) - constants, times, work)
+        return _loop(body, inputs, constants, len(inputs) - constants, visit, times)
     if name == "cond":
-        branches = [_follow(body, given[1:], times, work) for body in bodies]
+        branches = [follow(body, given[1:], visit, times) for body in inner]
         return [_union([given[0], *masks]) for masks in zip(*branches, strict=True)]
-    if len(bodies) == 1 and len(bodies[0].invars) == len(given):
-        return _follow(bodies[0], given, times, work)
+    if len(inner) == 1 and len(inner[0].invars) == len(given):
+        return follow(inner[0], given, visit, times)
     depends = _union(given)
-    if work is not None:
-        work[depends] += int(times * _operations(eqn))
+    if visit is not None:
+        visit(eqn, depends, times)
     return [depends] * len(eqn.outvars)
 
 
-def _loop(body, given, constants, carries, times, work) -> list[int]:
+def _loop(body, given, constants, carries, visit, times) -> list[int]:
     given = [*given]
     while True:
-        outputs = _follow(body, given, times, None)
+        outputs = follow(body, given)
         carried = slice(constants, constants + carries)
         joined = [a | b for a, b in zip(given[carried], outputs[:carries], strict=True)]
         if joined == given[carried]:
-            return _follow(body, given, times, work)
+            return follow(body, given, visit, times)
         given[carried] = joined
 
 
@@ -94,7 +102,8 @@ def _union(masks: Sequence[int]) -> int:
     return union
 
 
-def _bodies(eqn: Any) -> Iterator[Jaxpr]:
+def bodies(eqn: Any) -> Iterator[Jaxpr]:
+    """Yield the jaxprs that an equation holds."""
     for value in eqn.params.values():
         for inner in value if isinstance(value, tuple | list) else [value]:
             if isinstance(inner, ClosedJaxpr):
@@ -103,7 +112,16 @@ def _bodies(eqn: Any) -> Iterator[Jaxpr]:
                 yield inner
 
 
-def _operations(eqn: Any) -> int:
+def all_eqns(jaxpr: Jaxpr) -> Iterator[Any]:
+    """Yield the equations of a jaxpr and of all that it holds."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for body in bodies(eqn):
+            yield from all_eqns(body)
+
+
+def operations(eqn: Any) -> int:
+    """Return the number of elementary operations of an equation without a body."""
     name = eqn.primitive.name
     made = max((_elements(out) for out in eqn.outvars), default=0)
     if name == "dot_general":
@@ -129,7 +147,7 @@ def bytes_held(jaxpr: Jaxpr) -> int:
     held = most = sum(_bytes(variable) for variable in jaxpr.invars)
     for i, eqn in enumerate(jaxpr.eqns):
         held += sum(_bytes(out) for out in eqn.outvars)
-        inner = max((bytes_held(body) for body in _bodies(eqn)), default=0)
+        inner = max((bytes_held(body) for body in bodies(eqn)), default=0)
         most = max(most, held + inner)
         over = {*_variables(eqn.invars), *(out for out in eqn.outvars if out not in last)}
         held -= sum(_bytes(variable) for variable in over if last.get(variable, i) == i)

@@ -1,0 +1,215 @@
+"""How primitives act on arrays whose last axis is lanes: each a rule for one equation.
+
+A rule is given the interpreter, which spreads values to the lanes of the whole equation, and
+returns the equation's outputs for one piece.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, DebugInfo, DropVar, Jaxpr, Literal, jaxpr_as_fun
+
+# A product of arrays is a product and a sum of lanes if it has no more terms than this.
+MOST_TERMS = 1024
+
+
+def _names(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+ELEMENTWISE = _names(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
+    cbrt ceil clamp clz convert_element_type copy copy_p cos cosh digamma div eq erf
+    erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p
+    logistic lt max min mul ne neg nextafter not or population_count pow
+    reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+    """
+)
+# Along own axes, which their parameters count from the front.
+ALONG_OWN_AXES = _names(
+    """
+    argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_max
+    reduce_min reduce_or reduce_prod reduce_sum reduce_xor rev split
+    """
+)
+INLINED = _names(
+    """
+    checkpoint closed_call core_call custom_jvp_call custom_vjp_call
+    custom_vjp_call_jaxpr jit pjit remat remat2
+    """
+)
+OWN_RULES = _names(
+    """
+    broadcast_in_dim concatenate dynamic_slice pad reshape scan slice squeeze transpose
+    """
+)
+NATIVE = ELEMENTWISE | ALONG_OWN_AXES | INLINED | OWN_RULES
+
+
+class Spreads(Protocol):
+    """What rules need of the interpreter."""
+
+    def spread(self, value: Any, mask: int, piece: int) -> Any:
+        """Return a value's array with the lanes of all axes in `mask`."""
+        ...
+
+
+def is_native(eqn: Any) -> bool:
+    """Tell whether a primitive takes arrays as they are, with their lanes at the end."""
+    if eqn.primitive.name == "dot_general":
+        return _terms(eqn) <= MOST_TERMS
+    return eqn.primitive.name in NATIVE
+
+
+def _terms(eqn: Any) -> int:
+    """Return the number of products that a `dot_general` adds up."""
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    shape = eqn.invars[0].aval.shape
+    return math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+
+
+def _vmapped(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    """Evaluate any primitive: vmapped over the lanes."""
+    parts = [lanes.spread(value, mask, piece) if value.mask else value.parts[0] for value in given]
+    axes = [-1 if value.mask else None for value in given]
+    return jax.vmap(lambda *xs: evaluate_alone(eqn, xs), axes, -1)(*parts)
+
+
+def _elementwise(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    shape, parts = eqn.outvars[0].aval.shape, []
+    for value, atom in zip(given, eqn.invars, strict=True):
+        part, own = lanes.spread(value, mask, piece), atom.aval.shape
+        if own != shape:  # A scalar, or an axis of length 1.
+            kept = [i for i, length in enumerate(own) if length == shape[i]]
+            part = lax.squeeze(part, [i for i in range(len(own)) if i not in kept])
+            part = lax.broadcast_in_dim(part, (*shape, part.shape[-1]), (*kept, len(shape)))
+        parts.append(part)
+    return [eqn.primitive.bind(*parts, **unsharded(eqn.params))]
+
+
+def _along_own_axes(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    made = eqn.primitive.bind(lanes.spread(given[0], mask, piece), **unsharded(eqn.params))
+    return [*made] if eqn.primitive.multiple_results else [made]
+
+
+def _dot_general(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    """Multiply and add up, with axes in the order batches, left's, right's, sums, lanes."""
+    (sums, batches), out = eqn.params["dimension_numbers"], eqn.outvars[0].aval
+    free = [
+        [i for i in range(len(atom.aval.shape)) if i not in (*sums[side], *batches[side])]
+        for side, atom in enumerate(eqn.invars)
+    ]
+    factors = []
+    for side, atom in enumerate(eqn.invars):
+        shape, part = atom.aval.shape, lanes.spread(given[side], mask, piece).astype(out.dtype)
+        part = lax.transpose(part, (*batches[side], *free[side], *sums[side], len(shape)))
+        lengths = [[shape[i] for i in axes] for axes in (batches[side], free[side], sums[side])]
+        others = [1] * len(free[1 - side])
+        lengths[1] = others + lengths[1] if side else lengths[1] + others
+        factors.append(part.reshape(*lengths[0], *lengths[1], *lengths[2], part.shape[-1]))
+    product = factors[0] * factors[1]
+    total = jnp.sum(product, range(len(out.shape), product.ndim - 1))
+    return [total.astype(out.dtype)]  # Of narrow integers the sum is wider.
+
+
+def _broadcast_in_dim(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    part, shape = lanes.spread(given[0], mask, piece), eqn.params["shape"]
+    kept = (*eqn.params["broadcast_dimensions"], len(shape))
+    return [lax.broadcast_in_dim(part, (*shape, part.shape[-1]), kept)]
+
+
+def _reshape(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    part, order = lanes.spread(given[0], mask, piece), eqn.params["dimensions"]
+    part = part if order is None else lax.transpose(part, (*order, len(order)))
+    return [part.reshape(*eqn.params["new_sizes"], part.shape[-1])]
+
+
+def _squeeze(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    return [lax.squeeze(lanes.spread(given[0], mask, piece), eqn.params["dimensions"])]
+
+
+def _transpose(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    order = eqn.params["permutation"]
+    return [lax.transpose(lanes.spread(given[0], mask, piece), (*order, len(order)))]
+
+
+def _slice(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    part, strides = lanes.spread(given[0], mask, piece), eqn.params["strides"]
+    starts, limits = (
+        (*eqn.params["start_indices"], 0),
+        (*eqn.params["limit_indices"], part.shape[-1]),
+    )
+    return [lax.slice(part, starts, limits, strides and (*strides, 1))]
+
+
+def _dynamic_slice(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    if any(value.mask for value in given[1:]):
+        return _vmapped(lanes, eqn, given, mask, piece)
+    part, starts = lanes.spread(given[0], mask, piece), [value.parts[0] for value in given[1:]]
+    starts.append(jnp.zeros((), starts[0].dtype) if starts else 0)
+    return [lax.dynamic_slice(part, starts, (*eqn.params["slice_sizes"], part.shape[-1]))]
+
+
+def _concatenate(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    parts = [lanes.spread(value, mask, piece) for value in given]
+    return [lax.concatenate(parts, eqn.params["dimension"])]
+
+
+def _pad(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
+    if given[1].mask:
+        return _vmapped(lanes, eqn, given, mask, piece)
+    part = lanes.spread(given[0], mask, piece)
+    config = (*eqn.params["padding_config"], (0, 0, 0))
+    return [lax.pad(part, given[1].parts[0], config)]
+
+
+def evaluate_alone(eqn: Any, parts: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation as it is."""
+    made = [out for out in eqn.outvars if not isinstance(out, DropVar)]
+    variables = [*dict.fromkeys(atom for atom in eqn.invars if not isinstance(atom, Literal))]
+    given = {a: x for a, x in zip(eqn.invars, parts, strict=True) if not isinstance(a, Literal)}
+    names = DebugInfo("lanes", eqn.primitive.name, ("",) * len(variables), ("",) * len(made))
+    alone = ClosedJaxpr(Jaxpr((), variables, made, [eqn], eqn.effects, names), ())
+    results = iter(jaxpr_as_fun(alone)(*(given[variable] for variable in variables)))
+    return [None if isinstance(out, DropVar) else next(results) for out in eqn.outvars]
+
+
+def body_of(eqn: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """Return the jaxpr of a call, and its constants."""
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        body = eqn.params.get(name)
+        if isinstance(body, ClosedJaxpr):
+            return body.jaxpr, body.consts
+        if isinstance(body, Jaxpr):
+            return body, ()
+    raise NotImplementedError(eqn.primitive.name)
+
+
+def unsharded(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what says how own axes lie on devices: with lanes behind them it has another rank."""
+    return {k: None if k in ("sharding", "out_sharding") else v for k, v in params.items()}
+
+
+RULES = dict.fromkeys(ALONG_OWN_AXES, _along_own_axes) | dict.fromkeys(ELEMENTWISE, _elementwise)
+RULES |= {
+    "broadcast_in_dim": _broadcast_in_dim,
+    "concatenate": _concatenate,
+    "dot_general": _dot_general,
+    "dynamic_slice": _dynamic_slice,
+    "pad": _pad,
+    "reshape": _reshape,
+    "slice": _slice,
+    "squeeze": _squeeze,
+    "transpose": _transpose,
+}
+
+
+def rule_of(eqn: Any) -> Any:
+    """Return the rule of an equation: its primitive's own, or to vmap it."""
+    return RULES[eqn.primitive.name] if is_native(eqn) else _vmapped

@@ -1,0 +1,309 @@
+"""A function of one point, evaluated on a block of points that run along the last axis.
+
+vmap puts the points first. Where a run is a long loop over small arrays that is slow on CPU: the
+innermost loop of each kernel is over an array's few entries, and not over the many points. Here the
+function's jaxpr is evaluated with all points behind an array's own axes, as one axis: the lanes.
+
+- A value knows which axes of the grid it depends on, and has as many lanes as those have points.
+  What depends on none has none, and so is computed once, as under one vmap an axis.
+- Primitives that work entry by entry take the arrays as they are, those that reduce or move own
+  axes too; any other one is vmapped over its lanes.
+- The points of one axis may lie in several pieces, each an array of its own, so that what is the
+  same for a whole piece (a stage that its runs do not have) is not computed for it: `Layout`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from nested_jax.sweep._lane_rules import INLINED, body_of, evaluate_alone, rule_of
+from nested_jax.sweep._sharing import all_eqns, follow
+
+# Vectors of the widest processors hold 16 float32; a rest of a vector is computed one by one.
+VECTOR = 8
+# What does not change in a loop is computed before it if it has no more entries than this.
+HOISTED = 2**16
+
+Path = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the points of a chunk are laid out.
+
+    Attributes:
+        axis: The axis that lies in pieces; -1 if none does.
+        pieces: The positions along it of each piece.
+        alike: For each piece, the scalars that are the same at all of its points: where in the
+            jaxpr they are computed, and their bytes (0 and -0 are equal as numbers).
+    """
+
+    axis: int
+    pieces: tuple[tuple[int, ...], ...]
+    alike: tuple[frozenset[tuple[Path, bytes]], ...]
+
+
+class Value:
+    """An array of every point.
+
+    Attributes:
+        mask: The axes it depends on: 1 << i for axis i.
+        parts: Own axes, then lanes (if `mask` is not 0): an array a piece if `mask` has the axis
+            that lies in pieces, or else one array.
+            A NumPy scalar is the same at all points of its piece, and has no lanes.
+        depth: Number of loops around the place where it was computed.
+        wide: What was spread before a loop for use in it: (mask, piece) -> array.
+    """
+
+    def __init__(self, mask: int, parts: Sequence[Any], depth: int):
+        self.mask, self.parts, self.depth = mask, tuple(parts), depth
+        self.wide: dict[tuple[int, int], Any] = {}
+
+
+def is_alike(part: Any) -> bool:
+    """Tell whether a part is the same at all points of its piece."""
+    return isinstance(part, np.generic)
+
+
+def evaluate_in_lanes(
+    program: ClosedJaxpr,
+    bound: Sequence[Any],
+    columns: Sequence[Mapping[str, Any]],
+    layout: Layout,
+) -> list[jax.Array]:
+    """Evaluate a function of one point on the product of axes.
+
+    Args:
+        program: The function's jaxpr.
+        bound: Its first arguments, the same for all points.
+        columns: The others: columns of numbers, one mapping an axis.
+        layout: How to lay out the points.
+
+    Returns:
+        The outputs, with the axes in front.
+    """
+    sizes = [len(next(iter(axis.values()))) for axis in columns]
+    return _Interpreter(sizes, layout).run(program, bound, columns)
+
+
+def masks_of(sizes: Sequence[int]) -> list[int]:
+    """Return what depends on each axis, as a mask: on one of a single point, nothing does."""
+    return [(length > 1) << i for i, length in enumerate(sizes)]
+
+
+class _Interpreter:
+    def __init__(self, sizes: Sequence[int], layout: Layout):
+        self.sizes, self.layout = sizes, layout
+        self.alike = [dict(piece) for piece in layout.alike]
+        self.depth = 0
+        # While a loop's body is looked at first: the spreads that it asks of values from outside.
+        self.asked: dict[tuple[int, int, int], Value] | None = None
+
+    def run(self, program, bound, columns) -> list[jax.Array]:
+        inputs = [Value(0, [x], 0) for x in bound]
+        masks = masks_of(self.sizes)
+        for i, axis in enumerate(columns):
+            for column in jax.tree.leaves(axis):  # By name, as the program's arguments are.
+                column = jnp.asarray(column)
+                parts = [column] if masks[i] else [column[0]]
+                if i == self.layout.axis:
+                    parts = [column[jnp.array(piece)] for piece in self.layout.pieces]
+                parts = [_padded(part) for part in parts] if masks[i] else parts
+                inputs.append(Value(masks[i], parts, 0))
+        outputs = self.jaxpr(program.jaxpr, program.consts, inputs, ())
+        return [self.as_grid(output, sum(masks)) for output in outputs]
+
+    def as_grid(self, value: Value, whole: int) -> jax.Array:
+        """Return an output with the axes of the grid in front."""
+        parts = []
+        for piece in range(self.pieces(whole)):
+            part, points = self.spread(value, whole, piece), self.points(whole, piece)
+            own = part.shape[: part.ndim - bool(whole)]
+            part = part[..., : math.prod(points)] if whole else part
+            # Axes of one point are no lanes, but they are axes.
+            lengths = list(points)
+            for i, length in enumerate(self.sizes):
+                lengths[i:i] = [1] if length == 1 else []
+            part = part.reshape(*own, *lengths)
+            parts.append(jnp.moveaxis(part, range(len(own)), range(-len(own), 0)))
+        if len(parts) == 1 and self.layout.axis < 0:
+            return parts[0]
+        order = [at for piece in self.layout.pieces for at in piece]
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        together = jnp.concatenate(parts, self.layout.axis)
+        if inverse == sorted(inverse):
+            return together
+        return jnp.take(together, jnp.array(inverse), axis=self.layout.axis)
+
+    def pieces(self, mask: int) -> int:
+        return len(self.layout.pieces) if self.cut(mask) else 1
+
+    def cut(self, mask: int) -> bool:
+        """Tell whether the axis that lies in pieces is among those of `mask`."""
+        return self.layout.axis >= 0 and bool(mask >> self.layout.axis & 1)
+
+    def points(self, mask: int, piece: int) -> tuple[int, ...]:
+        """Return the numbers of points along the axes of `mask`."""
+        lengths = [*self.sizes]
+        if self.cut(mask):
+            lengths[self.layout.axis] = len(self.layout.pieces[piece])
+        return tuple(length for i, length in enumerate(lengths) if mask >> i & 1)
+
+    def part(self, value: Value, piece: int) -> Any:
+        return value.parts[piece if self.cut(value.mask) else 0]
+
+    def spread(self, value: Value, mask: int, piece: int) -> Any:
+        """Return a value's array with the lanes of more axes."""
+        part: Any = self.part(value, piece)
+        alike = is_alike(part)
+        if value.mask == mask and not alike:
+            return part
+        if not value.mask or alike:
+            lanes = _rounded(math.prod(self.points(mask, piece)))
+            return lax.broadcast_in_dim(part, (*jnp.shape(part), lanes), range(jnp.ndim(part)))
+        if (mask, piece) in value.wide:
+            return value.wide[mask, piece]
+        if self.asked is not None and value.depth < self.depth:
+            self.asked[id(value), mask, piece] = value
+        own, here, there = part.shape[:-1], self.points(value.mask, piece), self.points(mask, piece)
+        axes = [i for i in range(len(self.sizes)) if mask >> i & 1]
+        kept = [len(own) + at for at, i in enumerate(axes) if value.mask >> i & 1]
+        part = lax.slice_in_dim(part, 0, math.prod(here), axis=len(own)).reshape(own + here)
+        part = lax.broadcast_in_dim(part, own + there, (*range(len(own)), *kept))
+        return _padded(part.reshape(*own, math.prod(there)))
+
+    def arrays(self, value: Value, mask: int) -> list[Any]:
+        """Return a value's arrays, one a piece, with the lanes of more axes."""
+        return [self.spread(value, mask, piece) for piece in range(self.pieces(mask))]
+
+    def jaxpr(self, jaxpr: Jaxpr, consts, inputs, path, known: Mapping = {}) -> list[Value]:
+        """Evaluate a jaxpr; `known` are values of its variables that are there already."""
+        values: dict[Any, Value] = {**known}
+        values.update(
+            zip(jaxpr.constvars, (Value(0, [c], self.depth) for c in consts), strict=True)
+        )
+        values.update(zip(jaxpr.invars, inputs, strict=True))
+        for i, eqn in enumerate(jaxpr.eqns):
+            if not eqn.outvars or eqn.outvars[0] not in known:
+                given = [self.read(values, atom) for atom in eqn.invars]
+                values.update(zip(eqn.outvars, self.eqn(eqn, given, (*path, i)), strict=True))
+        return [self.read(values, atom) for atom in jaxpr.outvars]
+
+    def read(self, values: Mapping[Any, Value], atom: Any) -> Value:
+        if isinstance(atom, Literal):
+            return Value(0, [np.asarray(atom.val, jax.typeof(atom.val).dtype)], 0)
+        return values[atom]
+
+    def eqn(self, eqn: Any, given: Sequence[Value], path: Path) -> list[Value]:
+        name, mask = eqn.primitive.name, 0
+        for value in given:
+            mask |= value.mask
+        if name in INLINED:
+            body, consts = body_of(eqn)
+            return self.jaxpr(body, consts, given, path)
+        if name == "scan" and mask:
+            return self.scan(eqn, given, path)
+        outputs = []
+        for piece in range(self.pieces(mask)):
+            if not mask:
+                outputs.append(evaluate_alone(eqn, [value.parts[0] for value in given]))
+            elif path in self.alike[piece]:
+                dtype = eqn.outvars[0].aval.dtype
+                outputs.append([np.frombuffer(self.alike[piece][path], dtype)[0]])
+            elif name == "select_n" and is_alike(self.part(given[0], piece)):
+                at = np.clip(int(self.part(given[0], piece)), 0, len(given) - 2)
+                outputs.append([self.spread(given[1 + at], mask, piece)])
+            else:
+                outputs.append(rule_of(eqn)(self, eqn, given, mask, piece))
+        return [Value(mask, parts, self.depth) for parts in zip(*outputs, strict=True)]
+
+    def scan(self, eqn: Any, given: Sequence[Value], path: Path) -> list[Value]:
+        params, body = eqn.params, eqn.params["jaxpr"]
+        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        masks = [value.mask for value in given]
+        while True:
+            made = follow(body.jaxpr, masks)[: last - first]
+            joined = [a | b for a, b in zip(masks[first:last], made, strict=True)]
+            if joined == masks[first:last]:
+                break
+            masks[first:last] = joined
+        carry = [self.arrays(*each) for each in zip(given[first:last], joined, strict=True)]
+        known = self.invariants(body, given[:first], path)
+        of_outputs: list[int] = []
+
+        def step(carry, slices):
+            carry = [Value(m, parts, self.depth) for m, parts in zip(joined, carry, strict=True)]
+            slices = zip(masks[last:], slices, strict=True)
+            inputs = [*given[:first], *carry, *(Value(m, parts, self.depth) for m, parts in slices)]
+            outputs = self.jaxpr(body.jaxpr, body.consts, inputs, path, known)
+            of_outputs[:] = [value.mask for value in outputs[last - first :]]
+            after = [self.arrays(*each) for each in zip(outputs, joined, strict=False)]
+            return after, [self.arrays(value, value.mask) for value in outputs[last - first :]]
+
+        xs = [[*value.parts] for value in given[last:]]
+        self.depth += 1
+        widened = self.widened(step, carry, xs, body.jaxpr)
+        after, ys = lax.scan(
+            step,
+            carry,
+            xs,
+            length=params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+        )
+        self.depth -= 1
+        for value in widened:
+            value.wide.clear()  # They belong to this place.
+        return [
+            Value(mask, parts, self.depth)
+            for mask, parts in zip([*joined, *of_outputs], [*after, *ys], strict=True)
+        ]
+
+    def invariants(self, body: ClosedJaxpr, constants: Sequence[Value], path: Path) -> dict:
+        """Compute what does not change in a loop, before it; return it by variable."""
+        values = dict(zip(body.jaxpr.invars, constants, strict=False))
+        known = {}
+        for i, eqn in enumerate(body.jaxpr.eqns):
+            atoms = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
+            small = all(math.prod(out.aval.shape) <= HOISTED for out in eqn.outvars)
+            if small and not eqn.effects and all(atom in values for atom in atoms):
+                given = [self.read(values, atom) for atom in eqn.invars]
+                made = dict(zip(eqn.outvars, self.eqn(eqn, given, (*path, i)), strict=True))
+                values.update(made)
+                known.update(made)
+        return known
+
+    def widened(self, step, carry, xs, body: Jaxpr) -> list[Value]:
+        """Spread before an innermost loop what its body would spread in every step."""
+        if any(eqn.primitive.name in ("scan", "while") for eqn in all_eqns(body)):
+            return []
+        self.asked = {}
+        slices = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+        jax.eval_shape(step, carry, slices)
+        asked, self.asked = self.asked, None
+        for (_, mask, piece), value in asked.items():
+            value.wide[mask, piece] = self.spread(value, mask, piece)
+        return [*asked.values()]
+
+
+def _rounded(lanes: int) -> int:
+    """Return a number of lanes with what fills up the last vector."""
+    return lanes if lanes < VECTOR else -(-lanes // VECTOR) * VECTOR
+
+
+def _padded(part: Any) -> Any:
+    """Fill up the last vector of lanes with copies of the last one."""
+    lanes = part.shape[-1]
+    missing = _rounded(lanes) - lanes
+    if not missing:
+        return part
+    last = lax.slice_in_dim(part, lanes - 1, lanes, axis=part.ndim - 1)
+    copies = lax.broadcast_in_dim(last, (*part.shape[:-1], missing), range(part.ndim))
+    return lax.concatenate([part, copies], part.ndim - 1)
