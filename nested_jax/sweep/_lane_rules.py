@@ -4,14 +4,20 @@ A rule is given the interpreter, which spreads values to the lanes of the whole 
 returns the equation's outputs for one piece.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, DebugInfo, DropVar, Jaxpr, Literal, jaxpr_as_fun
+
+from nested_jax.sweep._jaxpr import is_closed_jaxpr, is_jaxpr, is_literal
+
+if TYPE_CHECKING:
+    from jax.extend.core import Jaxpr
 
 # A product of arrays is a product and a sum of lanes if it has no more terms than this.
 MOST_TERMS = 1024
@@ -171,9 +177,11 @@ def _pad(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
 
 def evaluate_alone(eqn: Any, parts: Sequence[Any]) -> list[Any]:
     """Evaluate one equation as it is."""
+    from jax.extend.core import ClosedJaxpr, DebugInfo, DropVar, Jaxpr, jaxpr_as_fun
+
     made = [out for out in eqn.outvars if not isinstance(out, DropVar)]
-    variables = [*dict.fromkeys(atom for atom in eqn.invars if not isinstance(atom, Literal))]
-    given = {a: x for a, x in zip(eqn.invars, parts, strict=True) if not isinstance(a, Literal)}
+    variables = [*dict.fromkeys(atom for atom in eqn.invars if not is_literal(atom))]
+    given = {a: x for a, x in zip(eqn.invars, parts, strict=True) if not is_literal(a)}
     names = DebugInfo("lanes", eqn.primitive.name, ("",) * len(variables), ("",) * len(made))
     alone = ClosedJaxpr(Jaxpr((), variables, made, [eqn], eqn.effects, names), ())
     results = iter(jaxpr_as_fun(alone)(*(given[variable] for variable in variables)))
@@ -184,9 +192,9 @@ def body_of(eqn: Any) -> tuple[Jaxpr, Sequence[Any]]:
     """Return the jaxpr of a call, and its constants."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         body = eqn.params.get(name)
-        if isinstance(body, ClosedJaxpr):
+        if is_closed_jaxpr(body):
             return body.jaxpr, body.consts
-        if isinstance(body, Jaxpr):
+        if is_jaxpr(body):
             return body, ()
     raise NotImplementedError(eqn.primitive.name)
 

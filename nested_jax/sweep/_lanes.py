@@ -12,19 +12,24 @@ function's jaxpr is evaluated with all points behind an array's own axes, as one
   same for a whole piece (a stage that its runs do not have) is not computed for it: `Layout`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from nested_jax.sweep._jaxpr import is_literal
 from nested_jax.sweep._lane_rules import INLINED, body_of, evaluate_alone, rule_of
 from nested_jax.sweep._sharing import all_eqns, follow
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr, Jaxpr
 
 # Vectors of the widest processors hold 16 float32; a rest of a vector is computed one by one.
 VECTOR = 8
@@ -197,7 +202,7 @@ class _Interpreter:
         return [self.read(values, atom) for atom in jaxpr.outvars]
 
     def read(self, values: Mapping[Any, Value], atom: Any) -> Value:
-        if isinstance(atom, Literal):
+        if is_literal(atom):
             return Value(0, [np.asarray(atom.val, jax.typeof(atom.val).dtype)], 0)
         return values[atom]
 
@@ -271,7 +276,7 @@ class _Interpreter:
         values = dict(zip(body.jaxpr.invars, constants, strict=False))
         known = {}
         for i, eqn in enumerate(body.jaxpr.eqns):
-            atoms = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
+            atoms = [atom for atom in eqn.invars if not is_literal(atom)]
             small = all(math.prod(out.aval.shape) <= HOISTED for out in eqn.outvars)
             if small and not eqn.effects and all(atom in values for atom in atoms):
                 given = [self.read(values, atom) for atom in eqn.invars]

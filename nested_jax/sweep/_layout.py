@@ -6,19 +6,24 @@ numbers of the grid. Where all points of a piece pick alike, the other operand, 
 needs, is never computed.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from nested_jax._checks import is_traced
+from nested_jax.sweep._jaxpr import is_literal
 from nested_jax.sweep._lane_rules import INLINED, body_of, is_native
 from nested_jax.sweep._lanes import Layout, Path, masks_of
 from nested_jax.sweep._sharing import all_eqns, bodies, follow, operations
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr, Jaxpr
 
 # Pieces of an axis. More save little and are compiled, and dispatched in each step, one by one.
 PIECES = 4
@@ -176,7 +181,7 @@ def _know(jaxpr: Jaxpr, consts, inputs, path: Path, scalars, choices) -> list:
     known |= dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom):
-        return _constant(atom.val) if isinstance(atom, Literal) else known.get(atom)
+        return _constant(atom.val) if is_literal(atom) else known.get(atom)
 
     for i, eqn in enumerate(jaxpr.eqns):
         given, at = [read(atom) for atom in eqn.invars], (*path, i)

@@ -4,12 +4,18 @@ Work that does not depend on an axis is done once for all of it, as far as a chu
 what decides along which axes a grid is best cut. The figures serve to compare, not to predict.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from nested_jax.sweep._jaxpr import is_closed_jaxpr, is_jaxpr, is_literal
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr, Jaxpr
+
 
 # Work an element, in additions: threefry is some twenty rounds of four operations.
 COSTS = {
@@ -54,7 +60,7 @@ def follow(
     masks: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def mask(atom: Any) -> int:
-        return 0 if isinstance(atom, Literal) else masks.get(atom, 0)
+        return 0 if is_literal(atom) else masks.get(atom, 0)
 
     for eqn in jaxpr.eqns:
         given = [mask(atom) for atom in eqn.invars]
@@ -106,9 +112,9 @@ def bodies(eqn: Any) -> Iterator[Jaxpr]:
     """Yield the jaxprs that an equation holds."""
     for value in eqn.params.values():
         for inner in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(inner, ClosedJaxpr):
+            if is_closed_jaxpr(inner):
                 yield inner.jaxpr
-            elif isinstance(inner, Jaxpr):
+            elif is_jaxpr(inner):
                 yield inner
 
 
@@ -155,7 +161,7 @@ def bytes_held(jaxpr: Jaxpr) -> int:
 
 
 def _variables(atoms: Sequence[Any]) -> list[Any]:
-    return [atom for atom in atoms if not isinstance(atom, Literal)]
+    return [atom for atom in atoms if not is_literal(atom)]
 
 
 def _bytes(atom: Any) -> int:
