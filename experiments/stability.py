@@ -6,7 +6,7 @@ are answered: `nested_jax.theory` predicts growth per step, largest stable rate 
 of every cascade from its transfer function alone, many seeds measure them, and the hypothesis is
 tested where every level is stable: with matched delays, and with a rate tuned for each combination.
 
-    python -m experiments stability            # about 10 minutes on 2 CPU cores
+    python -m experiments stability            # about 5 minutes on 2 CPU cores
     python -m experiments stability --quick    # below a minute: fewer levels, steps and seeds
 
 Expected of the default, of 32 seeds: with equal decays runs of up to 5 levels converge, 6 are on

@@ -1,5 +1,6 @@
 """Tests of the mean square under online regression: exact moments, printed figures, simulation."""
 
+import decimal
 import itertools
 import math
 import re
@@ -12,6 +13,8 @@ import pytest
 
 import nested_jax as nj
 from nested_jax import theory
+from nested_jax.theory import _mean_square
+from nested_jax.theory._discounted_energy import discounted_energy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -19,6 +22,8 @@ RTOL = 1e-10  # The oracle takes eigenvalues of, and solves with, matrices of up
 CLOSED_RTOL = 1e-12
 FLOAT32_RTOL = 1e-3  # Of a growth of 1e-3 a step, formed from numbers near 1.
 STANDARD_ERRORS = 3  # The issue's.
+# Two outputs that cancel lose the digits of the largest binomial, and so does what answers to them.
+CANCELLED = 16 * 2.0**-52
 # ln of the growth over 30,000 steps, by the number of averages (MATH.md, section 9): decay .95,
 # rate .01, ten inputs and a bias.
 STEPS = 30_000
@@ -133,6 +138,36 @@ def lyapunov_growth(stages, rate, weights, decay=0.95):
     return np.log(np.max(np.abs(np.linalg.eigvals(whole))))
 
 
+def zero_lag_growth(stages, rate, weight, decay="0.95"):
+    """Return the growth from the recurrence of the levels itself, run with 40 digits."""
+    steps = 120_000 // (stages + 1)
+    with decimal.localcontext() as context:
+        context.prec = 40
+        keep, rate, blow_up = (decimal.Decimal(x) for x in (decay, rate, "1.017"))
+        signed = [(-1) ** j * math.comb(stages, j + 1) for j in range(stages)]
+        # The first gradient is half the noise alone, of size 1. What is summed is blown up, so that
+        # nothing underflows.
+        averages, error, half_gradient, grown, squares = [0] * stages, 0, 1, 1, []
+        for _ in range(steps):
+            inflow, combined = half_gradient, 0
+            for j, sign in enumerate(signed):
+                inflow = averages[j] = keep * averages[j] + (1 - keep) * inflow
+                combined += sign * inflow
+            half_gradient = error = error - 2 * rate * combined
+            grown *= blow_up
+            squares.append(float((error * grown) ** 2))
+    squares, ages = np.array(squares), np.arange(1, steps + 1)
+    blown_up = 2 * math.log(1.017)
+    bracket = low, high = -0.04, 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        terms = weight * squares * np.exp(-(middle + blown_up) * ages)
+        low, high = (middle, high) if terms.sum() > 1 else (low, middle)
+    assert bracket[0] < low < high < bracket[1]
+    assert terms[-1000:].sum() < 1e-10  # The rest may be left out.
+    return low
+
+
 def with_bias(dim):
     return np.array([[dim + 1.0, dim], [1.0, 0.0]])
 
@@ -158,10 +193,83 @@ def test_growth_is_that_of_the_table():
     # First diverges with 5 stages, 6 levels; fastest near 14.
     assert np.all((growth > 0) == (np.arange(20) >= 5))
     assert np.argmax(growth) == 14
-    # The mean goes on to shrink there, and is never faster.
+    # The mean goes on to blow_up there, and is never faster.
     mean = jax.vmap(lambda k: theory.mean_growth(padded(k), 0.02))(jnp.arange(20))
     assert mean[5] < 0
     assert np.all(growth > 2 * mean)
+
+
+def zero_lag(levels, room):
+    decays = nj.nested_decays(levels, 0.95, room)
+    return nj.scale_by_nested_momentum(decays, readout="zero_lag")
+
+
+@pytest.fixture(scope="module")
+def zero_lag_growths():
+    """Growth of 1 to 19 levels without lag, ten inputs, all padded to 19 levels."""
+
+    def growth(m):
+        return theory.mean_square_growth(zero_lag(m, 19), 10, 0.01)
+
+    with jax.enable_x64(True):
+        return np.asarray(jax.jit(jax.vmap(growth))(jnp.arange(1, 20)))
+
+
+@pytest.mark.parametrize("levels", [2, 3, 7, 10, 14, 16, 17, 18, 19])
+def test_growth_without_lag_is_that_of_the_recurrence(zero_lag_growths, levels):
+    # The matrices are nearly defective, and their powers grow by ten digits before they shrink.
+    stages = levels - 1
+    weight = max(np.linalg.eigvals(with_bias(10)))
+    rtol = RTOL + CANCELLED * math.comb(stages, stages // 2) ** 2
+    expected = zero_lag_growth(stages, "0.01", weight)
+    np.testing.assert_allclose(zero_lag_growths[levels - 1], expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("levels", [7, 16])
+def test_growth_without_lag_needs_no_padding(zero_lag_growths, levels):
+    alone = theory.mean_square_growth(zero_lag(levels, levels), 10, 0.01)
+    rtol = RTOL + CANCELLED * math.comb(levels - 1, (levels - 1) // 2) ** 2
+    np.testing.assert_allclose(alone, zero_lag_growths[levels - 1], rtol=rtol)
+
+
+def test_growth_without_lag_levels_off(zero_lag_growths):
+    assert np.all(np.isfinite(zero_lag_growths))
+    # One average less or more swings about what many have, less and less, and they creep down.
+    late = zero_lag_growths[9:]
+    assert np.all(np.abs(late + 0.03545) < 3e-5)
+    assert np.all(np.diff(late[3:]) < 0)
+
+
+@pytest.mark.parametrize(
+    ("decay", "eigenvalue", "expected"),
+    [
+        (0.5, 0.5, 4 / 3),
+        (0.5, 0.4, 4 / 3),
+        (0.5, 1.5, 4 / 3),
+        (0.9, 0.0, np.inf),  # Too far off: better no number than a part of the sum.
+        (1.5, 1.5, np.inf),
+        (1.0, 1.0, np.inf),
+    ],
+)
+def test_an_energy_is_right_or_infinite(decay, eigenvalue, expected):
+    one = jnp.ones(1)
+    eigenvalues = jnp.array([eigenvalue + 0j])
+    energy = discounted_energy(decay * jnp.eye(1), one, one, eigenvalues, jnp.zeros(()))
+    np.testing.assert_allclose(energy, expected, rtol=CLOSED_RTOL)
+
+
+def test_growth_is_found_where_the_radius_is_not(monkeypatch):
+    # What LAPACK returns for a matrix that is nearly defective can be off by much.
+    system, rate = theory.cascade([0.95] * 4), 0.01
+    expected = theory.mean_square_growth(system, 10, rate)
+    exact = _mean_square.eigenvalues_of
+    for error in (0.9999, 1.0001):
+        monkeypatch.setattr(_mean_square, "eigenvalues_of", lambda A, e=error: e * exact(A))
+        jax.clear_caches()
+        growth = theory.mean_square_growth(system, 10, rate)
+        np.testing.assert_allclose(growth, expected, rtol=RTOL)
+    monkeypatch.undo()
+    jax.clear_caches()
 
 
 def test_the_constant_feature_is_no_gaussian():

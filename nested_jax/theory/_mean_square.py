@@ -25,10 +25,11 @@ from jaxtyping import Array, Float
 
 from nested_jax._checks import check_count, check_flag, check_non_negative, check_positive
 from nested_jax._types import ScalarLike
+from nested_jax.theory._discounted_energy import discounted_energy
 from nested_jax.theory._stability import (
     closed_loop,
+    eigenvalues_of,
     oriented,
-    radius_of,
     stability_limit,
 )
 from nested_jax.theory._state_space import System, as_state_space
@@ -38,7 +39,10 @@ CURVATURE = 2.0  # Of the squared loss, per unit variance of the features.
 DOUBLINGS = 64
 # Where a power of A is no larger, what follows, its square, is below the rounding of the sum.
 NEGLIGIBLE = 1e-20
-NEWTON_STEPS = 40
+# Steps of the search for a start of Newton's method and of the method, together.
+ROOT_STEPS = 100
+# Factor from step to step of a search that still is left of all that is finite.
+WIDER = 16
 # Rates at which stability is looked at, before the first interval that loses it is halved.
 RATES = 64
 HALVINGS = 50
@@ -94,30 +98,47 @@ def mean_square_growth(
 @jax.jit
 def _growth(system, weight, learning_rate):
     A, b = _mean_dynamics(system, learning_rate)
-    bound, impulse = 2 * jnp.log(radius_of(A)), b
+    eigenvalues = eigenvalues_of(jax.lax.stop_gradient(A))
+    bound, impulse = 2 * jnp.log(jnp.max(jnp.abs(eigenvalues))), b
     # The sum has no negative term, so any one of them alone gives a lower bound.
     for j in range(b.size):
         bound = jnp.maximum(bound, jnp.log(weight * impulse[0] ** 2) / (j + 1))
         impulse = A @ impulse
-    eps = jnp.finfo(A.dtype).eps
-    start = bound + 64 * eps
 
     def excess(growth):
-        return jnp.log(weight * _energy(A, b, jnp.eye(b.size)[0], growth))
+        energy = discounted_energy(A, b, jnp.eye(b.size)[0], eigenvalues, growth)
+        return jnp.log(weight * energy)
 
-    # The logarithm of a sum of exponentials is convex: Newton's method comes from the left and
-    # never passes the root. If the root lies left of the start, it is within rounding of it.
+    return _first_root(excess, jax.lax.stop_gradient(bound))
+
+
+def _first_root(excess, bound):
+    """Return the root of a convex falling function that is infinite up to some point >= bound.
+
+    Newton's method comes from the left and never passes the root. Close to where the values are
+    infinite they can be wrong: a start is sought further right, and left again if that is too far.
+    A root left of the first step is within rounding of it.
+    """
+    eps = jnp.finfo(bound.dtype).eps
+
+    def closer(carry):
+        i, point, low, high, width, certain, _ = carry
+        value, slope = jax.jvp(excess, (point,), (jnp.ones_like(point),))
+        usable = jnp.isfinite(value) & (slope < 0)
+        left = usable & (value > 0)
+        low, high = jnp.where(usable & ~left, low, point), jnp.where(usable & ~left, point, high)
+        search = jnp.where(high < jnp.inf, (low + high) / 2 - point, width)
+        step = jnp.where(left, -value / slope, jnp.where(certain, 0, search))
+        close = jnp.abs(step) <= 4 * eps * jnp.maximum(jnp.abs(point), 1e-3)
+        width = jnp.where(left | certain, width, WIDER * width)
+        return i + 1, point + step, low, high, width, certain | left, close
+
     def unfinished(carry):
-        i, growth, step = carry
-        return (i < NEWTON_STEPS) & (step > 4 * eps * jnp.maximum(jnp.abs(growth), 1e-3))
+        return (carry[0] < ROOT_STEPS) & ~carry[-1]
 
-    def newton(carry):
-        i, growth, _ = carry
-        value, slope = jax.jvp(excess, (growth,), (jnp.ones_like(growth),))
-        step = jnp.where(value > 0, -value / slope, 0)
-        return i + 1, growth + step, step
-
-    return jax.lax.while_loop(unfinished, newton, (0, start, jnp.ones_like(start)))[1]
+    width = jnp.full_like(bound, 64 * eps)
+    start = (0, bound + width, bound, jnp.full_like(bound, jnp.inf), width, False, False)
+    return jax.lax.while_loop(unfinished, closer, start)[1]
 
 
 def mean_square_limit(system: System, dim: ScalarLike, *, bias: bool = True) -> Float[Array, ""]:
@@ -285,11 +306,8 @@ def _lag(A, b, drift):
     return _energy(transition, drive, jnp.append(moved, jnp.zeros_like(G))) + feedthrough**2
 
 
-def _energy(A, b, u, growth=0.0):
-    """Return the sum over j >= 0 of exp(-growth (j + 1)) (u^T A^j b)^2; infinite if it is."""
-    growth = jnp.asarray(growth, A.dtype)
-    total = jnp.outer(b, b) * jnp.exp(-growth)
-    power = A * jnp.exp(-growth / 2)
+def _energy(A, b, u):
+    """Return the sum over j >= 0 of (u^T A^j b)^2; infinite if it is."""
 
     def unfinished(carry):
         i, _, power = carry
@@ -300,7 +318,7 @@ def _energy(A, b, u, growth=0.0):
         i, total, power = carry
         return i + 1, total + power @ total @ power.T, power @ power
 
-    last = jax.lax.while_loop(unfinished, double, (0, total, power))
+    last = jax.lax.while_loop(unfinished, double, (0, jnp.outer(b, b), A))
     energy, more = u @ last[1] @ u, u @ double(last)[1] @ u
     energy = jnp.where(more < 1.01 * energy + jnp.finfo(A.dtype).tiny, energy, jnp.inf)
     # NaN is what a transform that is refused leaves where it is traced.
