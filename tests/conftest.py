@@ -13,6 +13,55 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # Two devices on any machine, so that sharded programs are really cut.
 jax.config.update("jax_num_cpu_devices", 2)
 
+# Longest first, so that no worker is left with one of them in the end.
+LONGEST = (
+    "test_adam_vs_sgd.py",
+    "test_heatmaps.py",
+    "test_stability_experiment.py",
+    "test_adam_experiment.py",
+    "test_momentum_experiment.py",
+    "test_theory_mean_square.py",
+    "test_adafactor_experiment.py",
+    "test_readme.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest modules first."""
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep a module's tests on one worker: what they share is then made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.getoption("dist") != "load":  # What `-n` alone stands for.
+        return None
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Free the memory of what was compiled, some gigabytes in the end."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Return what makes reports leave out the drawing of figures, most of their time."""
+
+    def leave_out():
+        from nested_jax import plots
+
+        monkeypatch.setattr(plots, "save", lambda figure, path: None)
+        monkeypatch.setattr(plots, "to_svg", lambda figure: "<svg></svg>")
+
+    return leave_out
+
 
 @pytest.fixture
 def x64():

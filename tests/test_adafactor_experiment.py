@@ -175,7 +175,7 @@ def test_writes_every_file(folder):
 
 
 @pytest.mark.slow
-def test_report_is_made_of_the_store_alone(folder):
+def test_report_is_made_of_the_store_alone(folder, undrawn):
     before = (folder / "report.html").read_bytes()
     (folder / "report.html").unlink()
     _adafactor_report.write(folder)
@@ -186,6 +186,7 @@ def test_report_is_made_of_the_store_alone(folder):
     results = xr.load_dataset(path)
     results["state"][-1, 1] = 77 * 2**20
     results.to_netcdf(path, engine="h5netcdf")
+    undrawn()
     _adafactor_report.write(folder)
     assert "Adam holds 77 MiB" in (folder / "report.html").read_text()
     path.write_bytes(stored)

@@ -241,7 +241,7 @@ def test_writes_every_file(folder):
 
 
 @pytest.mark.slow
-def test_report_is_made_of_the_store_alone(folder):
+def test_report_is_made_of_the_store_alone(folder, undrawn):
     before = (folder / "report.html").read_bytes()
     (folder / "report.html").unlink()
     _adam_report.write(folder)
@@ -252,6 +252,7 @@ def test_report_is_made_of_the_store_alone(folder):
     results = xr.load_dataset(path)
     results["last"].loc[{"game": "period 3", "optimizer": "Adam"}] = 0.123456
     results.to_netcdf(path, engine="h5netcdf")
+    undrawn()
     _adam_report.write(folder)
     changed = (folder / "report.html").read_text()
     assert "period 3: Adam ends at 0.1235" in changed

@@ -327,7 +327,7 @@ def test_writes_every_file(folder):
 
 
 @pytest.mark.slow
-def test_the_report_is_made_of_stored_results_alone(folder, tmp_path):
+def test_the_report_is_made_of_stored_results_alone(folder, tmp_path, undrawn):
     for path in folder.iterdir():
         if path.suffix in (".nc", ".json"):
             shutil.copy(path, tmp_path / path.name)
@@ -350,6 +350,7 @@ def test_the_report_is_made_of_stored_results_alone(folder, tmp_path):
     assert cell in page
     final.test_error[:] = 0.123
     final.to_netcdf(tmp_path / "final.nc", engine="h5netcdf")
+    undrawn()
     _adam_vs_sgd_report.write(tmp_path)
     assert "12.3" in (tmp_path / "report.html").read_text()
 

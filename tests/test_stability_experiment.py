@@ -22,6 +22,7 @@ from experiments import (
     stability,
 )
 from experiments import _stability_answers as answers
+from nested_jax import plots
 from nested_jax.problems import DriftingRegressionWorld
 
 # A run that is divided by its norm at each of 200 steps rounds twice as often as one that is not.
@@ -274,7 +275,9 @@ def test_the_report_is_made_from_the_stored_results(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3)])
-def test_few_levels_make_a_report(tmp_path, shape):
+def test_few_levels_make_a_report(tmp_path, shape, monkeypatch):
+    # Drawn once, for the page.
+    monkeypatch.setattr(plots, "save", lambda figure, path: None)
     results = made_up(*shape, seeds=4)
     _stability_report.write(tmp_path, MADE | {"config": answers.config(results)}, results)
     assert "Why levels of momentum diverge" in (tmp_path / "report.html").read_text()
