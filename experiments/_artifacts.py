@@ -40,9 +40,10 @@ def claim(folder: Path, config: Any) -> None:
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """Return what identifies a configuration: all its fields but where the results go."""
+    """Return what identifies a configuration: not where results go, nor how loops are compiled."""
     fields = dataclasses.asdict(config)
     del fields["out"]
+    fields.pop("single_loop", None)
     return fields
 
 

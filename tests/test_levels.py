@@ -2,10 +2,13 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -152,6 +155,20 @@ def test_jax_stream_says_the_same_as_the_published_one(x64):
         means[stream] = float(loss.mean()), float(loss.std() / 8**0.5)
     (first, error), (second, other) = means.values()
     assert abs(first - second) < 5 * (error + other)  # Five standard errors.
+
+
+@pytest.mark.parametrize("stream", ["published", "jax"])
+def test_runs_as_kernels_on_a_gpu(stream, x64, monkeypatch):
+    config = levels.Config(**_artifacts.describe(SMALL) | {"stream": stream})
+    expected = levels.simulate(config)
+    # The program of a machine with a GPU: what it does is decided where it is compiled.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    numbers = {name: np.int32(1) for name in ("model_level", "data_level", "seed")}
+    traced = jax.jit(levels.function(config)).trace(**numbers)
+    assert "descent_kernel" in str(traced.jaxpr)
+    on_cpu = levels.simulate(config)
+    np.testing.assert_allclose(on_cpu.loss, expected.loss, rtol=ORACLE_RTOL)
+    np.testing.assert_array_equal(on_cpu.first_beyond, expected.first_beyond)
 
 
 def test_writes_every_file(tmp_path, capsys):
@@ -303,3 +320,21 @@ def test_an_unknown_experiment_is_an_error(capsys):
 
 def test_default_folder_is_below_the_working_directory():
     assert levels.Config().out == Path("results/levels")
+
+
+def test_single_loop_gives_the_same_losses(tmp_path):
+    """In processes of their own: XLA reads its flags once."""
+    losses = []
+    for option in ("--no-single-loop", "--single-loop"):
+        out = tmp_path / option
+        command = [
+            sys.executable,
+            "-m",
+            "experiments",
+            "levels",
+            *map(str, small_options(out)),
+            option,
+        ]
+        subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[1])
+        losses.append(pd.read_csv(out / "losses.csv").loss)
+    np.testing.assert_allclose(*losses, rtol=ORACLE_RTOL)

@@ -1,0 +1,369 @@
+"""Tests of the kernels, interpreted: against the oracle, against the scan, and how they lower."""
+
+import functools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nested_jax as nj
+from nested_jax import kernels
+from nested_jax.kernels import _blocks, _regression
+from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
+from tests import oracles
+
+FLOAT64_RTOL = 1e-12  # 350 steps that contract, a dozen roundings each.
+SCAN_RTOL = 1e-10  # What the kernels promise where runs are stable; rounding is all there is.
+GROWTH_RTOL = 1e-12  # Of log losses: what 300 roundings leave of a loss, growing as the loss does.
+FLOAT32_RTOL = 500 * np.finfo(np.float32).eps  # Thousands of roundings, and a sum of 750 losses.
+KEY = jax.random.key(0)
+BLOCK = 100
+
+
+@pytest.fixture(autouse=True)
+def _short_blocks(monkeypatch):
+    """Make a few hundred steps several blocks, none of them a multiple of the steps at once."""
+    monkeypatch.setattr(_regression, "STEPS_OF_A_BLOCK", BLOCK)
+
+
+def both(run):
+    """Return what `run(implementation)` gives for the scan and for the interpreted kernels."""
+    return [jax.jit(functools.partial(run, word))() for word in ("scan", "interpret")]
+
+
+def assert_same(actual, expected, rtol):
+    np.testing.assert_allclose(actual.loss, expected.loss, rtol=rtol)
+    np.testing.assert_array_equal(actual.first_beyond, expected.first_beyond)
+    scale = np.abs(expected.params).max()
+    np.testing.assert_allclose(actual.params, expected.params, rtol=rtol, atol=rtol * scale)
+
+
+@pytest.mark.parametrize(
+    ("model_levels", "data_levels", "dim", "steps", "as_function"),
+    [(1, 1, 1, 350, False), (4, 2, 5, 350, True), (7, 3, 4, 99, False)],
+)
+def test_replays_the_oracle(x64, model_levels, data_levels, dim, steps, as_function):
+    rng = np.random.default_rng(model_levels)
+    shapes = [(dim + 1,), (data_levels, dim), (steps, dim), (steps, dim), (steps,)]
+    model, data, *chance = (rng.normal(size=shape) for shape in shapes)
+    decays = [0.8 - 0.05 * i for i in range(model_levels - 1)]
+    losses, mean = oracles.drifting_regression(
+        model,
+        data,
+        *chance,
+        decays=decays,
+        learning_rate=0.02,
+        data_decay=0.9,
+        noise_std=0.3,
+        warmup=33,
+    )
+    tree = DriftingRegressionDraws(*map(jnp.asarray, chance))
+    bound = np.sort(losses)[-4]  # Three steps are beyond it.
+    trace = kernels.regression_rollout(
+        decays,
+        0.02,
+        None,
+        steps,
+        dim=dim,
+        data_levels=data_levels,
+        data_decay=0.9,
+        noise_std=0.3,
+        warmup=33,
+        bound=bound,
+        initial=(2 * model, DriftingRegressionWorld(tuple(data))),
+        draws=(lambda t: jax.tree.map(lambda z: z[t], tree)) if as_function else tree,
+        implementation="interpret",
+    )
+    assert trace.loss.dtype == trace.params.dtype == np.float64
+    np.testing.assert_allclose(trace.loss, mean, rtol=FLOAT64_RTOL)
+    assert trace.first_beyond == np.flatnonzero(losses > bound * (1 + 1e-9))[0]
+    assert trace.diverged
+
+
+@pytest.mark.slow
+def test_agrees_with_the_scan_at_all_levels(x64):
+    """Stages without a decay, which the kernels leave out, may be anywhere."""
+    decays = [nj.nested_decays(levels, 0.9, 8) for levels in range(1, 9)]
+    decays += [[0.9, 0.0, 0.5, 0.0, 0.8, 0.0, 0.0], [0.0] * 6 + [0.9]]
+
+    def run(implementation, decays, data_levels):
+        return kernels.regression_rollout(
+            decays,
+            0.003,
+            KEY,
+            7 * BLOCK + 30,
+            dim=4,
+            data_levels=data_levels,
+            max_data_levels=3,
+            warmup=200,
+            bound=200.0,
+            implementation=implementation,
+        )
+
+    # Runs go in pairs along the innermost axis, the last one with a run of another loop.
+    over_decays = jax.vmap(run, (None, 0, None))
+    over_all = jax.vmap(over_decays, (None, None, 0))
+    expected, actual = both(lambda word: over_all(word, np.array(decays), np.arange(1, 4)))
+    assert actual.loss.shape == (3, 10)
+    assert 0 < np.mean(actual.diverged) < 1
+    assert_same(actual, expected, SCAN_RTOL)
+    # A pair shares a loop; a run alone has its own. Runs do not know of each other.
+    alone = jax.jit(run, static_argnums=0)("interpret", decays[3], 2)
+    np.testing.assert_allclose(actual.loss[1, 3], alone.loss, rtol=SCAN_RTOL)
+
+
+@pytest.mark.slow
+def test_diverges_as_the_scan_does(x64):
+    def run(implementation, decay, learning_rate):
+        return kernels.regression_rollout(
+            [decay] * 7,
+            learning_rate,
+            KEY,
+            3 * BLOCK,
+            dim=4,
+            bound=1e6,
+            implementation=implementation,
+        )
+
+    decays, rates = np.array([0.95, 0.95, 0.5, 0.5]), np.array([8.0, 50.0, 4.0, 50.0])
+    expected, actual = both(lambda word: jax.vmap(functools.partial(run, word))(decays, rates))
+    assert (expected.loss > 1e10).all()
+    np.testing.assert_allclose(np.log(actual.loss), np.log(expected.loss), rtol=GROWTH_RTOL)
+    np.testing.assert_array_equal(actual.first_beyond, expected.first_beyond)
+
+
+def test_an_overflow_is_beyond_an_infinite_bound():
+    def run(implementation):
+        return kernels.regression_rollout(
+            [0.5], 30.0, KEY, 2 * BLOCK, dim=3, implementation=implementation
+        )
+
+    expected, actual = both(run)
+    assert not np.isfinite(actual.loss)
+    assert actual.first_beyond == expected.first_beyond > 0
+
+
+def test_nan_is_beyond_any_bound():
+    params, world = nj.drifting_regression(2).init(KEY)
+    initial = params.at[1].set(np.nan), world
+    trace = kernels.regression_rollout(
+        [0.5], 0.01, KEY, 8, dim=2, initial=initial, implementation="interpret"
+    )
+    assert trace.first_beyond == 0
+    assert np.isnan(trace.loss)
+
+
+@pytest.mark.slow
+def test_every_number_may_be_traced():
+    def run(implementation, decays, learning_rate, data_levels, noise_std, warmup, bound):
+        return kernels.regression_rollout(
+            decays,
+            learning_rate,
+            KEY,
+            2 * BLOCK,
+            dim=3,
+            data_levels=data_levels,
+            data_decay=noise_std,
+            noise_std=noise_std,
+            max_data_levels=2,
+            warmup=warmup,
+            bound=bound,
+            implementation=implementation,
+        )
+
+    values = [np.array([0.9, 0.5]), 0.01, 2, 0.2, 50, 5.0]
+    expected = run("scan", *values)
+    actual = jax.jit(functools.partial(run, "interpret"))(*values)
+    assert actual.loss.dtype == actual.params.dtype == np.float32
+    assert actual.first_beyond.dtype == np.int32
+    assert_same(actual, expected, FLOAT32_RTOL)
+    # Each along an axis of its own, or all along one.
+    pairs = [np.stack([value, value]) for value in values]
+    together = jax.jit(jax.vmap(functools.partial(run, "interpret")))(*pairs)
+    np.testing.assert_allclose(together.loss, [expected.loss] * 2, rtol=FLOAT32_RTOL)
+
+
+@pytest.mark.slow
+def test_sweeps_like_the_scan():
+    def run(implementation, levels, data_levels, learning_rate, seed):
+        trace = kernels.regression_rollout(
+            nj.nested_decays(levels, 0.8, 3),
+            learning_rate,
+            jax.random.key(seed),
+            2 * BLOCK,
+            dim=3,
+            data_levels=data_levels,
+            max_data_levels=2,
+            implementation=implementation,
+        )
+        return {"loss": trace.loss, "first_beyond": trace.first_beyond}
+
+    grid = nj.Grid(levels=[1, 2, 3], data_levels=[1, 2], learning_rate=[0.01, 0.02], seed=range(3))
+    expected, actual = (
+        nj.sweep(functools.partial(run, word), grid, progress=False)
+        for word in ("scan", "interpret")
+    )
+    assert actual.loss.shape == (3, 2, 2, 3)
+    np.testing.assert_allclose(actual.loss, expected.loss, rtol=FLOAT32_RTOL)
+    assert (actual.first_beyond == -1).all()
+
+
+def all_eqns(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        if eqn.primitive.name != "pallas_call":
+            for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr):
+                if is_jaxpr(inner):
+                    yield from all_eqns(getattr(inner, "jaxpr", inner))
+
+
+def is_jaxpr(x):
+    return hasattr(x, "eqns")
+
+
+def traced_over_levels(steps, implementation="pallas"):
+    """Return the jaxpr of runs along axes of 6 model levels, 5 data levels and 4 seeds."""
+
+    def run(levels, data_levels, seed):
+        return kernels.regression_rollout(
+            nj.nested_decays(levels, 0.9, 6),
+            0.01,
+            jax.random.key(seed),
+            steps,
+            data_levels=data_levels,
+            max_data_levels=5,
+            implementation=implementation,
+        )
+
+    over_seeds = jax.vmap(run, (None, None, 0))
+    over_data = jax.vmap(over_seeds, (None, 0, None))
+    over_all = jax.vmap(over_data, (0, None, None))
+    return jax.jit(over_all).trace(jnp.arange(1, 7), jnp.arange(1, 6), jnp.arange(4))
+
+
+def test_what_runs_share_is_there_once():
+    eqns = [*all_eqns(traced_over_levels(1000).jaxpr)]
+    calls = [eqn for eqn in eqns if eqn.primitive.name == "pallas_call"]
+    shapes = [[var.aval.shape for var in eqn.invars] for eqn in calls]
+    # Seeds go in pairs. The drift of 5 data levels knows no model level; inflows are the seed's.
+    assert shapes == [
+        [(5, 5), (5, 5), (5, 4, 5, 16), (4, BLOCK, 16)],
+        [(6, 12), (6, 3), (6, 5, 2, 2, 6, 16), (2, 2, BLOCK, 16), (5, 2, 2, BLOCK)],
+    ]
+
+
+def test_memory_does_not_grow_with_steps():
+    def largest(steps):
+        eqns = all_eqns(traced_over_levels(steps).jaxpr)
+        return max(var.aval.size for eqn in eqns for var in eqn.outvars)
+
+    assert largest(10_000) == largest(1000)
+
+
+def lowered_for_cuda(traced):
+    try:
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+    except RuntimeError as error:
+        if "Triton compilation handler" in str(error):
+            pytest.skip("this version of JAX compiles kernels as it lowers, with JAX's CUDA plugin")
+        raise
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("dim", "warps"), [(1, 1), (10, 1), (300, 4)])
+def test_lowers_for_cuda_without_a_gpu(x64, dim, warps, dtype):
+    def run(levels, seed):
+        return kernels.regression_rollout(
+            nj.nested_decays(levels, 0.9, 7),
+            0.01,
+            jax.random.key(seed),
+            250,
+            dim=dim,
+            dtype=dtype,
+            implementation="pallas",
+        )
+
+    over_all = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
+    text = lowered_for_cuda(jax.jit(over_all).trace(jnp.arange(1, 8), jnp.arange(3)))
+    calls = [line for line in text.splitlines() if "xla.gpu.triton" in line]
+    for name in ("drift_kernel", "descent_kernel"):
+        # A whole block in the loop, and the rest after it.
+        assert len([line for line in calls if f'name = "{name}"' in line]) == 2
+    assert all(f"num_warps = {warps} : i32" in line for line in calls)
+    # Stages are one fused instruction each, in the precision of the run.
+    bits = 8 * np.dtype(dtype).itemsize
+    assert all(f"fma.rn.f{bits}" in line for line in calls)
+
+
+def test_auto_is_the_scan_where_there_is_no_gpu():
+    auto, scan = (str(traced_over_levels(150, word).jaxpr) for word in ("auto", "scan"))
+    assert re.sub("0x[0-9a-f]+", "", auto) == re.sub("0x[0-9a-f]+", "", scan)
+
+
+def test_auto_is_decided_for_each_platform_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    traced = traced_over_levels(150, "auto")
+    assert "xla.gpu.triton" in lowered_for_cuda(traced)
+    on_cpu = traced.lower(lowering_platforms=("cpu",))
+    assert "xla.gpu.triton" not in on_cpu.as_text()
+    levels = jnp.arange(1, 7), jnp.arange(1, 6), jnp.arange(4)
+    expected = traced_over_levels(150, "scan").lower().compile()(*levels)
+    actual = on_cpu.compile()(*levels)
+    np.testing.assert_allclose(actual.loss, expected.loss, rtol=FLOAT32_RTOL)
+
+
+def test_auto_is_the_scan_where_kernels_do_not_serve(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    run = functools.partial(kernels.regression_rollout, [0.5], 0.01, KEY, 20, dtype=jnp.bfloat16)
+    assert run().params.dtype == jnp.bfloat16
+    assert "pallas_call" not in str(jax.make_jaxpr(run)())
+
+
+@pytest.mark.parametrize(("size", "lanes"), [(1, 1), (2, 2), (3, 4), (16, 16), (17, 32)])
+def test_lanes_are_a_power_of_two(size, lanes):
+    assert _blocks.lanes(size) == lanes
+    rows = _blocks.padded(jnp.ones((2, size)))
+    np.testing.assert_array_equal(rows.sum(1), [size] * 2)
+    assert rows.shape == (2, lanes)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"implementation": "cuda"}, ValueError, "`implementation` must be one of 'auto', 'scan'"),
+        ({"implementation": True}, TypeError, "`implementation` must be one of"),
+        ({"decays": [1.0]}, ValueError, r"`decays\[0\]` must lie in \[0, 1\), got 1.0"),
+        ({"learning_rate": -1}, ValueError, "`learning_rate` must be non-negative and finite"),
+        ({"learning_rate": lambda t: 1.0}, TypeError, "`learning_rate` must be non-negative"),
+        ({"key": None}, ValueError, "`key` must be given unless"),
+        ({"steps": 0}, ValueError, "`steps` must be an integer of at least 1, got 0"),
+        ({"warmup": 20}, ValueError, "`warmup` must be less than `steps` = 20, got 20"),
+        ({"data_levels": 3, "max_data_levels": 2}, ValueError, "`data_levels` must be at most"),
+        ({"noise_std": -1.0}, ValueError, "`noise_std` must be non-negative and finite"),
+        ({"dtype": jnp.bfloat16}, ValueError, "all be float32, or all float64, .*, got bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("implementation", ["interpret", "pallas"])
+def test_rejects(options, error, message, implementation):
+    defaults = {"decays": [0.5], "learning_rate": 0.01, "key": KEY, "steps": 20}
+    with pytest.raises(error, match=message):
+        kernels.regression_rollout(**defaults | {"implementation": implementation} | options)
+
+
+def test_names_the_dtypes_that_do_not_go_together(x64):
+    world = DriftingRegressionWorld((jnp.zeros(10, jnp.float32),))
+    message = "`initial` and `draws` must all be float32, .*, got float32, float64"
+    with pytest.raises(ValueError, match=message):
+        kernels.regression_rollout(
+            [0.5], 0.01, KEY, 20, initial=(jnp.zeros(11), world), implementation="interpret"
+        )
+
+
+def test_example_of_the_docs_runs():
+    text = (Path(__file__).parents[1] / "docs" / "kernels.md").read_text()
+    names = {}
+    exec(re.findall(r"```python\n(.*?)```", text, re.S)[0], names)
+    assert names["results"].loss.shape == (4, 3, 2)
