@@ -2,7 +2,7 @@
 #
 #   make levels   the published level sweep: tables on the screen, report in results/levels
 #   make test     all tests
-#   make bench    speed against peers, side by side in one run
+#   make bench    speed against peers, side by side in one run; fails if a ratio got worse
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,10 +34,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.level_sweep
-	$(BIN)/python -m benchmarks.sweep_scaling
-	$(BIN)/python -m benchmarks.heatmap
-	$(BIN)/python -m benchmarks.update_step
+	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks --check
 
 $(VENV)/.experiments: pyproject.toml $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[data,netcdf]"

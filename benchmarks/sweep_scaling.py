@@ -29,11 +29,14 @@ import rich.table
 import tyro
 
 import nested_jax as nj
-from benchmarks import level_sweep
+from benchmarks import _report
 from experiments import levels
 from nested_jax.sweep._local import LocalDevices
 
 LEVELS = range(1, 20)
+# The most that a run among many should cost, of one among few; that the time on several devices
+# should be, of an even share; and memory of many steps, of that of few.
+MOST_A_RUN, MOST_OF_A_SHARE, MOST_MEMORY = 1.3, 2 / 1.8, 1.1
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
@@ -63,8 +66,9 @@ def main(config: Config) -> None:
         for seeds in (1, config.seeds):
             for devices, worker in workers.items():
                 measured = _ask(worker, config.steps, seeds)
-                row = rows.setdefault((devices, seeds, config.steps), measured)
-                row["seconds"] = min(row["seconds"], measured["seconds"])
+                row = rows.setdefault((devices, seeds, config.steps), measured | {"repeats": []})
+                row["repeats"].append(measured["seconds"])
+                row["seconds"] = min(row["repeats"])
     for worker in workers.values():
         worker.communicate()
     for steps in config.memory_steps:
@@ -72,10 +76,44 @@ def main(config: Config) -> None:
         rows.setdefault((1, 1, steps), _ask(worker, steps, 1))
         worker.communicate()
     _show(config, rows)
-    if config.out:
-        record = {"machine": level_sweep._machine(), "jax": jax.__version__}
-        cases = [dict(zip(("devices", "seeds", "steps"), k, strict=True)) | rows[k] for k in rows]
-        config.out.write_text(json.dumps(record | {"rows": cases}, indent=2) + "\n")
+    seconds = {
+        f"{_runs(seeds)}, devices: {devices}, steps: {steps:,}": row.get(
+            "repeats", [row["seconds"]]
+        )
+        for (devices, seeds, steps), row in rows.items()
+    }
+    ratios, goals = _ratios(config, rows)
+    cases = [dict(zip(("devices", "seeds", "steps"), k, strict=True)) | rows[k] for k in rows]
+    _report.finish(config, _report.record(config, ratios, goals, seconds, rows=cases))
+
+
+def _runs(seeds: int) -> str:
+    return f"{len(LEVELS) ** 2 * seeds:,} runs"
+
+
+def _ratios(
+    config: Config, rows: dict[tuple[int, int, int], dict[str, Any]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what runs, devices and steps cost as they get more, and the most they should."""
+    ratios, goals = {}, {}
+    for devices in config.devices:
+        few, many = (rows[devices, seeds, config.steps] for seeds in (1, config.seeds))
+        name = f"a run, devices: {devices}, of {_runs(config.seeds)} / of {_runs(1)}"
+        ratios[name] = many["seconds"] / many["runs"] / (few["seconds"] / few["runs"])
+        goals[name] = MOST_A_RUN
+    for seeds in (1, config.seeds):
+        for devices in config.devices[1:]:
+            first, more = (rows[n, seeds, config.steps] for n in (config.devices[0], devices))
+            name = f"{_runs(seeds)}, {devices} devices / {config.devices[0]}"
+            ratios[name] = more["seconds"] / first["seconds"]
+            if seeds > 1:  # Among few runs the stream, which all devices compute, weighs.
+                goals[name] = MOST_OF_A_SHARE * config.devices[0] / devices
+    if len(config.memory_steps) > 1:
+        least, most = min(config.memory_steps), max(config.memory_steps)
+        name = f"memory, {most:,} steps / {least:,} steps"
+        ratios[name] = rows[1, 1, most]["peak_mib"] / rows[1, 1, least]["peak_mib"]
+        goals[name] = MOST_MEMORY
+    return ratios, goals
 
 
 def _start(devices: int) -> subprocess.Popen:
@@ -142,7 +180,7 @@ class _Clocked(LocalDevices):
 
 
 def _show(config: Config, rows: dict[tuple[int, int, int], dict[str, Any]]) -> None:
-    table = rich.table.Table(title=f"The level sweep, float64; {level_sweep._machine()}")
+    table = rich.table.Table(title=f"The level sweep, float64; {_report.machine()}")
     names = ("devices", "steps", "runs", "chunk", "seconds", "µs a run", "of 361 runs'")
     for name in (*names, "first result s", "compilations", "peak MiB"):
         table.add_column(name, justify="right")
