@@ -153,6 +153,19 @@ def test_a_process_of_its_own_comes_to_the_same_losses(expected, monkeypatch):
     assert "XLA_FLAGS" not in os.environ  # It is that process's own.
 
 
+@pytest.mark.parametrize("single_loop", [False, True])
+def test_only_the_process_of_the_single_loop_has_its_flag(single_loop, tmp_path, monkeypatch):
+    python = tmp_path / "python"  # Names a peer after the flags that it is started with.
+    python.write_text("#!/bin/sh\necho '{\"'$XLA_FLAGS'\": 1}'\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(_jax_worker.sys, "executable", str(python))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_mine=1")
+    with _jax_worker.peers(1, "float64", single_loop=single_loop) as (_, compile_seconds):
+        (flags,) = compile_seconds
+    assert flags.startswith("--xla_mine=1")
+    assert (_jax_worker.SINGLE_LOOP in flags) == single_loop
+
+
 def test_a_process_that_ends_is_an_error():
     with (
         pytest.raises(RuntimeError, match="ended with exit code 1"),

@@ -111,9 +111,10 @@ def _dot_general(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
         [i for i in range(len(atom.aval.shape)) if i not in (*sums[side], *batches[side])]
         for side, atom in enumerate(eqn.invars)
     ]
+    wide = jnp.result_type(out.dtype, *(atom.aval.dtype for atom in eqn.invars))
     factors = []
     for side, atom in enumerate(eqn.invars):
-        shape, part = atom.aval.shape, lanes.spread(given[side], mask, piece).astype(out.dtype)
+        shape, part = atom.aval.shape, lanes.spread(given[side], mask, piece).astype(wide)
         part = lax.transpose(part, (*batches[side], *free[side], *sums[side], len(shape)))
         lengths = [[shape[i] for i in axes] for axes in (batches[side], free[side], sums[side])]
         others = [1] * len(free[1 - side])

@@ -264,4 +264,4 @@ def _constant(value: Any) -> np.ndarray | None:
         return None
     if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
         return None
-    return np.asarray(value, jnp.result_type(value))[..., None]
+    return np.asarray(value)[..., None]
