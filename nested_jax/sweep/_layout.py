@@ -35,6 +35,8 @@ STEPS, LANES = 100, 64
 ENTRIES, ENTRIES_IN_PIECES = 64, 2048
 # Of all work, what lanes may leave to vmap, which moves its lanes to the front and back.
 FOREIGN_SHARE = 0.05
+# Drawing takes as long either way: it is a kernel for many steps at once.
+RANDOM = ("random_", "threefry")
 # Entries of arrays that are followed.
 MOST_KNOWN = 2**12
 
@@ -125,6 +127,8 @@ def _pays(program: ClosedJaxpr, masks: Sequence[int], sizes: Sequence[int], entr
 
     def visit(eqn, mask, times):
         nonlocal total, foreign, served
+        if eqn.primitive.name.startswith(RANDOM):
+            return
         points = math.prod(size for i, size in enumerate(sizes) if mask >> i & 1)
         own = operations(eqn)
         total += times * points * own
