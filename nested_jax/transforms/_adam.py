@@ -8,7 +8,7 @@ import optax
 
 from nested_jax._cascade import average
 from nested_jax._checks import check_flag, check_non_negative, check_unit_interval
-from nested_jax._dtypes import complement, narrowed, zeros_widened
+from nested_jax._dtypes import cast, complement, in_dtype, narrowed, zeros_widened
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -117,19 +117,20 @@ def scale_by_adam(
     def update_fn(updates, state, params=None):
         del params
         # Squared only once widened: in float16, 256 squared is infinite.
-        squares = jax.tree.map(lambda v, u: jnp.square(u.astype(v.dtype)), state.nu, updates)
+        squares = jax.tree.map(lambda v, u: jnp.square(cast(u, v.dtype)), state.nu, updates)
         mu = average(b1, take1, state.mu, updates)
         nu = average(b2, take2, state.nu, squares)
         # A gain is what the same average makes of the constant 1: from 1 on it stays there.
         one = jnp.ones_like(state.mu_gain)
         mu_gain = average(b1, take1, state.mu_gain, one)
         nu_gain = average(b2, take2, state.nu_gain, one)
-        nu_hat = jax.tree.map(lambda v: v / nu_gain.astype(v.dtype), nu)
+        numbers = in_dtype(mu_gain, nu_gain, eps)
+        nu_hat = jax.tree.map(lambda v: v / numbers(v.dtype)[1], nu)
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu_hat) if amsgrad else ()
 
         def leaf(m, v):
-            m_hat = m / mu_gain.astype(m.dtype)
-            return m_hat / (jnp.sqrt(v) + jnp.asarray(eps, m.dtype))
+            gain, _, floor = numbers(m.dtype)
+            return m / gain / (jnp.sqrt(v) + floor)
 
         outflow = jax.tree.map(leaf, mu, nu_max if amsgrad else nu_hat)
         return narrowed(outflow, updates), ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)

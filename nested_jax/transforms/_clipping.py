@@ -11,6 +11,9 @@ from nested_jax._checks import check_positive
 from nested_jax._dtypes import root_mean_square
 from nested_jax._types import ScalarLike
 
+# Scalars that XLA may compare in one program.
+GROUP = 64
+
 
 class ClipByRmsState(NamedTuple):
     """State of `clip_by_rms`: what the last update showed, for `with_metrics`.
@@ -72,12 +75,25 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         leaves, treedef = jax.tree.flatten(updates)
         clipped = [_clip(u, threshold) for u in leaves]
         values = [rms.astype(state.rms.dtype) for _, rms in clipped]
-        rms = functools.reduce(jax.lax.max, values, jnp.zeros_like(state.rms))
+        rms = _largest(values, jnp.zeros_like(state.rms))
         # The factor falls with the root mean square: the largest of one is the smallest of other.
         fresh = ClipByRmsState(rms=rms, factor=_factor(rms, threshold))
         return treedef.unflatten([u for u, _ in clipped]), fresh
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _largest(values, least):
+    """Return the largest of some scalars, at least `least`."""
+    # XLA fuses a row of maxima into one program, at a cost in the square of their number: 2,048
+    # leaves of Adafactor take 1.5 times as long to compile, and 7 GB. Into a loop it fuses nothing.
+    while len(values) > GROUP:
+        groups = [jnp.stack(values[i : i + GROUP]) for i in range(0, len(values), GROUP)]
+        values = [
+            jax.lax.fori_loop(0, x.shape[0], lambda i, most, x=x: jax.lax.max(most, x[i]), least)
+            for x in groups
+        ]
+    return functools.reduce(jax.lax.max, values, least)
 
 
 def _factor(rms, threshold):

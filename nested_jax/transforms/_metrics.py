@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_transformation
-from nested_jax._dtypes import widened
+from nested_jax._dtypes import cast, in_dtype, widened
 from nested_jax._types import OptState
 from nested_jax.transforms._adam import ScaleByAdamState
 from nested_jax.transforms._clipping import ClipByRmsState
@@ -185,7 +185,7 @@ def _total(measure, *trees):
 
 
 def _squares(x):
-    return jnp.square(x.astype(widened(x.dtype)))
+    return jnp.square(cast(x, widened(x.dtype)))
 
 
 def _entries(tree):
@@ -194,11 +194,15 @@ def _entries(tree):
 
 
 def _signal_to_noise(links):
-    def ratio(link, m, v):
-        m, v = m / link.mu_gain.astype(m.dtype), v / link.nu_gain.astype(v.dtype)
+    def ratio(gains, m, v):
+        mu_gain, nu_gain = gains(m.dtype)
+        m, v = m / mu_gain, v / nu_gain
         # Not `v > 0`, which would hide a NaN.
         nothing = v == 0
         return jnp.where(nothing, 0, jnp.abs(m) / jnp.sqrt(jnp.where(nothing, 1, v)))
 
-    totals = [_total(functools.partial(ratio, link), link.mu, link.nu) for link in links]
+    totals = [
+        _total(functools.partial(ratio, in_dtype(link.mu_gain, link.nu_gain)), link.mu, link.nu)
+        for link in links
+    ]
     return sum(totals) / _entries([link.mu for link in links]) if links else jnp.nan

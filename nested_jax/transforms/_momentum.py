@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
+import jax
 import optax
 
-from nested_jax._cascade import average
 from nested_jax._checks import check_unit_interval
-from nested_jax._dtypes import narrowed, zeros_widened
+from nested_jax._dtypes import cast, in_dtype, narrowed, zeros_widened
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -61,7 +61,10 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
 
     def update_fn(updates, state, params=None):
         del params
-        momentum = average(decay, 1.0, state.momentum, updates)
+        factor = in_dtype(decay)
+        momentum = jax.tree.map(
+            lambda s, u: factor(s.dtype)[0] * s + cast(u, s.dtype), state.momentum, updates
+        )
         return narrowed(momentum, updates), AccumulatedMomentumState(momentum=momentum)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -118,8 +118,7 @@ def nesterov_momentum(
         # The decay to come; the present one is that by which the parameters already look ahead.
         ahead = jnp.asarray(decay(count) if callable(decay) else decay, state.decay.dtype)
         velocity = average(state.decay, -rate, state.velocity, updates)
-        step = jax.tree.map(lambda s: ahead.astype(s.dtype) * s, velocity)
-        step = average(1.0, -rate, step, updates)
+        step = average(ahead, -rate, velocity, updates)
         state = NesterovMomentumState(count, velocity, ahead, rate)
         return narrowed(step, updates), state
 

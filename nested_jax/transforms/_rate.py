@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_callable, check_non_negative, check_number_or_schedule
-from nested_jax._dtypes import incremented, narrowed, widened
+from nested_jax._dtypes import cast, in_dtype, incremented, narrowed, widened
 from nested_jax._types import ScalarOrSchedule, Schedule
 
 
@@ -69,9 +69,11 @@ def scale_by_rate(
             rate = rate * schedule(state.count)
         rate = jnp.asarray(rate, state.rate.dtype)
 
+        factor = in_dtype(-rate)
+
         def leaf(u):
             wide = widened(u.dtype)
-            return -rate.astype(wide) * u.astype(wide)
+            return factor(wide)[0] * cast(u, wide)
 
         count = incremented(state.count)
         return narrowed(jax.tree.map(leaf, updates), updates), ScaleByRateState(count, rate)

@@ -13,7 +13,7 @@ from nested_jax._checks import (
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import incremented, narrowed, widened
+from nested_jax._dtypes import cast, in_dtype, incremented, narrowed, widened
 from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
 
 
@@ -123,11 +123,13 @@ def add_decoupled_weight_decay(
                 value = factor(step) if callable(factor) else factor
                 decay = decay * jnp.asarray(value, dtype)
 
+        fraction = in_dtype(decay)
+
         def leaf(decays, p, u):
             if not decays:
                 return u
             wide = widened(jnp.promote_types(p.dtype, u.dtype))
-            return u.astype(wide) - decay.astype(wide) * p.astype(wide)
+            return cast(u, wide) - fraction(wide)[0] * cast(p, wide)
 
         outflow = jax.tree.map(leaf, _decays(mask, params), params, updates)
         state = AddDecoupledWeightDecayState(incremented(step), decay)
