@@ -34,7 +34,7 @@ def _peer(task: Task, sweep) -> Peer:
 
 
 def _sweep(parallel: bool):
-    import numba
+    import numba  # pyright: ignore[reportMissingImports]
 
     run = numba.njit(fastmath=True)(_run)
 

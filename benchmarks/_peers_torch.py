@@ -15,7 +15,7 @@ def peers(task: Task, part: int) -> dict[str, Peer]:
     """Return the peer, which runs `part` steps, scaled up; none where PyTorch is missing."""
     if importlib.util.find_spec("torch") is None:
         return {}
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(os.cpu_count() or 1)
     short = task.first(part)
@@ -31,7 +31,7 @@ def peers(task: Task, part: int) -> dict[str, Peer]:
 
 def sweep(task: Task) -> np.ndarray:
     """Return the losses [model level, data level]."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     with torch.inference_mode():
         draws = {name: torch.from_numpy(values) for name, values in task.draws.items()}
