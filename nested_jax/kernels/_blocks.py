@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
 # Up to this many lanes one warp does all, four to a thread: no sum has to cross warps.
@@ -129,10 +128,17 @@ def _call(kernel: Callable, shapes: Sequence[Any], interpret: bool) -> Callable:
     return pl.pallas_call(
         functools.partial(kernel, _product_and_sum if interpret else _fused),
         out_shape=shapes,
-        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
+        compiler_params=None if interpret else _compiled_by_triton(warps),
         interpret=interpret,
         name=kernel.__name__.strip("_"),
     )
+
+
+def _compiled_by_triton(warps: int) -> Any:
+    # Not everywhere that JAX is, is Triton.
+    from jax.experimental.pallas import triton
+
+    return triton.CompilerParams(num_warps=warps, num_stages=1)
 
 
 def _drift_kernel(multiply_add, keeps, takes, rows, inflows, new_rows, outflows):
@@ -222,6 +228,8 @@ def _product_and_sum(x, y, z):
 
 def _fused(x, y, z):
     """Return x * y + z, rounded once: left to itself, Triton multiplies and then adds."""
+    from jax.experimental.pallas import triton
+
     letter, bits = {4: ("f", 32), 8: ("d", 64)}[z.dtype.itemsize]
     [result] = triton.elementwise_inline_asm(
         f"fma.rn.f{bits} $0, $1, $2, $3;",
