@@ -125,24 +125,23 @@ _TUNINGS = {
 def optimal_tuning(method: str, smallest: ScalarLike, largest: ScalarLike) -> Tuning:
     r"""Return the constants of a method for quadratics with a given range of curvatures.
 
-    With eigenvalues of the Hessian in :math:`[\mu, L]` and :math:`\kappa = L / \mu`:
+    With eigenvalues of the Hessian in :math:`[\mu, L]` and :math:`\kappa = L / \mu`, rate, decay
+    and the factor by which the error shrinks a step are, by `method`,
 
-    | `method` | :math:`\eta` | :math:`\rho` | factor a step |
-    |---|---|---|---|
-    | gradient_descent | :math:`2/(L+\mu)` | 0 | :math:`(\kappa-1)/(\kappa+1)` |
-    | heavy_ball | :math:`4/(\sqrt L+\sqrt\mu)^2` | the factor squared | \
-    :math:`(\sqrt\kappa-1)/(\sqrt\kappa+1)` |
-    | nesterov | :math:`1/L` | :math:`(\sqrt\kappa-1)/(\sqrt\kappa+1)` | \
-    :math:`1-1/\sqrt\kappa` |
-    | nesterov_quadratic | :math:`4/(3L+\mu)` | :math:`(q-2)/(q+2)` | :math:`1-2/q`, \
-    :math:`q=\sqrt{3\kappa+1}` |
+    - ``"gradient_descent"``: :math:`2/(L+\mu)`, 0, :math:`(\kappa-1)/(\kappa+1)`;
+    - ``"heavy_ball"``: :math:`4/(\sqrt L+\sqrt\mu)^2`, the factor squared,
+      :math:`(\sqrt\kappa-1)/(\sqrt\kappa+1)`;
+    - ``"nesterov"``: :math:`1/L`, :math:`(\sqrt\kappa-1)/(\sqrt\kappa+1)`,
+      :math:`1-1/\sqrt\kappa`;
+    - ``"nesterov_quadratic"``: :math:`4/(3L+\mu)`, :math:`(q-2)/(q+2)`, :math:`1-2/q`, with
+      :math:`q=\sqrt{3\kappa+1}`.
 
-    The factors are reached in the end; heavy ball's error may grow at first. `nesterov` is the
-    common choice, which convex functions other than quadratics allow; `nesterov_quadratic` is the
+    The factors are reached in the end; heavy ball's error may grow at first. "nesterov" is the
+    common choice, which convex functions other than quadratics allow; "nesterov_quadratic" is the
     best for quadratics.
 
     Args:
-        method: A word of the table; static.
+        method: One of these words; static.
         smallest: :math:`\mu > 0`; may be traced.
         largest: :math:`L \ge \mu`; may be traced.
 
@@ -151,7 +150,7 @@ def optimal_tuning(method: str, smallest: ScalarLike, largest: ScalarLike) -> Tu
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `method` is no word of the table, or not 0 < `smallest` <= `largest`.
+        ValueError: If `method` is no such word, or not 0 < `smallest` <= `largest`.
 
     Example:
         >>> from nested_jax.theory import optimal_tuning

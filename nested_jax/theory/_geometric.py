@@ -9,6 +9,7 @@ import numpy as np
 from nested_jax._checks import check_count, is_traced
 from nested_jax._dtypes import complement
 from nested_jax._types import ScalarLike
+from nested_jax.theory._solving import solve
 
 
 def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
@@ -88,7 +89,7 @@ def geometric_limit(ratio: ScalarLike) -> jax.Array:
     below, ratio = _as_ratio(ratio)
     if ratio.ndim:
         vanishes = is_negligible(late_power(ratio))
-        limit = jnp.linalg.solve(below, jnp.eye(len(ratio), dtype=ratio.dtype))
+        limit = solve(below, jnp.eye(len(ratio), dtype=ratio.dtype))
         other = jnp.nan
     else:
         vanishes = (below > 0) & (below < 2)

@@ -16,6 +16,7 @@ from nested_jax._checks import (
 )
 from nested_jax._types import ScalarLike
 from nested_jax.theory._geometric import is_negligible, late_power, spectral_radius
+from nested_jax.theory._solving import solve
 from nested_jax.theory._state_space import StateSpace, System, as_state_space, simulated
 
 
@@ -108,10 +109,13 @@ def frequency_response(system: System, frequencies: ArrayLike) -> Complex[Array,
     if jnp.iscomplexobj(frequencies) or frequencies.dtype == bool:
         raise TypeError(f"`frequencies` must be real numbers, got {frequencies.dtype}.")
     points = jnp.exp(1j * frequencies.astype(float))
-    resolvent = points[..., None, None] * jnp.eye(system.drive.size) - system.transition
-    drive = jnp.broadcast_to(system.drive[:, None], (*resolvent.shape[:-1], 1))
-    states = jnp.linalg.solve(resolvent, drive.astype(resolvent.dtype))[..., 0]
-    response = states @ system.output.astype(states.dtype) + system.feedthrough
+    drive = system.drive.astype(points.dtype)[:, None]
+
+    def respond(point):
+        resolvent = point * jnp.eye(len(drive)) - system.transition
+        return system.output @ solve(resolvent, drive)[:, 0] + system.feedthrough
+
+    response = jnp.vectorize(respond)(points)
     return jnp.where(jnp.isfinite(response), response, jnp.inf)
 
 
@@ -290,9 +294,8 @@ def _states_of_one(system: StateSpace, forgets: Any) -> tuple[Array, Array]:
     """
     matrix = jnp.eye(system.drive.size) - system.transition
     matrix = jnp.where(forgets, matrix, jnp.eye(system.drive.size))
-    factors = jax.scipy.linalg.lu_factor(matrix)
-    once = jax.scipy.linalg.lu_solve(factors, system.drive)
-    return once, jax.scipy.linalg.lu_solve(factors, once)
+    once = solve(matrix, system.drive[:, None])
+    return once[:, 0], solve(matrix, once)[:, 0]
 
 
 def _checked_gain(system: StateSpace, forgets: Any) -> Array:

@@ -1,0 +1,43 @@
+"""Small systems of linear equations, solved in plain array operations."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact
+
+
+def solve(
+    matrix: Inexact[Array, "n n"], right: Inexact[Array, "n right"]
+) -> Inexact[Array, "n right"]:
+    """Return the X of matrix X = right; not finite where the matrix is singular.
+
+    Gauss-Jordan elimination with partial pivoting; its derivatives are those of the solution. It
+    is not `jnp.linalg.solve` since that one, vmapped on CPU, waits in a worker for other workers of
+    the same pool (jaxlib 0.10): two in one program can wait for each other, for ever.
+    """
+    return jax.lax.custom_linear_solve(
+        lambda x: matrix @ x,
+        right,
+        solve=lambda _, b: _eliminated(matrix, b),
+        transpose_solve=lambda _, b: _eliminated(matrix.T, b),
+    )
+
+
+def _eliminated(matrix: Array, right: Array) -> Array:
+    size = len(matrix)
+    if not size:
+        return right
+    rows = jnp.arange(size)[:, None]
+
+    def eliminate(k, table):
+        column = jax.lax.dynamic_index_in_dim(table, k, axis=1)
+        chosen = jnp.argmax(jnp.where(rows >= k, jnp.abs(column), -1))
+        # By masks, not by indices: in a batch each system has a pivot of its own.
+        is_chosen = rows == chosen
+        pivot_row = jnp.where(is_chosen, table, 0).sum(axis=0)
+        table = jnp.where(is_chosen, table[k], table)
+        column = jax.lax.dynamic_index_in_dim(table, k, axis=1)
+        pivot_row = pivot_row / jax.lax.dynamic_index_in_dim(pivot_row, k)
+        return jnp.where(rows == k, pivot_row, table - column * pivot_row)
+
+    table = jnp.concatenate([matrix, right], axis=1)
+    return jax.lax.fori_loop(0, size, eliminate, table)[:, size:]
