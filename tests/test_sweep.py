@@ -688,7 +688,7 @@ def test_rejects_a_structure_that_changes_between_points(changed, shown, compila
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"grid": {"a": [1]}}, TypeError, "`grid` must be a nested_jax.Grid, got {'a': [1]}."),
+        ({"grid": {"a": [1]}}, TypeError, "`grid` must be a nested_jax.Grid, got a dict."),
         ({"progress": 1}, TypeError, "`progress` must be True or False, got 1."),
         ({"chunk": 0}, ValueError, "`chunk` must be an integer of at least 1, got 0."),
         ({"chunk": 2.5}, TypeError, "`chunk` must be an integer of at least 1, got 2.5."),

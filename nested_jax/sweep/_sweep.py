@@ -127,7 +127,7 @@ def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executo
     check_callable("run", run)
     check_flag("progress", progress)
     if not isinstance(grid, Grid):
-        raise TypeError(f"`grid` must be a nested_jax.Grid, got {grid!r}.")
+        raise TypeError(f"`grid` must be a nested_jax.Grid, got a {type(grid).__name__}.")
     if isinstance(chunk, str):
         if chunk != "auto":
             raise ValueError(f'`chunk` must be "auto" or a number of runs, got {chunk!r}.')
