@@ -36,6 +36,16 @@ def test_a_product_of_matrices_and_a_convolution_count_their_multiplications():
     assert work_of(convolve, image, kernel) == {A | B: 2 * (4 * 6 * 6) * 9}
 
 
+def test_a_reduction_of_several_arrays_counts_their_entries():
+    def both(pair, other):
+        return pair[0] + other[0], pair[1] * other[1]
+
+    def run(a, b):
+        return lax.reduce((a, b), (0.0, 1.0), both, (0,))
+
+    assert work_of(run, (50,), (50,)) == {A | B: 50}
+
+
 def test_random_numbers_are_dear():
     work = work_of(lambda a: a + jax.random.bits(jax.random.key(0), (100,)).astype(float), ())
     assert work[0] > 50 * work[A]

@@ -20,7 +20,7 @@ from nested_jax._checks import is_traced
 from nested_jax.sweep._jaxpr import is_literal
 from nested_jax.sweep._lane_rules import INLINED, body_of, is_native
 from nested_jax.sweep._lanes import Layout, Path, masks_of
-from nested_jax.sweep._sharing import all_eqns, bodies, follow, operations
+from nested_jax.sweep._sharing import all_eqns, bodies, follow, is_call, operations
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -145,11 +145,10 @@ def _pays(program: ClosedJaxpr, masks: Sequence[int], sizes: Sequence[int], entr
 
 def _is_entered(eqn: Any) -> bool:
     """Tell whether an equation holds a function that lanes do not go into but `follow` does."""
-    name, inner = eqn.primitive.name, [*bodies(eqn)]
+    name = eqn.primitive.name
     if name in INLINED or name == "scan":
         return False
-    called = len(inner) == 1 and len(inner[0].invars) == len(eqn.invars)
-    return called or name in ("while", "cond")
+    return is_call(eqn) or name in ("while", "cond")
 
 
 def _pieces(mixed: np.ndarray, points: int) -> tuple[tuple[int, ...], ...]:

@@ -82,7 +82,7 @@ def _outputs(eqn: Any, given: list[int], visit: Visit | None, times: float) -> l
     if name == "cond":
         branches = [follow(body, given[1:], visit, times) for body in inner]
         return [_union([given[0], *masks]) for masks in zip(*branches, strict=True)]
-    if len(inner) == 1 and len(inner[0].invars) == len(given):
+    if is_call(eqn):
         return follow(inner[0], given, visit, times)
     depends = _union(given)
     if visit is not None:
@@ -106,6 +106,14 @@ def _union(masks: Sequence[int]) -> int:
     for mask in masks:
         union |= mask
     return union
+
+
+def is_call(eqn: Any) -> bool:
+    """Tell whether an equation does what the function it holds does, with its operands."""
+    inner = [*bodies(eqn)]
+    # A reduction's is of two scalars, and done again and again.
+    reduces = eqn.primitive.name.startswith(REDUCTIONS)
+    return len(inner) == 1 and len(inner[0].invars) == len(eqn.invars) and not reduces
 
 
 def bodies(eqn: Any) -> Iterator[Jaxpr]:
