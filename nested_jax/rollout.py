@@ -18,6 +18,7 @@ from nested_jax._checks import (
     check_transformation,
     is_traced,
 )
+from nested_jax._draws import source_of_draws
 from nested_jax._dtypes import widened
 from nested_jax._types import OptState, Params, ScalarLike
 from nested_jax.problems import Problem
@@ -129,7 +130,7 @@ def rollout(
     params, world = jax.tree.map(jnp.asarray, (params, world))
     tx = optax.with_extra_args_support(tx)
     carry = _Carry(params, tx.init(params), world, jnp.full((), steps, jnp.int32))
-    draw = _source_of_draws(problem, key_draw, draws)
+    draw = source_of_draws(problem, key_draw, draws)
 
     def step(carry, t_and_draws):
         t, step_draws = t_and_draws
@@ -182,16 +183,6 @@ def rollout(
         opt_state=carry.opt_state,
         world=carry.world,
     )
-
-
-def _source_of_draws(problem, key, draws):
-    """Return the function step -> draws."""
-    if draws is None:
-        return lambda t: problem.draw(jax.random.fold_in(key, t))
-    if callable(draws):
-        return draws
-    draws = jax.tree.map(jnp.asarray, draws)
-    return lambda t: jax.tree.map(lambda x: x[t], draws)
 
 
 def _loss_dtype(problem, carry, draw):

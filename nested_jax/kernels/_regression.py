@@ -11,12 +11,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nested_jax._cascade import stage_decays
 from nested_jax._checks import as_scalars, check_choice, check_non_negative
+from nested_jax._draws import source_of_draws
 from nested_jax._dtypes import complement
 from nested_jax._types import ScalarLike
 from nested_jax.kernels._blocks import descent_block, drift_block, lanes, loop_of, padded
 from nested_jax.optimizers import nested_momentum
 from nested_jax.problems import drifting_regression
-from nested_jax.rollout import _source_of_draws, rollout
+from nested_jax.rollout import rollout
 
 IMPLEMENTATIONS = ("auto", "scan", "pallas", "interpret")
 # Steps that are drawn at once and stay in one kernel: ten launches of it for the level sweep.
@@ -168,7 +169,7 @@ def _dtypes(problem, dtype, initial, draws):
     def everything():
         key = jax.random.key(0)
         start = problem.init(key) if initial is None else initial
-        step = _source_of_draws(problem, key, draws)(jnp.zeros((), jnp.int32))
+        step = source_of_draws(problem, key, draws)(jnp.zeros((), jnp.int32))
         return jnp.zeros((), dtype), jax.tree.map(jnp.asarray, (start, step))
 
     return {x.dtype.name for x in jax.tree.leaves(jax.eval_shape(everything))}
@@ -200,7 +201,7 @@ def _by_kernels(
     key_init, key_draw = (None, None) if key is None else jax.random.split(key)
     params, world = problem.init(key_init) if initial is None else initial
     params, dim = jnp.asarray(params), len(params) - 1
-    draw = _source_of_draws(problem, key_draw, draws)
+    draw = source_of_draws(problem, key_draw, draws)
     cast = partial(jnp.asarray, dtype=params.dtype)
     # An infinite loss is beyond an infinite bound.
     largest = jnp.minimum(cast(bound), jnp.finfo(params.dtype).max)
