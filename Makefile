@@ -3,6 +3,7 @@
 #   make levels   the published level sweep: tables on the screen, report in results/levels
 #   make test     all tests
 #   make bench    speed against peers, side by side in one run; fails if a ratio got worse
+#   make docs     the documentation site, in build/docs; fails on a warning, such as a name left out
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 BIN := $(VENV)/bin
 JOBS ?= auto
 
-.PHONY: levels test quick lint format bench clean
+.PHONY: levels test quick lint format bench docs clean
 
 levels: $(VENV)/.experiments
 	$(BIN)/python -m experiments levels $(ARGS)
@@ -37,6 +38,11 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks --check
 
+docs: $(VENV)/.docs
+	rm -rf build/docs
+	$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going $(ARGS) docs build/docs
+	@echo "Open build/docs/index.html"
+
 $(VENV)/.experiments: pyproject.toml $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[data,netcdf]"
 	touch $@
@@ -44,6 +50,10 @@ $(VENV)/.experiments: pyproject.toml $(VENV)/.created
 $(VENV)/.bench: pyproject.toml $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@ $(VENV)/.experiments
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.created
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[dev]"

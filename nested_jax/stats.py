@@ -24,8 +24,10 @@ class Term:
         name: The term as the design names it, such as ``Intercept`` or ``C(rule)[T.adam]``.
         estimate: The least-squares coefficient.
         std_error: Its standard error under equal, independent errors.
-        low, high: The ends of its confidence interval.
-        t, p: `estimate` over `std_error` and the two-sided p-value of that.
+        low: The lower end of its confidence interval.
+        high: The upper one.
+        t: `estimate` over `std_error`.
+        p: The two-sided p-value of that.
         stars: ``***`` for p < 0.001, ``**`` for p < 0.01, ``*`` for p < 0.05, otherwise empty.
     """
 
@@ -47,7 +49,8 @@ class Regression:
         formula: The formula as given.
         terms: One `Term` per column of the design, in the design's order.
         r_squared: Explained share of the response's variance (without a constant: mean square).
-        n, dof: Rows used; what is left of them after one degree of freedom per term.
+        n: Rows used.
+        dof: What is left of them after one degree of freedom per term.
         dropped_nan: Rows left out because the response or a regressor was NaN or missing.
         dropped_inf: Rows left out because one was infinite and none was NaN.
         level: Confidence level of the intervals.

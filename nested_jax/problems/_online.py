@@ -120,7 +120,7 @@ def online_convex(
 def online_comparator(world: OnlineWorld, radius: ScalarLike = 1.0) -> Float[Array, " dim"]:
     r"""Return the fixed decision that would have lost least so far, in a box about 0.
 
-    .. math:: \theta^*_i = \operatorname*{arg\,min}_{|\theta_i| \le r}
+    .. math:: \theta^*_i = \arg \min_{|\theta_i| \le r}
         B_i \theta_i + \tfrac 1 2 H_i \theta_i^2 = \mathrm{clip}(-B_i / H_i, -r, r),
 
     B and H being the sums of slopes and curvatures: a corner of the box where :math:`H_i = 0`,

@@ -20,7 +20,7 @@ def fold_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.
         seed: Of the shuffle.
 
     Returns:
-        Shape (folds, examples), boolean: True where the example is held out.
+        Booleans of shape (folds, examples), true where the example is held out.
 
     Raises:
         TypeError: If an argument is no integer.
