@@ -102,6 +102,7 @@ def geometric_limit(ratio: ScalarLike) -> jax.Array:
     return jnp.where(vanishes, limit, other)
 
 
+@jax.jit
 def late_power(matrix: jax.Array) -> jax.Array:
     """Return a power so high that decays the dtype can tell from 1 are gone, growth is inf."""
     info = jnp.finfo(matrix.dtype)

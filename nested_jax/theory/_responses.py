@@ -1,5 +1,6 @@
 """What a linear transform makes of impulses, constants and waves, and how long it remembers."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -108,15 +109,20 @@ def frequency_response(system: System, frequencies: ArrayLike) -> Complex[Array,
     frequencies = jnp.asarray(frequencies)
     if jnp.iscomplexobj(frequencies) or frequencies.dtype == bool:
         raise TypeError(f"`frequencies` must be real numbers, got {frequencies.dtype}.")
-    points = jnp.exp(1j * frequencies.astype(float))
-    drive = system.drive.astype(points.dtype)[:, None]
+    found = _responses(system, frequencies.astype(float))
+    return jnp.where(jnp.isfinite(found), found, jnp.inf)
 
-    def respond(point):
-        resolvent = point * jnp.eye(len(drive)) - system.transition
-        return system.output @ solve(resolvent, drive)[:, 0] + system.feedthrough
 
-    response = jnp.vectorize(respond)(points)
-    return jnp.where(jnp.isfinite(response), response, jnp.inf)
+@jax.jit
+def _responses(system, frequencies):
+    return jnp.vectorize(partial(response, system))(frequencies)
+
+
+def response(system: StateSpace, theta: Float[Array, ""]) -> Complex[Array, ""]:
+    """Return H at the point exp(i theta); not finite at a pole."""
+    resolvent = jnp.exp(1j * theta) * jnp.eye(system.drive.size) - system.transition
+    states = solve(resolvent, system.drive.astype(resolvent.dtype)[:, None])[:, 0]
+    return system.output @ states + system.feedthrough
 
 
 def dc_gain(system: System) -> Float[Array, ""]:
@@ -216,9 +222,16 @@ def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
     check_unit_interval("share", share)
     forgets, endless = _fate(system)
     gain = _checked_gain(system, forgets)
-    rest, _ = _states_of_one(system, forgets)
+    steps = _waited(system, gain, forgets, jnp.asarray(share, float))
+    found = jnp.where(jnp.isfinite(gain), steps.astype(float), jnp.nan)
+    return jnp.where(forgets, found, jnp.abs(endless))
+
+
+@jax.jit
+def _waited(system, gain, forgets, share):
     # Of the states that the constant 1 has made, what is left n - 1 steps after it ended.
-    allowed = 1 - jnp.asarray(share, float)
+    rest, _ = _states_of_one(system, forgets)
+    allowed = 1 - share
 
     def goes_on(carry):
         _, state = carry
@@ -229,9 +242,7 @@ def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
         return steps + 1, system.transition @ state
 
     steps, _ = jax.lax.while_loop(goes_on, wait, (jnp.int32(1), rest))
-    steps = jnp.where((allowed == 1) & forgets, 0, steps)
-    found = jnp.where(jnp.isfinite(gain), steps.astype(float), jnp.nan)
-    return jnp.where(forgets, found, jnp.abs(endless))
+    return jnp.where((allowed == 1) & forgets, 0, steps)
 
 
 def terminal_velocity(
@@ -272,13 +283,7 @@ def _fate(system: StateSpace) -> tuple[Any, Any]:
 
     Raises if there is none and all is concrete.
     """
-    late = late_power(system.transition)
-    forgets = is_negligible(late)
-    # Two weights far out: alike for a sum of all inputs, opposed for one that swings.
-    reached = late @ jnp.stack([system.drive, system.transition @ system.drive], axis=1)
-    one, other = system.output @ reached
-    endures = jnp.isfinite(one) & (one != 0) & (jnp.sign(one) == jnp.sign(other))
-    endless = jnp.where(endures, jnp.sign(one) * jnp.inf, jnp.nan)
+    forgets, endless = _late_weights(system)
     if not is_traced(forgets) and not forgets and jnp.isnan(endless):
         raise ValueError(
             "`system` must forget its inputs or sum them up, got one that grows or swings for "
@@ -287,6 +292,17 @@ def _fate(system: StateSpace) -> tuple[Any, Any]:
     return forgets, endless
 
 
+@jax.jit
+def _late_weights(system):
+    late = late_power(system.transition)
+    # Two weights far out: alike for a sum of all inputs, opposed for one that swings.
+    reached = late @ jnp.stack([system.drive, system.transition @ system.drive], axis=1)
+    one, other = system.output @ reached
+    endures = jnp.isfinite(one) & (one != 0) & (jnp.sign(one) == jnp.sign(other))
+    return is_negligible(late), jnp.where(endures, jnp.sign(one) * jnp.inf, jnp.nan)
+
+
+@jax.jit
 def _states_of_one(system: StateSpace, forgets: Any) -> tuple[Array, Array]:
     """Return the state that the constant 1 leads to, and its own echo: (I - A)^-1 b, (I - A)^-2 b.
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 
+@jax.jit
 def solve(
     matrix: Inexact[Array, "n n"], right: Inexact[Array, "n right"]
 ) -> Inexact[Array, "n right"]:

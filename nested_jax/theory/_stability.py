@@ -14,7 +14,7 @@ from nested_jax._checks import (
     record,
 )
 from nested_jax._types import ScalarLike
-from nested_jax.theory._responses import dc_gain
+from nested_jax.theory._responses import dc_gain, response
 from nested_jax.theory._state_space import StateSpace, System, as_state_space
 
 # Frequencies: so many evenly spaced, and so many to each side of each pole, evenly in the logarithm
@@ -95,7 +95,7 @@ def mean_growth(system: System, c: ArrayLike) -> Float[Array, "*shape"]:
         ['-0.0202', '-0.0006', '+0.0007']
     """
     c = jnp.asarray(c, jnp.result_type(float))
-    return jnp.log(radius_of(closed_loop(oriented(system), c)))
+    return jnp.log(_radii(oriented(system), c))
 
 
 def convergence_rate(system: System, eigenvalues: ArrayLike) -> Float[Array, ""]:
@@ -127,7 +127,12 @@ def convergence_rate(system: System, eigenvalues: ArrayLike) -> Float[Array, ""]
     c = jnp.asarray(eigenvalues, jnp.result_type(float))
     if not c.size:
         raise ValueError("`eigenvalues` must not be empty, got none.")
-    return jnp.max(radius_of(closed_loop(oriented(system), c)))
+    return jnp.max(_radii(oriented(system), c))
+
+
+@jax.jit
+def _radii(system, c):
+    return radius_of(closed_loop(system, c))
 
 
 def stability_limit(system: System) -> Float[Array, ""]:
@@ -212,30 +217,6 @@ def _crossings(system, poles):
         return jnp.where(candidate[i], limit(system, theta).real, jnp.inf)
 
     return jax.vmap(refined)(found)
-
-
-def response(system: StateSpace, theta: Float[Array, ""]) -> Complex[Array, ""]:
-    """Return H at the point exp(i theta): `frequency_response`, but without LAPACK.
-
-    It is called for thousands of points, see `eigenvalues_of`.
-    """
-    n = system.drive.size
-    if not n:
-        return system.feedthrough + 0j
-    resolvent = jnp.exp(1j * theta) * jnp.eye(n) - system.transition
-    rows = jnp.arange(n)
-
-    def eliminate(i, matrix):
-        column = matrix[:, i]
-        size = jnp.where(rows >= i, column.real**2 + column.imag**2, -1)
-        largest = jnp.argmax(size)
-        pivot = matrix[largest] / column[largest]
-        matrix = jnp.where((rows == largest)[:, None], matrix[i], matrix)
-        matrix -= matrix[:, i, None] * pivot
-        return jnp.where((rows == i)[:, None], pivot, matrix)
-
-    augmented = jnp.column_stack([resolvent, system.drive.astype(resolvent.dtype)])
-    return jax.lax.fori_loop(0, n, eliminate, augmented)[:, n] @ system.output + system.feedthrough
 
 
 def _frequencies(poles):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,19 @@ from nested_jax._checks import as_scalars, check_transformation, check_unit_inte
 from nested_jax._dtypes import complement
 from nested_jax._types import ScalarLike
 from nested_jax.theory._linearity import (
+    Linearity,
     check_linearity,
-    linearity,
     passed,
-    probe_response,
     relative_error,
+    tested,
 )
 
 # Zero updates before the linearisation: `nesterov_momentum` knows its decay after the first.
 SETTLING = 2
+# What was measured of the latest transforms: several questions are asked of one, and each would
+# compile its tests again. Identities of its functions, dtype -> the transform, what was found.
+MOST_REMEMBERED = 16
+_REMEMBERED: dict[tuple[Any, ...], tuple[optax.GradientTransformation, Any]] = {}
 
 
 class StateSpace(NamedTuple):
@@ -118,6 +122,7 @@ def as_state_space(system: System) -> StateSpace:
     return system
 
 
+@jax.jit
 def simulated(system: StateSpace, inputs: Float[Array, " time"]) -> Float[Array, " time"]:
     """Return what a system makes of `inputs`, from rest."""
 
@@ -195,14 +200,10 @@ def cascade_dynamics(
 def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
     """Return the tested state-space form of the argument called `name`."""
     check_transformation(name, tx)
-    errors = linearity(tx)
+    errors, mismatch, system, active = _measured(tx)
     check_linearity(name, errors)
-    system = _linearised(tx)
-    inputs, outputs = probe_response(tx)
-    mismatch = relative_error(simulated(system, inputs), outputs)
     if is_traced(mismatch):
         fine = passed(jnp.max(jnp.stack([mismatch, *errors])))
-        active = _active(system)
         transition = jnp.where(active[:, None] & active, system.transition, 0)
         drive, output = (jnp.where(active, x, 0) for x in (system.drive, system.output))
         system = StateSpace(transition, drive, output, system.feedthrough)
@@ -212,9 +213,30 @@ def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
             f"`{name}` must be differentiable, got one whose linearisation misses what it does by "
             f"{float(mismatch):.2g} of the largest output."
         )
-    active = np.flatnonzero(_active(system))
-    transition = system.transition[np.ix_(active, active)]
-    return StateSpace(transition, system.drive[active], system.output[active], system.feedthrough)
+    kept = np.flatnonzero(active)
+    transition = system.transition[np.ix_(kept, kept)]
+    return StateSpace(transition, system.drive[kept], system.output[kept], system.feedthrough)
+
+
+def _measured(tx: optax.GradientTransformation) -> tuple[Linearity, Any, StateSpace, jax.Array]:
+    """Return the tests' errors, the linearisation's, the system, and which entries are active."""
+    # By identity, and held, so that none can be mistaken for another; dtypes depend on x64.
+    key = *map(id, tx), jnp.result_type(float)
+    if key in _REMEMBERED:
+        return _REMEMBERED[key][1]
+
+    def measure():
+        errors, inputs, outputs = tested(tx)
+        system = _linearised(tx)
+        mismatch = relative_error(simulated(system, inputs), outputs)
+        return errors, mismatch, system, _active(system)
+
+    found = jax.jit(measure)()
+    if not any(map(is_traced, jax.tree.leaves(found))):
+        _REMEMBERED[key] = tx, found
+        while len(_REMEMBERED) > MOST_REMEMBERED:
+            _REMEMBERED.pop(next(iter(_REMEMBERED)))
+    return found
 
 
 def _linearised(tx: optax.GradientTransformation) -> StateSpace:
