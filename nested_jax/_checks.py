@@ -54,15 +54,15 @@ def check_number(name: str, value: Any, rule: str = "be a number") -> None:
 
 
 # Inside `recording`, the rules that traced values were held against: (tracer, rule).
-_RECORDED: ContextVar[list[tuple[Any, Callable[[Any], None]]] | None] = ContextVar(
+_RECORDED: ContextVar[list[tuple[Any, Callable[[Any], Any]]] | None] = ContextVar(
     "recorded", default=None
 )
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[tuple[Any, Callable[[Any], None]]]]:
+def recording() -> Iterator[list[tuple[Any, Callable[[Any], Any]]]]:
     """Collect what is asked of traced values, so that concrete ones can be held against it."""
-    rules: list[tuple[Any, Callable[[Any], None]]] = []
+    rules: list[tuple[Any, Callable[[Any], Any]]] = []
     token = _RECORDED.set(rules)
     try:
         yield rules
@@ -70,7 +70,7 @@ def recording() -> Iterator[list[tuple[Any, Callable[[Any], None]]]]:
         _RECORDED.reset(token)
 
 
-def record(value: Any, rule: Callable[[Any], None]) -> None:
+def record(value: Any, rule: Callable[[Any], Any]) -> None:
     """Note that `rule`, which raises, would be asked of `value` were it not traced."""
     rules = _RECORDED.get()
     if rules is not None:
@@ -184,4 +184,8 @@ def increasing_fractions(name: str, values: Any) -> list:
     known = [float(value) for value in scalars if not is_traced(value)]
     if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
         raise ValueError(f"`{name}` must increase from above 0, got {known}.")
+    for i, value in enumerate(scalars):
+        if is_traced(value):  # To be held against those that are known.
+            before, after = scalars[:i], scalars[i + 1 :]
+            record(value, lambda x, b=before, a=after: increasing_fractions(name, [*b, x, *a]))
     return scalars

@@ -17,6 +17,7 @@ from nested_jax._checks import (
     check_static_count,
     check_transformation,
     is_traced,
+    record,
 )
 from nested_jax._draws import source_of_draws
 from nested_jax._dtypes import widened
@@ -202,8 +203,7 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
     check_below("steps", steps, 2**31)
     check_count("warmup", warmup)
     check_number("bound", bound)
-    if not is_traced(warmup) and int(warmup) >= int(steps):
-        raise ValueError(f"`warmup` must be less than `steps` = {steps}, got {warmup}.")
+    _check_warmup(warmup, steps)
     if stride is not None:
         check_static_count("stride", stride, 1)
         if int(steps) % int(stride):
@@ -219,3 +219,10 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
             raise ValueError(
                 f"`draws` must have a leading axis of `steps` = {steps}, got shape {shape}."
             )
+
+
+def _check_warmup(warmup, steps):
+    if is_traced(warmup):
+        record(warmup, lambda concrete: _check_warmup(concrete, steps))
+    elif int(warmup) >= int(steps):
+        raise ValueError(f"`warmup` must be less than `steps` = {steps}, got {warmup}.")

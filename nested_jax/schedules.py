@@ -16,6 +16,7 @@ from nested_jax._checks import (
     check_number,
     increasing_fractions,
     is_traced,
+    record,
 )
 from nested_jax._dtypes import widened
 from nested_jax._pairs import difference, pair
@@ -277,7 +278,9 @@ def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
 def _check_whole(name, value, low):
     rule = f"be a whole number of at least {low}"
     check_number(name, value, rule)
-    if not is_traced(value) and not (value >= low and float(value).is_integer()):
+    if is_traced(value):
+        record(value, lambda concrete: _check_whole(name, concrete, low))
+    elif not (value >= low and float(value).is_integer()):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
 
 

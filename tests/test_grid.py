@@ -48,6 +48,13 @@ def test_is_a_mapping_of_its_axes():
         grid["other"]
 
 
+def test_integers_stay_integers():
+    seeds = [0, 2**63 + 1]  # Of which NumPy would make floats.
+    assert nj.Grid(seed=seeds)["seed"].columns["seed"].tolist() == seeds
+    with pytest.raises(ValueError, match=r"`seed` must hold integers of one type, got \[-1, "):
+        nj.Grid(seed=[-1, 2**63])
+
+
 @pytest.mark.parametrize(
     "values", [[1.0, 2], (1, 2.0), np.array([1, 2], np.float32), jnp.array([1.0, 2.0]), {1.0: 0}]
 )

@@ -258,6 +258,20 @@ def test_a_store_of_other_precision_or_versions_is_refused(tmp_path, monkeypatch
         sweep(tmp_path, SCALED)
 
 
+def test_what_a_function_reads_may_not_change_in_a_session_either(tmp_path):
+    read = {"rate": 1.0}
+
+    def run(x):
+        return {"loss": read["rate"] * x}
+
+    grid = nj.Grid(x=[1.0, 2.0])
+    assert nj.sweep(run, grid, store=tmp_path / "store").loss.values.tolist() == [1.0, 2.0]
+    read["rate"] = 5.0
+    with pytest.raises(ValueError, match="they differ in programs"):
+        nj.sweep(run, grid, store=tmp_path / "store")
+    assert nj.sweep(run, grid, store=tmp_path / "other").loss.values.tolist() == [5.0, 10.0]
+
+
 def test_a_comment_or_another_name_keeps_a_store_valid(tmp_path, computed):
     sweep(tmp_path, SCALED)
     computed.clear()

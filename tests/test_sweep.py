@@ -576,12 +576,52 @@ def optimize(rate, decay=0.9, levels=1, kind="nested"):
 )
 def test_values_are_checked_before_anything_is_compiled(axes, message, compilations, tmp_path):
     good = {"rate": [0.1], "decay": [0.9], "levels": [2], "kind": ["nested"]}
-    for _ in range(2):  # The second time the program is traced already.
+    for store in (tmp_path / "store", None, None):  # At last the program is traced already.
         with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
-            nj.sweep(optimize, nj.Grid(**axes), store=tmp_path / "store")
+            nj.sweep(optimize, nj.Grid(**axes), store=store)
     assert not compilations
     assert not (tmp_path / "store").exists()
     nj.sweep(optimize, nj.Grid(**good))
+
+
+def lasting(steps, warmup):
+    problem = nj.drifting_regression(2)
+    trace = nj.rollout(nj.momentum(0.1), problem, jax.random.key(0), 50, warmup=warmup)
+    schedule = nj.warmup(nj.fixed(steps), steps)
+    return {"x": trace.loss * schedule(3) * nj.cosine(steps)(3)}
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (
+            {"warmup": [0, 49, 50], "steps": [9]},
+            "`warmup`[2] = 50: `warmup` must be less than `steps` = 50, got 50.",
+        ),
+        (
+            {"warmup": [0], "steps": [5, 2.5]},
+            "`steps`[1] = 2.5: `total_steps` must be a whole number of at least 1, got 2.5.",
+        ),
+        (
+            {"warmup": [0], "steps": [0, 5]},
+            "`steps`[0] = 0: `total_steps` must be a whole number of at least 1, got 0.",
+        ),
+    ],
+)
+def test_lengths_are_checked_too(axes, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        nj.sweep(lasting, nj.Grid(**axes))
+
+
+def test_a_fraction_is_checked_against_its_neighbours():
+    def drop(at):
+        return {"x": nj.step_drop(10, [0.5, at, 0.9])(6)}
+
+    message = "`at`[1] = 0.25: `drops` must increase from above 0, got [0.5, 0.25, 0.9]."
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        nj.sweep(drop, nj.Grid(at=[0.75, 0.25]))
+    with pytest.raises(ValueError, match=r"^`at`\[1\] = 0\.95: `drops` must increase"):
+        nj.sweep(drop, nj.Grid(at=[0.75, 0.95]))
 
 
 def test_values_of_a_second_sweep_are_checked_too():
@@ -695,6 +735,17 @@ def test_rejects_a_structure_that_changes_between_points(changed, shown, compila
         ({"chunk": "all"}, ValueError, "`chunk` must be \"auto\" or a number of runs, got 'all'."),
         ({"devices": []}, ValueError, "`devices` must hold at least one device, got none."),
         (
+            {"devices": "cpu"},
+            TypeError,
+            "`devices` must be a sequence of JAX's devices, such as jax.devices()[:1], got 'cpu'.",
+        ),
+        (
+            {"grid": nj.Grid(base=[1.0, 1.00000001], exponent=[1])},
+            ValueError,
+            "`base` must hold values that stay distinct in float32 (is x64 enabled?), got "
+            "1.00000001 at index 1.",
+        ),
+        (
             {"executor": "ray"},
             TypeError,
             "`executor` must be an executor such as RayWorkers(2), got 'ray'.",
@@ -710,6 +761,35 @@ def test_rejects_wrong_arguments(arguments, error, message):
     arguments = {"run": powers, "grid": nj.Grid(base=[1.0], exponent=[1])} | arguments
     with pytest.raises(error, match="^" + re.escape(message)):
         nj.sweep(**arguments)
+
+
+@pytest.mark.parametrize("around", [jax.jit, jax.vmap, jax.grad])
+def test_a_sweep_does_not_depend_on_what_is_traced_around_it(around, compilations):
+    def inside(scale):
+        results = nj.sweep(lambda a: {"x": a * scale}, nj.Grid(a=[1.0, 2.0]))
+        return results.x.values.sum() * scale
+
+    with pytest.raises(TypeError, match=r"`run` must not depend on what is traced around"):
+        around(inside)(jnp.ones(1) if around is jax.vmap else 1.0)
+    with pytest.raises(TypeError, match=r"`run` must not depend on what is traced around"):
+        jax.jit(lambda x: nj.sweep(Partial(lambda x, a: {"y": a * x}, x), nj.Grid(a=[1.0])))(2.0)
+
+
+def test_a_sweep_is_apart_from_a_mesh_that_is_set():
+    grid = nj.Grid(a=[1.0, 2.0])
+    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
+        results = nj.sweep(lambda a: {"x": 2 * a}, grid)
+    np.testing.assert_array_equal(results.x, [2.0, 4.0])
+
+
+def test_without_compilation_there_is_no_sweep():
+    with jax.disable_jit(), pytest.raises(ValueError, match="`jax_disable_jit` must be off"):
+        nj.sweep(powers, nj.Grid(base=[1.0], exponent=[1]))
+
+
+def test_values_that_repeat_in_a_zipped_axis_may_be_equal_in_float32():
+    grid = nj.Grid(pair=nj.zipped(a=[1.0, 1.00000001], b=[0.0, 1.0]))
+    assert nj.sweep(lambda a, b: {"x": a + b}, grid).x.values.tolist() == [1.0, 2.0]
 
 
 def test_rejects_devices_beside_an_executor():

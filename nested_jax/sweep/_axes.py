@@ -110,6 +110,11 @@ def _numbers(name: str, values: list[Any]) -> np.ndarray:
         if np.isnan(value):
             raise ValueError(f"`{name}` must hold numbers, got nan at index {i}.")
     column = np.asarray(values)
+    if column.dtype.kind not in "iu" and all(np.asarray(x).dtype.kind in "iu" for x in values):
+        # NumPy takes floats for them, which lose digits, if one is beyond the signed integers.
+        if min(values) < 0:
+            raise ValueError(f"`{name}` must hold integers of one type, got {values}.")
+        return np.asarray(values, np.uint64)
     return column if column.dtype.kind in "iu" else column.astype(np.float64)
 
 

@@ -253,7 +253,15 @@ def examine(run: Partial, grid: Grid) -> Structure:
     given = {name: column for axis in job.numeric for name, column in axis.columns.items()}
     first: Structure = {}
     for static, columns in job.samples():
-        outputs, rules = trace(static, run, columns).out_info
+        traced = trace(static, run, columns)
+        # What is traced outside and read by `run` comes in as one argument more.
+        read = len(traced.jaxpr.jaxpr.invars) > len(jax.tree.leaves((run, columns)))
+        if read or any(map(_checks.is_traced, jax.tree.leaves(run))):
+            raise TypeError(
+                "`run` must not depend on what is traced around the sweep (by jit, vmap, grad or "
+                "another sweep): make an axis of it, or sweep outside."
+            )
+        outputs, rules = traced.out_info
         own = {name: (x.shape, x.dtype) for name, x in outputs.items()}
         first = first or own
         if own != first:
@@ -262,6 +270,8 @@ def examine(run: Partial, grid: Grid) -> Structure:
                 f"{_shown(first)} for {dict(job.statics[0])} and {_shown(own)} for {dict(static)}."
             )
         in_jax = {name: column for axis in columns for name, column in axis.items()}
+        for name in given.keys() & grid.keys():  # Of a zipped axis values may repeat.
+            _check_distinct(name, given[name], in_jax[name])
         for name, rule in rules.asked:
             _check_values(name, given[name], in_jax[name], rule)
     _check_names(first, grid)
@@ -285,6 +295,16 @@ def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
             work[mask] += operations
         held.append(bytes_held(program.jaxpr))
     return work, max(range(len(held)), key=held.__getitem__)
+
+
+def _check_distinct(name: str, given: np.ndarray, in_jax: np.ndarray) -> None:
+    values, first = np.unique(in_jax, return_index=True)
+    if values.size < in_jax.size:
+        other = min({*range(in_jax.size)} - {*first.tolist()})
+        raise ValueError(
+            f"`{name}` must hold values that stay distinct in {in_jax.dtype} (is x64 enabled?), "
+            f"got {given[other]} at index {other}."
+        )
 
 
 def _check_values(name: str, given: np.ndarray, in_jax: np.ndarray, rule: Callable) -> None:

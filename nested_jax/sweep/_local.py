@@ -53,7 +53,10 @@ class LocalDevices:
             default = config.jax_default_device
             platform = getattr(default, "platform", default)
             devices = jax.local_devices(backend=platform)
-        self.devices = [*devices]
+        self.devices: list[Any] = [*devices] if isinstance(devices, Iterable) else [None]
+        if not all(isinstance(device, jax.Device) for device in self.devices):
+            rule = "`devices` must be a sequence of JAX's devices, such as jax.devices()[:1]"
+            raise TypeError(f"{rule}, got {devices!r}.")
         if not self.devices:
             raise ValueError("`devices` must hold at least one device, got none.")
         self._mesh = Mesh(np.asarray(self.devices), ("run",), axis_types=(AxisType.Auto,))

@@ -56,6 +56,8 @@ def sweep(
             static axis, its values), to a dict of arrays. Build transforms and problems inside
             it. Large arrays that it needs are best bound with `jax.tree_util.Partial(run,
             arrays)`, so that they are arguments of the compiled program and not constants in it.
+            As under `jax.jit`, globals and attributes that it reads are those of the first sweep
+            of this very function; with a `store` it is traced anew.
         grid: The points. Values that reach a factory of this library as they are, are held
             against its rules before anything runs.
         store: Folder for finished chunks, new or of the same configuration: the program that
@@ -102,10 +104,12 @@ def sweep(
     _check(run, grid, chunk, progress, devices, executor)
     units = _checked_units(units)
     partial = run if isinstance(run, Partial) else Partial(run)
+    if store is not None:
+        partial = _afresh(partial)
     executor = LocalDevices(devices) if executor is None else executor
     kept = None if store is None else Store(store)
     started = time.perf_counter()
-    with Progress(grid.size, progress) as bar:
+    with Progress(grid.size, progress) as bar, _without_mesh():
         # Before anything is compiled: whether it can be traced and the grid keeps its rules.
         structure = examine(partial, grid)
         _check_names_of_units(units, {*grid, *grid.arguments, *structure})
@@ -123,8 +127,30 @@ def sweep(
     return dataset
 
 
+def _without_mesh() -> contextlib.AbstractContextManager[Any]:
+    """Put aside a mesh that is set: it is for other programs, this one the executor lays out."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    try:
+        return jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ()))
+    except ValueError:  # Within another program that is being traced.
+        return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
+
+
+def _afresh(run: Partial) -> Partial:
+    """Return a function that JAX has not traced yet: what it reads may have changed since."""
+
+    def untraced(*args, **kwargs):
+        return run.func(*args, **kwargs)
+
+    return Partial(untraced, *run.args, **run.keywords)
+
+
 def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executor: Any) -> None:
     check_callable("run", run)
+    config: Any = jax.config
+    if config.jax_disable_jit:
+        raise ValueError("`jax_disable_jit` must be off for a sweep, which is compiled, got on.")
     check_flag("progress", progress)
     if not isinstance(grid, Grid):
         raise TypeError(f"`grid` must be a nested_jax.Grid, got a {type(grid).__name__}.")
