@@ -403,6 +403,18 @@ def test_readout_of_traced_levels(x64, readout):
         np.testing.assert_allclose(together[levels - 1], outflow(tx, gradients), atol=RTOL)
 
 
+@pytest.mark.parametrize("readout", ["last", "zero_lag", "mean"])
+def test_readout_is_differentiated_by_the_decay(x64, readout):
+    def loss(decay):
+        tx = nj.nested_momentum(0.1, 3, decay, readout=readout)
+        return jnp.sum(outflow(tx, jnp.array([1.0, -2.0, 0.5])) ** 2)
+
+    step = 1e-6
+    slope = (loss(0.7 + step) - loss(0.7 - step)) / (2 * step)
+    # Within the scan weights are concrete, and what is computed of them would not be.
+    np.testing.assert_allclose(jax.grad(loss)(0.7), slope, rtol=1e-8)
+
+
 @pytest.mark.parametrize("readout", ["zero_lag", "mean"])
 def test_constants_pass_every_debiased_readout(readout):
     constant = jnp.full((50, 2), jnp.array([3.0, -1e-3]))

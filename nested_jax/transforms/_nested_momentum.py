@@ -186,7 +186,8 @@ def _readout_weights(decays: Sequence[ScalarLike], readout: str) -> list[Any]:
 def _combined(weights: Sequence[Any], levels: Sequence[Updates]) -> Updates:
     """Return the weighted sum of trees, in the dtype of the first."""
     # What is known to have no weight is left out: it may be infinite.
-    terms = [(w, t) for w, t in zip(weights, levels, strict=True) if is_traced(w) or w != 0]
+    weighted = zip(weights, levels, strict=True)
+    terms = [(w, t) for w, t in weighted if is_traced(w) or on_host(w) != 0]
     total = jax.tree.map(jnp.zeros_like, levels[0])
     for weight, tree in terms:
         factor = in_dtype(weight)
