@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from nested_jax.theory._solving import solve
+
 # Rounds over all p. Two do where the eigenvalues are accurate, six for 18 equal averages.
 ROUNDS = 16
 
@@ -60,24 +62,6 @@ def _filters(S, u, p):
     # An eigenvalue outside the unit disc is a rounding error, or its sum infinite, however cut.
     p = jnp.where(size < 1, p, p / jnp.where(size < 1, 1, size) ** 2)
     unit = jnp.eye(u.size)
-    inverse = jax.vmap(_inverse)(unit - p.conj()[:, None, None] * S)
+    inverse = jax.vmap(lambda pole: solve(unit - pole.conj() * S, unit + 0 * pole))(p)
     step = (S - p[:, None, None] * unit) @ inverse
     return step, u @ inverse, 1 - (p.real**2 + p.imag**2)
-
-
-def _inverse(matrix):
-    """Return the inverse without LAPACK, which is not to be called under vmap."""
-    n = matrix.shape[0]
-    rows = jnp.arange(n)
-
-    def eliminate(i, matrix):
-        column = matrix[:, i]
-        size = jnp.where(rows >= i, column.real**2 + column.imag**2, -1)
-        largest = jnp.argmax(size)
-        pivot = matrix[largest] / column[largest]
-        matrix = jnp.where((rows == largest)[:, None], matrix[i], matrix)
-        matrix -= matrix[:, i, None] * pivot
-        return jnp.where((rows == i)[:, None], pivot, matrix)
-
-    augmented = jnp.column_stack([matrix, jnp.eye(n, dtype=matrix.dtype)])
-    return jax.lax.fori_loop(0, n, eliminate, augmented)[:, n:]

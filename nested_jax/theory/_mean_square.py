@@ -65,7 +65,8 @@ def mean_square_growth(
     :math:`h` being the impulse response of the mean error to half a gradient. (Without a bias
     :math:`\mu = D + 1`.) It is at least twice `mean_growth` at c = 2 rate. A single run, the
     logarithm of its error, grows by at most half of it (Jensen's inequality): where the mean
-    square grows slowly, most runs may shrink, and a few rare ones carry the mean.
+    square grows slowly, most runs may shrink, and a few rare ones carry the mean. The result may be
+    differentiated forwards (`jax.jacfwd`), not backwards.
 
     The bias is treated as what it is, the feature 1. As one more Gaussian it would count for
     :math:`\mu = D + 2`: 12 instead of 11.844 at D = 10, which at a rate of .01 gives up to 1.5e-4
