@@ -68,6 +68,7 @@ def heatmap(
         The figure drawn in.
 
     Raises:
+        TypeError: If an array is no `xarray.DataArray`.
         ValueError: If `losses` has other dimensions or a negative value, or `diverged` is not
             boolean or has other dimensions or coordinates.
     """
@@ -144,10 +145,11 @@ def loss_by_level(
         The figure drawn in.
 
     Raises:
+        TypeError: If an array is no `xarray.DataArray`.
         ValueError: If `losses` or `predicted` has other dimensions, other coordinates or a
             negative value.
     """
-    seeded = seed in losses.dims
+    seeded = seed in getattr(losses, "dims", ())
     logarithms = _log10("losses", losses, (level, over, seed) if seeded else (level, over))
     logarithms = logarithms if seeded else logarithms[..., None]
     figure, ax = _axes(ax, (6, 4))
@@ -199,11 +201,14 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) ->
 
     Raises:
         ValueError: If `path` ends otherwise.
+        FileNotFoundError: If there is no such folder.
     """
     path = pathlib.Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"`path` must end in .png or .svg, got {str(path)!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"`path` must be in a folder that exists, got {str(path)!r}.")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     metadata = _NO_METADATA if kind == "svg" else None
     try:
@@ -238,8 +243,7 @@ def to_svg(figure: Figure) -> str:
 
 def _log10(name, losses, dims):
     """Return the logarithms with the axes `dims`: inf for NaN too, -inf for zero."""
-    if sorted(map(str, losses.dims)) != sorted(map(str, dims)):
-        raise ValueError(f"`{name}` must have the dimensions {dims}, got {losses.dims}.")
+    _check_dims(name, losses, dims)
     values = losses.transpose(*dims).to_numpy().astype(np.float64)
     if not values.size:
         raise ValueError(f"`{name}` must not be empty, got shape {values.shape}.")
@@ -249,9 +253,16 @@ def _log10(name, losses, dims):
         return np.log10(np.where(np.isnan(values), np.inf, values))
 
 
-def _aligned(name, array, losses, dims):
+def _check_dims(name, array, dims):
+    if not hasattr(array, "dims"):
+        kind = type(array).__name__
+        raise TypeError(f"`{name}` must be an xarray.DataArray, as `sweep` makes it, got a {kind}.")
     if sorted(map(str, array.dims)) != sorted(map(str, dims)):
         raise ValueError(f"`{name}` must have the dimensions {dims}, got {array.dims}.")
+
+
+def _aligned(name, array, losses, dims):
+    _check_dims(name, array, dims)
     for dim in dims:
         if not np.array_equal(array[dim], losses[dim]):
             rule = f"`{name}` must have the coordinates of `losses` along {dim}"

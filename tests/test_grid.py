@@ -56,6 +56,14 @@ def test_integers_stay_integers():
 
 
 @pytest.mark.parametrize(
+    "values", [jnp.array([1, 0.5], jnp.bfloat16), [jnp.bfloat16(1), jnp.bfloat16(0.5)]]
+)
+def test_bfloat16_is_a_number(values):
+    column = nj.Grid(a=values)["a"].columns["a"]
+    assert (column.dtype, column.tolist()) == (np.float64, [1.0, 0.5])
+
+
+@pytest.mark.parametrize(
     "values", [[1.0, 2], (1, 2.0), np.array([1, 2], np.float32), jnp.array([1.0, 2.0]), {1.0: 0}]
 )
 def test_anything_but_integers_becomes_float64(values):

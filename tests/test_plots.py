@@ -441,3 +441,15 @@ def test_rejects_a_suffix(tmp_path, name):
     with pytest.raises(ValueError, match=r"^`path` must end in .png or .svg, got '.*'"):
         plots.save(Figure(), tmp_path / name)
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("draw", [plots.heatmap, plots.loss_by_level])
+def test_rejects_an_array_without_names(draw):
+    message = r"^`losses` must be an xarray.DataArray, as `sweep` makes it, got a ndarray\.$"
+    with pytest.raises(TypeError, match=message):
+        draw(np.ones((2, 2)))
+
+
+def test_rejects_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^`path` must be in a folder that exists, got"):
+        plots.save(Figure(), tmp_path / "none" / "a.png")

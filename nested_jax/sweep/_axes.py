@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -100,21 +101,27 @@ def _is_number(value: Any) -> bool:
     # An array of objects, if it is an integer of more than 64 bits.
     array: Any = np.asarray(value) if is_python else value
     dtype = getattr(array, "dtype", None)
-    return isinstance(dtype, np.dtype) and array.ndim == 0 and dtype.kind in "iuf"
+    # JAX's order of dtypes, unlike NumPy's, has a place for bfloat16.
+    return (
+        isinstance(dtype, np.dtype)
+        and array.ndim == 0
+        and (jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating))
+    )
 
 
 def _numbers(name: str, values: list[Any]) -> np.ndarray:
     for i, value in enumerate(values):
         if not _is_number(value):
             raise TypeError(f"`{name}` must hold numbers, got {value!r} at index {i}.")
-        if np.isnan(value):
+        if np.isnan(float(value)):
             raise ValueError(f"`{name}` must hold numbers, got nan at index {i}.")
-    column = np.asarray(values)
-    if column.dtype.kind not in "iu" and all(np.asarray(x).dtype.kind in "iu" for x in values):
+    column = np.asarray([np.asarray(value) for value in values])
+    numbers = [np.asarray(value).item() for value in values]
+    if column.dtype.kind not in "iu" and all(isinstance(number, int) for number in numbers):
         # NumPy takes floats for them, which lose digits, if one is beyond the signed integers.
-        if min(values) < 0:
-            raise ValueError(f"`{name}` must hold integers of one type, got {values}.")
-        return np.asarray(values, np.uint64)
+        if min(numbers) < 0:
+            raise ValueError(f"`{name}` must hold integers of one type, got {numbers}.")
+        return np.asarray(numbers, np.uint64)
     return column if column.dtype.kind in "iu" else column.astype(np.float64)
 
 
