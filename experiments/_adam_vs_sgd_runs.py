@@ -10,7 +10,7 @@ import optax
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from experiments import _data, _models
+from experiments import _command, _data, _models
 from experiments._adam_vs_sgd_methods import METHODS, PAIR, optimizer
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ def simulate(config: "Config", images: _data.Images) -> dict[str, "xr.Dataset"]:
     results = {}
     for part in (online, tuning, activations):
         results[part.__name__] = part(config, images)
-        seconds = sum(
-            results[part.__name__].attrs[f"{kind}_seconds"] for kind in ("compile", "run")
-        )
-        print(f"{part.__name__}: {results[part.__name__].attrs['runs']} trainings, {seconds:.0f} s")
+        _command.tell(part.__name__, results[part.__name__])
     results["timing"] = _adam_vs_sgd_timing.timing(config, images)
     # At the end, once everything is chosen: the only part that sees the test examples.
     results["final"] = final(config, images, tuned(results["tuning"]))

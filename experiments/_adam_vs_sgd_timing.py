@@ -32,7 +32,10 @@ def timing(config: "Config", images: _data.Images) -> "xr.Dataset":
 
     path = config.out / "store" / "timing.nc"
     if path.exists():
-        return xr.load_dataset(path)
+        try:
+            return xr.load_dataset(path)
+        except (OSError, ValueError) as error:  # As a store's own error.
+            raise ValueError(f"`store` must have times that can be read, got {path}.") from error
     size, examples = runs.BATCHES[0], runs.training(images)
     model = runs.network(config, images)
     begun = runs.start(config, images, "timing", 1)

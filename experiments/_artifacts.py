@@ -20,23 +20,31 @@ if TYPE_CHECKING:
 PACKAGES = ("nested-jax", "jax", "jaxlib", "optax", "numpy", "statsmodels", "xarray")
 
 
-def claim(folder: Path, config: Any) -> None:
+def claim(folder: Path, config: Any) -> bytes | None:
     """Make `folder` this configuration's own, and make sure that it can be written.
+
+    Returns:
+        What config.json told of the last run, None if there was none.
 
     Raises:
         UsageError: If it cannot be written, or holds files of another configuration.
     """
-    described = describe(config)
+    described, told = describe(config), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             _compare(folder, described)
+            told = (folder / "config.json").read_bytes()
         write(folder / "config.json", json.dumps({"config": described}, indent=2))
+        return told
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(
-            f"`--out` must be a folder to write in, got {folder} ({reason})."
-        ) from error
+        raise not_writable(folder, error) from error
+
+
+def not_writable(folder: Path, error: OSError) -> UsageError:
+    """Return what to raise where `folder` cannot be written."""
+    reason = error.strerror or type(error).__name__
+    return UsageError(f"`--out` must be a folder to write in, got {folder} ({reason}).")
 
 
 def describe(config: Any) -> dict[str, Any]:
@@ -50,7 +58,7 @@ def describe(config: Any) -> dict[str, Any]:
 def _compare(folder: Path, described: Mapping[str, Any]) -> None:
     rule = "`--out` must be a new folder or one of the same configuration"
     try:
-        found = json.loads((folder / "config.json").read_text())["config"]
+        found = dict(json.loads((folder / "config.json").read_text())["config"])
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         raise UsageError(f"{rule}, got {folder} with files of unknown origin.") from None
     names = sorted(set(found) | set(described))
@@ -161,3 +169,21 @@ def facts(title: str, values: Mapping[str, Any]) -> str:
     """Return a table of names and values."""
     rows = [(name.replace("_", " "), str(value)) for name, value in values.items()]
     return f'<div class="facts">{table(("", ""), rows, title)}</div>'
+
+
+def how(experiment: str, made: Mapping[str, Any]) -> list[str]:
+    """Return what a page ends with: heading, command, and how its numbers were made."""
+    words = [
+        "--" + name.replace("_", "-") + ("" if value is True else f" {value}")
+        for name, value in made["config"].items()
+        if value is not False
+    ]
+    told = {name: value for name, value in made.items() if name not in ("config", "parts")}
+    told["versions"] = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    for name in {"compile_seconds", "run_seconds"} & set(told):
+        told[name] = f"{told[name]:.1f}"
+    return [
+        "<h2>What was run</h2>",
+        f"<pre>python -m experiments {experiment} {html.escape(' '.join(words))}</pre>",
+        facts("How it was made", told),
+    ]

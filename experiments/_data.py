@@ -19,7 +19,7 @@ import os
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -123,6 +123,11 @@ def load(name: str | os.PathLike[str] = "digits", *, download: bool = False) -> 
         source=str(folder),
         licence="MIT" if known else "licence unknown",
     )
+
+
+def asked(config: Any) -> Images:
+    """Return the images that the options `data` and `download` ask for."""
+    return load(config.data, download=config.download)
 
 
 def _digits() -> Images:

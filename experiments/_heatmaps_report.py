@@ -214,23 +214,12 @@ def page(
 
 
 def _made(made: Mapping[str, Any], runs: int) -> Sequence[str]:
-    words = []
-    for name, value in made["config"].items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words += [f"--{option}"] if value else []
-        else:
-            words.append(f"--{option} {value}")
     # Not when, nor how long it took: a run that was stopped and went on gives the same page.
-    facts = {name: made[name] for name in ("data", "python", "commit", "device", "machine")}
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    names = ("config", "data", "python", "commit", "device", "machine", "versions")
+    told = {"trainings": f"{runs:,}"} | {name: made[name] for name in names}
     links = ("runs.csv", "diagonality.json", "config.json", "results/", "figures/")
     listed = ", ".join(f'<a href="{link}">{link}</a>' for link in links)
     return [
-        "<h2>What was run</h2>",
-        f"<pre>python -m experiments heatmaps {html.escape(' '.join(words))}</pre>",
-        _artifacts.facts(
-            "How it was made", {"trainings": f"{runs:,}", **facts, "versions": versions}
-        ),
+        *_artifacts.how("heatmaps", told),
         f"<p>Files beside this page: {listed}; times are in config.json.</p>",
     ]

@@ -13,7 +13,7 @@ import rich.console
 import rich.table
 import xarray as xr
 
-from experiments import _artifacts
+from experiments import _artifacts, _sections
 from nested_jax import plots, stats
 
 TITLE = "Levels of momentum against levels of drift"
@@ -52,7 +52,7 @@ def _regression(loss: xr.DataArray, formula: str) -> stats.Regression | str:
     try:
         return stats.regress(loss.to_dataset(), formula)
     except ValueError as error:
-        return f"None: {error}"
+        return f"There is none: {error}"
 
 
 def _slopes(results: xr.Dataset, fitted: stats.Regression | str) -> list[list[str]]:
@@ -126,13 +126,8 @@ def write(
     )
     _artifacts.write_dataset(folder / "results.nc", results)
     figures = _figures(results)
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, (figure, _) in figures.items():
-        plots.save(figure, folder / "figures" / f"{name}.png")
-    made = dict(made) | {
-        "compile_seconds": results.attrs["compile_seconds"],
-        "run_seconds": results.attrs["run_seconds"],
-    }
+    _sections.save(folder, figures)
+    made = dict(made) | _sections.seconds({"results": results})
     _artifacts.write(folder / "report.html", _page(made, results, regressions, difference, figures))
     # Last, so that a folder whose config.json tells of a run holds all of it.
     _artifacts.write(folder / "config.json", json.dumps(made, indent=2) + "\n")
@@ -213,10 +208,7 @@ def _figures(results):
 def _page(made, results, regressions, difference, figures) -> str:
     outcome = html.escape(_outcome(results, difference))
     body = [f"<p>{CLAIM}</p>", f"<p><strong>{outcome}</strong></p>"]
-    svgs = {
-        name: _artifacts.figure(plots.to_svg(figure), text)
-        for name, (figure, text) in figures.items()
-    }
+    svgs = _sections.drawn(figures)
     body += ["<h2>Losses</h2>", svgs["losses"], _html_losses(results)]
     body += ["<h2>Effect of the levels</h2>"]
     for name, regression in regressions.items():
@@ -228,13 +220,8 @@ def _page(made, results, regressions, difference, figures) -> str:
         header = ("", "fitted", "predicted")
         body.append(_artifacts.table(header, slopes, "Slopes of the log loss"))
     body += [f"<p>{THEORY}</p>", svgs["loss_by_model_level"], svgs["loss_by_data_level"]]
-    command = " ".join(
-        f"--{name.replace('_', '-')} {value}" for name, value in made["config"].items()
-    )
     body += [
-        "<h2>What was run</h2>",
-        f"<pre>python -m experiments levels {html.escape(command)}</pre>",
-        _artifacts.facts("How it was made", _flat(made)),
+        *_artifacts.how("levels", made),
         '<p>Files beside this page: <a href="losses.csv">losses.csv</a>, '
         '<a href="regression.json">regression.json</a>, <a href="results.nc">results.nc</a>, '
         '<a href="config.json">config.json</a>.</p>',
@@ -258,12 +245,3 @@ def _html_losses(results) -> str:
         f'<thead><tr><th scope="col">m \\ d</th>{head}</tr></thead><tbody>\n{rows}</tbody></table>'
         "</div>"
     )
-
-
-def _flat(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything but the options, with the versions in a row."""
-    flat = {name: value for name, value in made.items() if name != "config"}
-    flat["versions"] = ", ".join(f"{name} {version}" for name, version in flat["versions"].items())
-    for name in ("compile_seconds", "run_seconds"):
-        flat[name] = f"{flat[name]:.2f}"
-    return flat

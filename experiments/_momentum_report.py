@@ -12,11 +12,10 @@ import rich.console
 import rich.table
 import xarray as xr
 
-from experiments import _artifacts
+from experiments import _artifacts, _sections
 from experiments._momentum_figures import NAMES, figures
 from experiments._momentum_runs import CONTROL, FIRST, effort
 from experiments._surfaces import SURFACES
-from nested_jax import plots
 
 TITLE = "Momentum, Nesterov and gradient descent"
 CLAIM = """How many steps a quadratic takes is decided by its condition number &kappa;, the largest
@@ -83,14 +82,8 @@ def write(folder: Path, made: Mapping[str, Any], results: Mapping[str, xr.Datase
     rates = quadratics.to_dataframe().reset_index()
     _artifacts.write(folder / "rates.csv", rates.to_csv(index=False, float_format="%.16e"))
     drawn = figures(results)
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, (figure, _) in drawn.items():
-        plots.save(figure, folder / "figures" / f"{name}.png")
-    seconds = {
-        name: sum(dataset.attrs.get(name, 0.0) for dataset in results.values())
-        for name in ("compile_seconds", "run_seconds")
-    }
-    made = dict(made) | seconds
+    _sections.save(folder, drawn)
+    made = dict(made) | _sections.seconds(results)
     _artifacts.write(folder / "report.html", _page(made, results, drawn))
     # Last, so that a folder whose config.json tells of a run holds all of it.
     _artifacts.write(folder / "config.json", json.dumps(made, indent=2) + "\n")
@@ -270,16 +263,12 @@ def _page(made, results, drawn) -> str:
         name: _artifacts.table(t.header, t.rows, t.caption) for name, t in tables(results).items()
     }
     wide = {name: f'<div class="wide">{table}</div>' for name, table in made_tables.items()}
-    svgs = {
-        name: _artifacts.figure(plots.to_svg(figure), text)
-        for name, (figure, text) in drawn.items()
-    }
+    svgs = _sections.drawn(drawn)
     sentences = "".join(f"<li>{html.escape(sentence)}</li>\n" for sentence in outcome(results))
     reasons = "".join(
         f"<li><strong>{html.escape(surface.title)}.</strong> {html.escape(surface.why)}</li>\n"
         for surface in SURFACES.values()
     )
-    command = " ".join(_option(name, value) for name, value in made["config"].items())
     files = [f"{name}.nc" for name in results]
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in ("rates.csv", *files))
     body = [
@@ -304,25 +293,7 @@ def _page(made, results, drawn) -> str:
         "<h2>Curvature along the way</h2>",
         svgs["along"],
         wide["curvature"],
-        "<h2>What was run</h2>",
-        f"<pre>python -m experiments momentum {html.escape(command)}</pre>",
-        _artifacts.facts("How it was made", _flat(made)),
+        *_artifacts.how("momentum", made),
         f'<p>Files beside this page: {links}, <a href="config.json">config.json</a>.</p>',
     ]
     return _artifacts.page(TITLE, body)
-
-
-def _option(name: str, value: Any) -> str:
-    option = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{option}" if value else f"--no-{option}"
-    return f"--{option} {value}"
-
-
-def _flat(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything but the options, with the versions in a row."""
-    flat = {name: value for name, value in made.items() if name != "config"}
-    flat["versions"] = ", ".join(f"{name} {version}" for name, version in flat["versions"].items())
-    for name in ("compile_seconds", "run_seconds"):
-        flat[name] = f"{flat[name]:.2f}"
-    return flat

@@ -31,6 +31,29 @@ class Section(NamedTuple):
     tables: Iterable[tuple[list[str], list[list[str]], str]]
 
 
+def save(folder: Path, figures: Mapping[str, tuple[Figure, str]]) -> None:
+    """Write figures as files of their names."""
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, (figure, _) in figures.items():
+        plots.save(figure, folder / "figures" / f"{name}.png")
+
+
+def drawn(figures: Mapping[str, tuple[Figure, str]]) -> dict[str, str]:
+    """Return figures with their captions, for a page."""
+    return {
+        name: _artifacts.figure(plots.to_svg(figure), caption)
+        for name, (figure, caption) in figures.items()
+    }
+
+
+def seconds(results: Mapping[str, xr.Dataset]) -> dict[str, float]:
+    """Return how long all parts took to compile and to run."""
+    return {
+        name: sum(part.attrs.get(name, 0.0) for part in results.values())
+        for name in ("compile_seconds", "run_seconds")
+    }
+
+
 def store(folder: Path, made: Mapping[str, Any], results: Mapping[str, xr.Dataset]) -> None:
     """Write the results, and last how they were made."""
     for name, part in results.items():
@@ -60,15 +83,13 @@ def report(
     """
     made = json.loads((folder / "config.json").read_text())
     results = {name: xr.load_dataset(folder / f"{name}.nc") for name in made["parts"]}
-    (folder / "figures").mkdir(exist_ok=True)
     body = []
     for section in sections(results):
         body += [f"<h2>{html.escape(section.heading)}</h2>"]
         body += [f"<p><strong>{html.escape(section.finding)}</strong></p>"]
         body += [f"<p>{html.escape(section.text)}</p>"]
-        for name, (figure, caption) in section.figures.items():
-            plots.save(figure, folder / "figures" / f"{name}.png")
-            body.append(_artifacts.figure(plots.to_svg(figure), caption))
+        save(folder, section.figures)
+        body += drawn(section.figures).values()
         for table in section.tables:
             body.append(f'<div class="wide">{_artifacts.table(*table)}</div>')
         print(f"{section.heading}: {section.finding}")
@@ -77,21 +98,13 @@ def report(
 
 
 def _made(made, results, experiment, data, intervals):
-    options = " ".join(
-        f"--{name.replace('_', '-')} {value}"
-        for name, value in made["config"].items()
-        if not isinstance(value, bool)  # What --quick stands for is among the others.
-    )
-    facts = {name: value for name, value in made.items() if name not in ("config", "parts")}
-    facts["versions"] = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    for name in ("compile_seconds", "run_seconds"):
-        facts[name] = f"{sum(part.attrs.get(name, 0.0) for part in results.values()):.1f}"
+    heading, command, facts = _artifacts.how(experiment, made | seconds(results))
     files = [*(f"{name}.nc" for name in results), "config.json"]
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in files)
     return [
-        "<h2>What was run</h2>",
-        f"<pre>python -m experiments {html.escape(experiment)} {html.escape(options)}</pre>",
+        heading,
+        command,
         f"<p>{html.escape(data)} Intervals are 95 % t intervals {intervals}.</p>",
-        _artifacts.facts("How it was made", facts),
+        facts,
         f"<p>Files beside this page: {links}.</p>",
     ]

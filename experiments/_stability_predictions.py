@@ -96,14 +96,16 @@ def systems_of(config: "Config", schemes: Sequence[Scheme]) -> theory.StateSpace
     levels = jnp.arange(1, config.model_levels + 1)
 
     def of_scheme(scheme):
-        # A bias correction fades: in the end it is the cascade without.
-        readout = "last" if scheme.readout == "debiased" else scheme.readout
         matched = CASCADES.index(scheme.cascade)
         return jax.vmap(
-            lambda level: theory.as_state_space(momentum(config, readout, matched, level))
+            lambda level: theory.as_state_space(momentum(config, scheme.readout, matched, level))
         )(levels)
 
-    return jax.tree.map(lambda *parts: jnp.stack(parts), *map(of_scheme, schemes))
+    # A bias correction fades: in the end it is the cascade without.
+    lasting = [s._replace(readout="last") if s.readout == "debiased" else s for s in schemes]
+    # Each once, since all of them are one program.
+    systems = {scheme: of_scheme(scheme) for scheme in dict.fromkeys(lasting)}
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *(systems[s] for s in lasting))
 
 
 def _mapped(function: Callable[[Any], Any], inputs: Any) -> Any:

@@ -12,11 +12,10 @@ import rich.console
 import rich.table
 import xarray as xr
 
-from experiments import _artifacts, _stability_figures
+from experiments import _artifacts, _sections, _stability_figures
 from experiments import _stability_answers as answers
 from experiments import _stability_words as words
 from experiments._stability_figures import LABELS, STEPS
-from nested_jax import plots
 
 TITLE = "Why levels of momentum diverge, and whether matching the data's levels would pay"
 CLAIM = """A linear model is trained online, one example a step, on true weights that drift through
@@ -42,11 +41,9 @@ one level fewer and one more: if the hypothesis held, it would be well below 0."
 
 def write(folder: Path, made: Mapping[str, Any], results: xr.Dataset) -> None:
     """Write every file of the experiment; `made` says how its numbers were made."""
-    results = results.assign_attrs(made=json.dumps(_flat(made)))
+    results = results.assign_attrs(made=json.dumps(made))
     _artifacts.write_dataset(folder / "results.nc", results)
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, (figure, _) in _stability_figures.figures(results).items():
-        plots.save(figure, folder / "figures" / f"{name}.png")
+    _sections.save(folder, _stability_figures.figures(results))
     _artifacts.write(folder / "report.html", page(results))
     # Last, so that a folder whose config.json tells of a run holds all of it.
     _artifacts.write(folder / "config.json", json.dumps(made, indent=2) + "\n")
@@ -70,16 +67,11 @@ def show(results: xr.Dataset) -> None:
 
 def page(results: xr.Dataset) -> str:
     """Return the report."""
-    figures = {
-        name: _artifacts.figure(plots.to_svg(figure), text)
-        for name, (figure, text) in _stability_figures.figures(results).items()
-    }
+    figures = _sections.drawn(_stability_figures.figures(results))
     said = "".join(
         f"<p><strong>{html.escape(heading)}</strong> {html.escape(text)}</p>"
         for heading, text in words.statements(results)
     )
-    options = answers.config(results)
-    command = " ".join(_option(name, value) for name, value in options.items())
     body = [
         f"<p>{CLAIM}</p>",
         said,
@@ -101,27 +93,12 @@ def page(results: xr.Dataset) -> str:
         figures["hypothesis"],
         _table(*hypothesis_table(results), "The hypothesis, where every level is stable"),
         figures["offset"],
-        "<h2>What was run</h2>",
-        f"<pre>python -m experiments stability {html.escape(command)}</pre>",
-        _artifacts.facts("How it was made", json.loads(results.attrs["made"])),
+        *_artifacts.how("stability", json.loads(results.attrs["made"])),
         '<p>Files beside this page: <a href="results.nc">results.nc</a>, from which it was made, '
         'and <a href="config.json">config.json</a>. The sweep that raised the questions: '
         "<code>python -m experiments levels</code>.</p>",
     ]
     return _artifacts.page(TITLE, body)
-
-
-def _option(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{'' if value else 'no-'}{name}"
-    return f"--{name.replace('_', '-')} {value}"
-
-
-def _flat(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything but the options, with the versions in a row."""
-    flat = {name: value for name, value in made.items() if name != "config"}
-    flat["versions"] = ", ".join(f"{name} {version}" for name, version in flat["versions"].items())
-    return flat
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:

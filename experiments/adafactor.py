@@ -19,8 +19,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from experiments import _adafactor_runs, _artifacts, _cli, _data
-from nested_jax import _checks
+from experiments import _adafactor_runs, _cli, _command, _data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,48 +55,17 @@ QUICK = {"hidden": 32, "steps": 500, "caps": 2, "seeds": 3}
 
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Follow Adafactor's gauges through trainings, and weigh its state."""
-    config = resolved(config)
-    with _cli.usage():
-        check(config)
-        images = _data.load(config.data, download=config.download)
-    device = _cli.use_device(config.device)
-    _artifacts.claim(config.out, config)
-    results = _adafactor_runs.simulate(config, images)
-    # Not before: tables and figures would take their memory on top of the compiler's.
-    from experiments import _adafactor_report, _sections
+    with _command.begun(config, check, load=_data.asked, quick=QUICK) as run:
+        results = _adafactor_runs.simulate(run.config, run.images)
+        from experiments import _adafactor_report, _sections
 
-    made = {"config": _artifacts.describe(config), **_artifacts.provenance(device)}
-    _sections.store(config.out, made, results)
-    _adafactor_report.write(config.out)
-    print(f"Report: {config.out / 'report.html'}")
-
-
-def resolved(config: Config) -> Config:
-    """Return the configuration with what `quick` stands for."""
-    if not config.quick:
-        return config
-    defaults = Config()
-    untouched = {
-        name: value
-        for name, value in QUICK.items()
-        if getattr(config, name) == getattr(defaults, name)
-    }
-    return dataclasses.replace(config, **untouched)
+        _sections.store(run.config.out, run.made(), results)
+        _adafactor_report.write(run.config.out)
 
 
 def check(config: Config) -> None:
     """Raise for the first option out of range or of the wrong kind."""
-    for name in ("hidden", "batch_size"):
-        _checks.check_static_count(_option(name), getattr(config, name), 1)
-    for name in ("caps", "seeds"):
-        _checks.check_static_count(_option(name), getattr(config, name), 2)
-    _checks.check_static_count("--steps", config.steps, 1)
-    if config.steps % 100:
-        raise ValueError(f"`--steps` must be a multiple of 100, got {config.steps}.")
-    _checks.check_static_count("--seed", config.seed)
-    _checks.check_below("--seed", config.seed, 2**32)
-    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    _command.check_counts(config, 1, "hidden", "batch_size", "steps")
+    _command.check_counts(config, 2, "caps", "seeds")
+    _command.check_multiple(config, 100, "steps")
+    _command.check_seed(config)

@@ -16,8 +16,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from experiments import _adam_runs, _artifacts, _cli
-from nested_jax import _checks
+from experiments import _adam_runs, _cli, _command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,53 +70,19 @@ QUICK = {
 
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Measure Adam's steps, signal-to-noise ratio, bias and regret."""
-    config = resolved(config)
-    with _cli.usage():
-        check(config)
-    device = _cli.use_device(config.device)
-    _artifacts.claim(config.out, config)
-    results = _adam_runs.simulate(config)
-    # Not before: tables and figures would take their memory on top of the compiler's.
-    from experiments import _adam_report, _sections
+    with _command.begun(config, check, quick=QUICK) as run:
+        results = _adam_runs.simulate(run.config)
+        from experiments import _adam_report, _sections
 
-    made = {"config": _artifacts.describe(config), **_artifacts.provenance(device)}
-    _sections.store(config.out, made, results)
-    _adam_report.write(config.out)
-    print(f"Report: {config.out / 'report.html'}")
-
-
-def resolved(config: Config) -> Config:
-    """Return the configuration with what `quick` stands for."""
-    if not config.quick:
-        return config
-    defaults = Config()
-    untouched = {
-        name: value
-        for name, value in QUICK.items()
-        if getattr(config, name) == getattr(defaults, name)
-    }
-    return dataclasses.replace(config, **untouched)
+        _sections.store(run.config.out, run.made(), results)
+        _adam_report.write(run.config.out)
 
 
 def check(config: Config) -> None:
     """Raise for the first option out of range or of the wrong kind."""
     lengths = ("silence", "signal_steps", "early_steps", "training_steps")
     games = ("game_steps", "short_game_steps", "regret_steps")
-    for name in (*lengths, *games, "dim", "online_dim", "tuning_seeds"):
-        _checks.check_static_count(_option(name), getattr(config, name), 1)
-        _checks.check_below(_option(name), getattr(config, name), 2**31)
-    for name in ("rates", "seeds"):
-        _checks.check_static_count(_option(name), getattr(config, name), 2)
-    for name in games:
-        if getattr(config, name) % _adam_runs.WINDOWS:
-            raise ValueError(
-                f"`{_option(name)}` must be a multiple of {_adam_runs.WINDOWS}, "
-                f"got {getattr(config, name)}."
-            )
-    _checks.check_static_count("--seed", config.seed)
-    _checks.check_below("--seed", config.seed, 2**32)
-    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    _command.check_counts(config, 1, *lengths, *games, "dim", "online_dim", "tuning_seeds")
+    _command.check_counts(config, 2, "rates", "seeds")
+    _command.check_multiple(config, _adam_runs.WINDOWS, *games)
+    _command.check_seed(config)

@@ -21,10 +21,10 @@ of it by the rate; on the test images SGD's and Adam's then differ by .2 +- 2.1 
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from experiments import _adam_vs_sgd_runs as runs
-from experiments import _artifacts, _cli, _data
+from experiments import _cli, _command, _data
 from nested_jax import _checks
 
 
@@ -88,71 +88,36 @@ FULL = {"data": "fashion-mnist", "width": 256, "examples": 240_000}
 
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Race Adam, SGD and their relatives, one example at a time and in mini-batches."""
-    with _cli.usage():
-        check(config)
-        config = resolved(config)
-        images = _data.load(config.data, download=config.download)
-        check_folds(config, images)
     # Networks are trained in single precision.
-    device = _cli.use_device(config.device, x64=False)
-    _artifacts.claim(config.out, config)
-    print(images.origin)
-    if config.full and device.platform == "cpu":
-        hours = runs.estimate(config, images) / 3600
-        print(f"No GPU is used: about {hours:.1f} hours on this machine. It may be stopped and run")
-        print("again with the same options: what is done is kept.", flush=True)
-    results = runs.simulate(config, images)
-    # Not before: tables and figures would take their memory on top of the compiler's.
-    from experiments import _adam_vs_sgd_report, _sections
+    with _command.begun(config, check, load=load, x64=False, quick=QUICK, full=FULL) as run:
+        run.announce(runs.estimate)
+        results = runs.simulate(run.config, run.images)
+        from experiments import _adam_vs_sgd_report, _sections
 
-    made = {"config": _artifacts.describe(config), **_artifacts.provenance(device)}
-    _sections.store(config.out, made | {"data": images.origin}, results)
-    _adam_vs_sgd_report.write(config.out)
-    print(f"Report: {config.out / 'report.html'}")
-
-
-def resolved(config: Config) -> Config:
-    """Return the configuration with what `quick` or `full` stand for."""
-    preset: dict[str, Any] = (QUICK if config.quick else {}) | (FULL if config.full else {})
-    defaults = Config()
-    untouched = {
-        name: value
-        for name, value in preset.items()
-        if getattr(config, name) == getattr(defaults, name)
-    }
-    return dataclasses.replace(config, **untouched)
+        made = run.made() | {"data": run.images.origin}
+        _sections.store(run.config.out, made, results)
+        _adam_vs_sgd_report.write(run.config.out)
 
 
 def check(config: Config) -> None:
     """Raise for the first option out of range or of the wrong kind."""
-    for name in ("width", "depth", "examples", "batch_sizes", "tuning_seeds", "rounds"):
-        _checks.check_static_count(_option(name), getattr(config, name), 1)
-    for name in ("folds", "seeds", "levels"):
-        _checks.check_static_count(_option(name), getattr(config, name), 2)
-    _checks.check_below("--examples", config.examples, 2**31)
-    if config.examples % runs.WINDOW:
-        raise ValueError(
-            f"`--examples` must be a multiple of {runs.WINDOW}, got {config.examples}."
-        )
+    counts = ("width", "depth", "examples", "batch_sizes", "tuning_seeds", "rounds")
+    _command.check_counts(config, 1, *counts)
+    _command.check_counts(config, 2, "folds", "seeds", "levels")
+    _command.check_multiple(config, runs.WINDOW, "examples")
     _checks.check_below("--batch-sizes", config.batch_sizes, len(runs.BATCHES) + 1)
     for name in ("penalty", "weight_decay"):
-        _checks.check_non_negative(_option(name), getattr(config, name))
-    _checks.check_static_count("--seed", config.seed)
-    _checks.check_below("--seed", config.seed, 2**32)
+        _checks.check_non_negative(_command.option(name), getattr(config, name))
+    _command.check_seed(config)
     _checks.check_choice("--online", config.online, ("all", "pair"))
-    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
-    if config.quick and config.full:
-        raise ValueError("`--quick` must come without `--full`, got both.")
 
 
-def check_folds(config: Config, images: _data.Images) -> None:
-    """Raise if there are more folds than examples."""
+def load(config: Config) -> _data.Images:
+    """Return the images; raise if there are more folds than examples."""
+    images = _data.asked(config)
     examples = len(images.train_labels)
     if config.folds > examples:
         raise ValueError(
             f"`--folds` must be at most the {examples} training images, got {config.folds}."
         )
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return images

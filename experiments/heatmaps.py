@@ -27,7 +27,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from experiments import _artifacts, _cli, _data, _models
+from experiments import _cli, _command, _data, _models
 from experiments._heatmaps_variants import VARIANTS, Variant, cells, optimizer, units
 from nested_jax import _checks
 
@@ -89,59 +89,25 @@ FULL = {
 
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Train at every learning rate and weight decay, in 14 variants."""
-    with _cli.usage():
-        check(config)
-        config = resolved(config)
-        images = _data.load(config.data, download=config.download)
     # Networks are trained in single precision; what has to be exact is at its small numbers.
-    device = _cli.use_device(config.device, x64=False)
-    _artifacts.claim(config.out, config)
-    print(images.origin)
-    if config.full and device.platform == "cpu":
-        hours = estimate(config, images) / 3600
-        print(f"No GPU is used: about {hours:.1f} hours on this machine. It may be stopped and run")
-        print("again with the same options: what is done is kept.", flush=True)
-    results = simulate(config, images)
-    # Not before: tables and figures would take their memory on top of the compiler's.
-    from experiments import _heatmaps_report
+    with _command.begun(config, check, load=_data.asked, x64=False, quick=QUICK, full=FULL) as run:
+        run.announce(estimate)
+        results = simulate(run.config, run.images)
+        from experiments import _heatmaps_report
 
-    made = {"config": _artifacts.describe(config), **_artifacts.provenance(device)}
-    made["data"] = images.origin
-    _heatmaps_report.show(results)
-    _heatmaps_report.write(config.out, made, results)
-    print(f"Report: {config.out / 'report.html'}")
-
-
-def resolved(config: Config) -> Config:
-    """Return the configuration with what `quick` or `full` stand for."""
-    preset: dict[str, Any] = (QUICK if config.quick else {}) | (FULL if config.full else {})
-    defaults = Config()
-    untouched = {
-        name: value
-        for name, value in preset.items()
-        if getattr(config, name) == getattr(defaults, name)
-    }
-    return dataclasses.replace(config, **untouched)
+        made = run.made() | {"data": run.images.origin}
+        _heatmaps_report.write(run.config.out, made, results)
+        _heatmaps_report.show(results)
 
 
 def check(config: Config) -> None:
     """Raise for the first option out of range or of the wrong kind."""
-    for name in ("width", "batch_size", "steps"):
-        _checks.check_static_count(_option(name), getattr(config, name), 1)
-    _checks.check_below("--steps", config.steps, 2**31)
-    _checks.check_static_count("--depth", config.depth)
-    _checks.check_static_count("--seeds", config.seeds, 2)
-    _checks.check_static_count("--seed", config.seed)
-    _checks.check_below("--seed", config.seed, 2**31 - config.seeds)
+    _command.check_counts(config, 1, "width", "batch_size", "steps")
+    _command.check_counts(config, 0, "depth")
+    _command.check_counts(config, 2, "seeds")
+    _command.check_seed(config, below=2**31 - config.seeds)
     _checks.check_choice("--activation", config.activation, _models.ACTIVATIONS)
     _checks.check_choice("--initialisation", config.initialisation, _models.INITIALISATIONS)
-    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
-    if config.quick and config.full:
-        raise ValueError("`--quick` must come without `--full`, got both.")
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def grid(config: Config, variant: Variant) -> nj.Grid:
@@ -257,27 +223,19 @@ def simulate(config: Config, images: _data.Images) -> "dict[str, xr.Dataset]":
     guess = float(np.log(images.classes))
     initial = np.maximum(initial_losses(config, images, drawn), guess)
     for name, variant in VARIANTS.items():
-        try:
-            results[name] = nj.sweep(
-                function(config, images, variant, drawn),
-                grid(config, variant),
-                store=config.out / "store" / name,
-                chunk=QUICK_CHUNK if config.quick else "auto",
-                units=units(variant),
-            )
-        except ValueError as error:
-            if not str(error).startswith("`store`"):
-                raise
-            raise _cli.UsageError(
-                f"`--out` must be a new folder, or as it was left: {error}"
-            ) from error
+        results[name] = nj.sweep(
+            function(config, images, variant, drawn),
+            grid(config, variant),
+            store=config.out / "store" / name,
+            chunk=QUICK_CHUNK if config.quick else "auto",
+            units=units(variant),
+        )
         # Not `loss > initial`, which is false for NaN; and a network that decayed to nothing
         # guesses, to rounding and to the classes' shares.
         bound = xr.DataArray(UNTRAINED * initial, dims="seed")
         results[name]["diverged"] = ~(results[name].train_loss <= bound)
         results[name].attrs["guess"] = guess
-        seconds = sum(results[name].attrs[f"{kind}_seconds"] for kind in ("compile", "run"))
-        print(f"{variant.title}: {results[name].attrs['runs']} trainings, {seconds:.0f} s")
+        _command.tell(variant.title, results[name])
     return results
 
 

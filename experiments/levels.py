@@ -24,7 +24,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from experiments import _artifacts, _cli
+from experiments import _artifacts, _cli, _command
 from experiments._rust_stream import published_stream
 from nested_jax import _checks, kernels, theory
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
@@ -75,46 +75,26 @@ class Config:
 
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Sweep levels of momentum against levels of drift in the true weights."""
-    with _cli.usage():
-        check(config)
-    device = _cli.use_device(config.device, single_loop=config.single_loop)
-    _artifacts.claim(config.out, config)
-    results = simulate(config).assign(predicted_loss=predict(config))
-    # Not before: tables and figures would take their memory on top of the compiler's.
-    from experiments import _levels_report
+    with _command.begun(config, check) as run:
+        results = simulate(config).assign(predicted_loss=predict(config))
+        from experiments import _levels_report
 
-    difference = published_difference(config, results)
-    regressions = _levels_report.regressions(results)
-    _levels_report.show(results, regressions, difference)
-    _levels_report.write(
-        config.out,
-        {"config": _artifacts.describe(config), **_artifacts.provenance(device)},
-        results,
-        regressions,
-        difference,
-    )
-    print(f"Report: {config.out / 'report.html'}")
+        difference = published_difference(config, results)
+        regressions = _levels_report.regressions(results)
+        _levels_report.write(config.out, run.made(), results, regressions, difference)
+        _levels_report.show(results, regressions, difference)
 
 
 def check(config: Config) -> None:
     """Raise for the first option out of range or of the wrong kind."""
-    for name in ("model_levels", "data_levels", "dim", "steps", "seeds"):
-        _checks.check_static_count(_option(name), getattr(config, name), 1)
-    _checks.check_static_count("--warmup", config.warmup)
-    _checks.check_below("--steps", config.steps, 2**31)
-    if config.warmup >= config.steps:
-        raise ValueError(
-            f"`--warmup` must be less than `--steps` = {config.steps}, got {config.warmup}."
-        )
+    _command.check_counts(config, 1, "model_levels", "data_levels", "dim", "steps", "seeds")
+    _command.check_warmup(config)
     _checks.check_unit_interval("--decay", config.decay)
     _checks.check_non_negative("--learning-rate", config.learning_rate)
     _checks.check_non_negative("--noise-std", config.noise_std)
     for name in ("model_seed", "data_seed"):
-        seed = getattr(config, name)
-        _checks.check_static_count(_option(name), seed)
-        _checks.check_below(_option(name), seed, 2**64 - config.seeds + 1)
+        _command.check_seed(config, name, below=2**64 - config.seeds + 1)
     _checks.check_choice("--stream", config.stream, ("published", "jax"))
-    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
     _checks.check_flag("--single-loop", config.single_loop)
     if config.stream == "published":
         _check_memory(config)
@@ -130,10 +110,6 @@ def _check_memory(config: Config) -> None:
             f"`--steps` must leave the published stream in memory ({memory:.1f} GiB), got "
             f"{config.steps}, which needs {needed:.1f} GiB; `--stream jax` needs none."
         )
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def simulate(config: Config) -> "xr.Dataset":

@@ -17,7 +17,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from experiments import _artifacts, _cli, _momentum_runs
+from experiments import _cli, _command, _momentum_runs
 from nested_jax import _checks
 
 
@@ -72,49 +72,21 @@ QUICK = {
 
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Race momentum, Nesterov and gradient descent on quadratics and four hard surfaces."""
-    config = resolved(config)
-    with _cli.usage():
-        check(config)
-    device = _cli.use_device(config.device)
-    _artifacts.claim(config.out, config)
-    results = _momentum_runs.simulate(config)
-    # Not before: tables and figures would take their memory on top of the compiler's.
-    from experiments import _momentum_report
+    with _command.begun(config, check, quick=QUICK) as run:
+        results = _momentum_runs.simulate(run.config)
+        from experiments import _momentum_report
 
-    made = {"config": _artifacts.describe(config), **_artifacts.provenance(device)}
-    _momentum_report.show(results)
-    _momentum_report.write(config.out, made, results)
-    print(f"Report: {config.out / 'report.html'}")
-
-
-def resolved(config: Config) -> Config:
-    """Return the configuration with what `quick` stands for."""
-    if not config.quick:
-        return config
-    defaults = Config()
-    untouched = {
-        name: value
-        for name, value in QUICK.items()
-        if getattr(config, name) == getattr(defaults, name)
-    }
-    return dataclasses.replace(config, **untouched)
+        _momentum_report.write(run.config.out, run.made(), results)
+        _momentum_report.show(results)
 
 
 def check(config: Config) -> None:
     """Raise for the first option out of range or of the wrong kind."""
-    for name in ("steps", "velocity_steps", "regression_steps", "surface_steps", "starts"):
-        _checks.check_static_count(_option(name), getattr(config, name), 1)
-        _checks.check_below(_option(name), getattr(config, name), 2**31)
-    for name in ("conditions", "dim", "seeds", "learning_rates"):
-        _checks.check_static_count(_option(name), getattr(config, name), 2)
-    for name, unit in (
-        ("steps", _momentum_runs.STRIDE),
-        ("regression_steps", _momentum_runs.WINDOWS),
-    ):
-        if getattr(config, name) % unit:
-            raise ValueError(
-                f"`{_option(name)}` must be a multiple of {unit}, got {getattr(config, name)}."
-            )
+    steps = ("steps", "velocity_steps", "regression_steps", "surface_steps")
+    _command.check_counts(config, 1, *steps, "starts")
+    _command.check_counts(config, 2, "conditions", "dim", "seeds", "learning_rates")
+    _command.check_multiple(config, _momentum_runs.STRIDE, "steps")
+    _command.check_multiple(config, _momentum_runs.WINDOWS, "regression_steps")
     _checks.check_positive("--max-condition", config.max_condition)
     if config.max_condition <= 10:
         raise ValueError(f"`--max-condition` must be above 10, got {config.max_condition}.")
@@ -125,10 +97,4 @@ def check(config: Config) -> None:
         )
     _checks.check_positive("--learning-rate", config.learning_rate)
     _checks.check_unit_interval("--decay", config.decay)
-    _checks.check_static_count("--seed", config.seed)
-    _checks.check_below("--seed", config.seed, 2**32)
-    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    _command.check_seed(config)

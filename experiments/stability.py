@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 import jax
 import numpy as np
 
-from experiments import _artifacts, _cli
+from experiments import _artifacts, _cli, _command
 from experiments._stability_runs import WINDOWS
 from nested_jax import _checks
 
@@ -106,59 +106,27 @@ QUICK = {
 
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Hold growth, thresholds and losses of nested momentum against theory."""
-    config = resolved(config)
-    with _cli.usage():
-        check(config)
-    device = _cli.use_device(config.device)
-    _artifacts.claim(config.out, config)
-    results = simulate(config)
-    # Not before: tables and figures would take their memory on top of the compiler's.
-    from experiments import _stability_report
+    with _command.begun(config, check, quick=QUICK) as run:
+        results = simulate(run.config)
+        from experiments import _stability_report
 
-    made = {"config": _artifacts.describe(config), **_artifacts.provenance(device)}
-    _stability_report.show(results)
-    _stability_report.write(config.out, made, results)
-    print(f"Report: {config.out / 'report.html'}")
-
-
-def resolved(config: Config) -> Config:
-    """Return the configuration with what `quick` stands for."""
-    if not config.quick:
-        return config
-    defaults = Config()
-    untouched = {
-        name: value
-        for name, value in QUICK.items()
-        if getattr(config, name) == getattr(defaults, name)
-    }
-    return dataclasses.replace(config, **untouched)
+        _stability_report.write(run.config.out, run.made(), results)
+        _stability_report.show(results)
 
 
 def check(config: Config) -> None:
     """Raise for the first option out of range or of the wrong kind."""
-    for name in ("model_levels", "data_levels", "dim", "steps", "tuning_seeds"):
-        _checks.check_static_count(_option(name), getattr(config, name), 1)
+    counts = ("model_levels", "data_levels", "dim", "steps", "tuning_seeds")
+    _command.check_counts(config, 1, *counts)
     # Levels are chosen on half of the seeds, and of the other half there is an interval.
-    _checks.check_static_count("--seeds", config.seeds, 4)
-    _checks.check_static_count("--rates", config.rates, 2)
-    _checks.check_static_count("--warmup", config.warmup)
-    _checks.check_below("--steps", config.steps, 2**31)
-    if config.steps % WINDOWS:
-        raise ValueError(f"`--steps` must be a multiple of {WINDOWS}, got {config.steps}.")
-    if config.warmup >= config.steps:
-        raise ValueError(
-            f"`--warmup` must be less than `--steps` = {config.steps}, got {config.warmup}."
-        )
+    _command.check_counts(config, 4, "seeds")
+    _command.check_counts(config, 2, "rates")
+    _command.check_multiple(config, WINDOWS, "steps")
+    _command.check_warmup(config)
     _checks.check_unit_interval("--decay", config.decay)
     _checks.check_positive("--learning-rate", config.learning_rate)
     _checks.check_non_negative("--noise-std", config.noise_std)
-    _checks.check_static_count("--seed", config.seed)
-    _checks.check_below("--seed", config.seed, 2**32)
-    _checks.check_choice("--device", config.device, ("auto", "cpu", "gpu"))
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    _command.check_seed(config)
 
 
 def simulate(config: Config) -> "xr.Dataset":

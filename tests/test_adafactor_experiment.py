@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,46 +11,30 @@ import optax
 import pytest
 import xarray as xr
 
-from experiments import __main__, _adafactor_report, _adafactor_runs, _artifacts, _data, adafactor
+from experiments import _adafactor_report, _adafactor_runs, _data, adafactor
+from tests import experiments_support as support
 
 FLOAT32_RTOL = 1e-5  # Parameters and statistics are float32, and 64 numbers are averaged.
 TINY = adafactor.Config(hidden=8, batch_size=4, steps=100, caps=2, seeds=2)
 
 
-@pytest.fixture(autouse=True)
-def _settings():
-    """Undo what the command line sets for its process."""
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-def run(*options):
-    """Run the command line; return its exit code."""
-    try:
-        return __main__.main(["adafactor", *map(str, options)])
-    except SystemExit as exit_:
-        return exit_.code
-
-
-def options_of(config, out):
-    fields = _artifacts.describe(config) | {"out": out}
-    del fields["quick"], fields["download"]
-    return [w for name, x in fields.items() for w in (f"--{name.replace('_', '-')}", str(x))]
+_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return the folder of a small experiment, run once."""
+def done(tmp_path_factory):
+    """Run a small experiment on two of the models; return its folder and what it printed."""
     out = tmp_path_factory.mktemp("adafactor") / "results"
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
-    before = {name: getattr(jax.config, name) for name in names}
-    assert run(*options_of(TINY, out)) == 0
-    for name, value in before.items():
-        jax.config.update(name, value)
-    return out
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        models = _adafactor_runs.shapes(TINY, _data.load())
+        two = {name: models[name] for name in ("MLP 784-256-256-10", "matrix 4096 × 4096")}
+        monkeypatch.setattr(_adafactor_runs, "shapes", lambda config, images: two)
+        return out, support.finished("adafactor", TINY, out)
+
+
+@pytest.fixture(scope="module")
+def folder(done):
+    return done[0]
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +129,16 @@ def test_states_weigh_what_their_shapes_say():
         assert xla_state == state
 
 
+def test_models_are_of_the_sizes_that_they_are_called():
+    models = _adafactor_runs.shapes(TINY, _data.load())
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(model)) for model in models.values()]
+    mlps = [65 * 8 + 9 * 10, 785 * 256 + 257 * 256 + 257 * 10]
+    assert counts == [*mlps, 4 * 512**2 + 2 * 512 * 2048 + 2048, 4096**2]
+
+
 @pytest.mark.slow
 def test_memory_is_that_of_optax_where_it_is_the_same(folder):
-    memory = xr.load_dataset(folder / "memory.nc").isel(model=1)
+    memory = xr.load_dataset(folder / "memory.nc").isel(model=0)
     params = {"w": jnp.zeros(int(memory.params.isel(optimizer=0)) // 4)}
     state = optax.adam(1e-3).init(params)
     expected = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -162,68 +153,33 @@ def test_times_hold_the_first_step_the_change_and_the_last():
 
 
 @pytest.mark.slow
-def test_writes_every_file(folder):
+def test_writes_every_file(done):
+    folder, printed = done
     names = {path.name for path in folder.iterdir()}
     parts = json.loads((folder / "config.json").read_text())["parts"]
     assert names == {*(f"{part}.nc" for part in parts), "config.json", "figures", "report.html"}
     page = (folder / "report.html").read_text()
     figures = sorted((folder / "figures").iterdir())
     assert page.count("<svg") == len(figures) == 5
+    assert printed.count("\n") == page.count("<h2>") == 6
     assert _data.load("digits").name in page
-    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
+    assert support.is_self_contained(page)
     assert not list(folder.rglob(".*")), "a file was left aside"
 
 
 @pytest.mark.slow
-def test_report_is_made_of_the_store_alone(folder, undrawn):
-    before = (folder / "report.html").read_bytes()
-    (folder / "report.html").unlink()
-    _adafactor_report.write(folder)
-    assert (folder / "report.html").read_bytes() == before
-    # And its numbers are the stored ones.
-    path = folder / "memory.nc"
-    stored = path.read_bytes()
-    results = xr.load_dataset(path)
-    results["state"][-1, 1] = 77 * 2**20
-    results.to_netcdf(path, engine="h5netcdf")
+def test_report_is_made_of_the_store_alone(folder, tmp_path, undrawn):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "report.html"
+    path.unlink()
     undrawn()
-    _adafactor_report.write(folder)
-    assert "Adam holds 77 MiB" in (folder / "report.html").read_text()
-    path.write_bytes(stored)
-    (folder / "report.html").write_bytes(before)
-
-
-def test_quick_leaves_what_was_asked_for():
-    quick = adafactor.resolved(adafactor.Config(quick=True))
-    assert quick.steps == adafactor.QUICK["steps"]
-    assert adafactor.resolved(adafactor.Config(quick=True, steps=700)).steps == 700
-    adafactor.check(quick)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("hidden", 0, "`--hidden` must be an integer of at least 1, got 0."),
-        ("batch_size", "all", "`--batch-size` must be an integer of at least 1, got 'all'."),
-        ("steps", 150, "`--steps` must be a multiple of 100, got 150."),
-        ("caps", 1, "`--caps` must be an integer of at least 2, got 1."),
-        ("seeds", 1, "`--seeds` must be an integer of at least 2, got 1."),
-        ("seed", 2**32, f"`--seed` must be less than {2**32}, got {2**32}."),
-        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
-    ],
-)
-def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
-    options = options_of(dataclasses.replace(TINY, **{option: value}), tmp_path / "a")
-    assert run(*options) == 2
-    error = capsys.readouterr().err
-    assert re.match(re.escape(f"error: {message}") + "\n$", error)
-    assert not (tmp_path / "a").exists()
-
-
-def test_data_that_are_not_there_are_one_line(tmp_path, capsys):
-    options = options_of(dataclasses.replace(TINY, data=str(tmp_path / "none")), tmp_path / "a")
-    assert run(*options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: `--data` must be ")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "a").exists()
+    _adafactor_report.write(tmp_path)
+    before = support.text_of((folder / "report.html").read_text())
+    assert support.text_of(path.read_text()) == before
+    # And its numbers are the stored ones.
+    results = xr.load_dataset(tmp_path / "memory.nc")
+    results["state"][-1, 1] = 77 * 2**20
+    results.to_netcdf(tmp_path / "memory.nc", engine="h5netcdf")
+    _adafactor_report.write(tmp_path)
+    assert "Adam holds 77 MiB" in path.read_text()
+    assert "Adam holds 77 MiB" not in before

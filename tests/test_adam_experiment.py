@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import pytest
 import xarray as xr
 
 import nested_jax as nj
-from experiments import __main__, _adam_games_report, _adam_report, _adam_runs, _lines, adam
+from experiments import _adam_games_report, _adam_report, _adam_runs, _lines, adam
+from tests import experiments_support as support
 
 METRIC_RTOL = 4 * np.finfo(np.float32).eps  # Metrics are float32; the runs are float64.
 LATE_ATOL = 2e-6  # After 20,000 steps what is left of the bias of v is 1e-9; the rest is float32.
@@ -31,40 +32,19 @@ TINY = adam.Config(
 )
 
 
-@pytest.fixture(autouse=True)
-def _settings():
-    """Undo what the command line sets for its process."""
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-def run(*options):
-    """Run the command line; return its exit code."""
-    try:
-        return __main__.main(["adam", *map(str, options)])
-    except SystemExit as exit_:
-        return exit_.code
-
-
-def options_of(config, out):
-    fields = dataclasses.asdict(config) | {"out": out}
-    del fields["quick"]
-    return [w for name, x in fields.items() for w in (f"--{name.replace('_', '-')}", str(x))]
+_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return the folder of a small experiment, run once."""
+def done(tmp_path_factory):
+    """Run a small experiment; return its folder and what it printed."""
     out = tmp_path_factory.mktemp("adam") / "results"
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
-    before = {name: getattr(jax.config, name) for name in names}
-    assert run(*options_of(TINY, out)) == 0
-    for name, value in before.items():
-        jax.config.update(name, value)
-    return out
+    return out, support.finished("adam", TINY, out)
+
+
+@pytest.fixture(scope="module")
+def folder(done):
+    return done[0]
 
 
 def test_step_bounds_are_attained_to_the_digit(x64):
@@ -228,70 +208,33 @@ def test_numbers_have_the_digits_that_are_known(runs, text):
 
 
 @pytest.mark.slow
-def test_writes_every_file(folder):
+def test_writes_every_file(done):
+    folder, printed = done
     names = {path.name for path in folder.iterdir()}
     parts = json.loads((folder / "config.json").read_text())["parts"]
     assert names == {*(f"{part}.nc" for part in parts), "config.json", "figures", "report.html"}
     page = (folder / "report.html").read_text()
     figures = sorted((folder / "figures").iterdir())
     assert page.count("<svg") == len(figures) == 5
+    assert printed.count("\n") == page.count("<h2>") == 6
     assert all(path.stat().st_size > 10_000 for path in figures)
-    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
+    assert support.is_self_contained(page)
     assert not list(folder.rglob(".*")), "a file was left aside"
 
 
 @pytest.mark.slow
-def test_report_is_made_of_the_store_alone(folder, undrawn):
-    before = (folder / "report.html").read_bytes()
-    (folder / "report.html").unlink()
-    _adam_report.write(folder)
-    assert (folder / "report.html").read_bytes() == before
-    # And its numbers are the stored ones.
-    path = folder / "counterexamples.nc"
-    stored = path.read_bytes()
-    results = xr.load_dataset(path)
-    results["last"].loc[{"game": "period 3", "optimizer": "Adam"}] = 0.123456
-    results.to_netcdf(path, engine="h5netcdf")
+def test_report_is_made_of_the_store_alone(folder, tmp_path, undrawn):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "report.html"
+    path.unlink()
     undrawn()
-    _adam_report.write(folder)
-    changed = (folder / "report.html").read_text()
-    assert "period 3: Adam ends at 0.1235" in changed
-    assert "period 3: Adam ends at 0.1235" not in before.decode()
-    path.write_bytes(stored)
-    (folder / "report.html").write_bytes(before)
-
-
-@pytest.mark.slow
-def test_refuses_a_folder_of_another_configuration(folder, capsys):
-    before = (folder / "report.html").read_bytes()
-    assert run(*options_of(dataclasses.replace(TINY, seed=1), folder)) == 2
-    assert "--seed 0 and not 1" in capsys.readouterr().err
-    assert (folder / "report.html").read_bytes() == before
-
-
-def test_quick_leaves_what_was_asked_for():
-    assert adam.resolved(adam.Config(quick=True)).seeds == adam.QUICK["seeds"]
-    assert adam.resolved(adam.Config(quick=True, seeds=7)).seeds == 7
-    assert adam.resolved(adam.Config(seeds=7)) == adam.Config(seeds=7)
-    adam.check(adam.resolved(adam.Config(quick=True)))
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("silence", 0, "`--silence` must be an integer of at least 1, got 0."),
-        ("dim", "many", "`--dim` must be an integer of at least 1, got 'many'."),
-        ("seeds", 1, "`--seeds` must be an integer of at least 2, got 1."),
-        ("rates", 1, "`--rates` must be an integer of at least 2, got 1."),
-        ("game_steps", 1500, "`--game-steps` must be a multiple of 1000, got 1500."),
-        ("regret_steps", 2**31, f"`--regret-steps` must be less than {2**31}, got {2**31}."),
-        ("seed", -1, "`--seed` must be an integer of at least 0, got -1."),
-        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
-    ],
-)
-def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
-    options = options_of(dataclasses.replace(TINY, **{option: value}), tmp_path / "a")
-    assert run(*options) == 2
-    error = capsys.readouterr().err
-    assert re.match(re.escape(f"error: {message}") + "\n$", error)
-    assert not (tmp_path / "a").exists()
+    _adam_report.write(tmp_path)
+    before = support.text_of((folder / "report.html").read_text())
+    assert support.text_of(path.read_text()) == before
+    # And its numbers are the stored ones.
+    results = xr.load_dataset(tmp_path / "counterexamples.nc")
+    results["last"].loc[{"game": "period 3", "optimizer": "Adam"}] = 0.123456
+    results.to_netcdf(tmp_path / "counterexamples.nc", engine="h5netcdf")
+    _adam_report.write(tmp_path)
+    assert "period 3: Adam ends at 0.1235" in path.read_text()
+    assert "period 3: Adam ends at 0.1235" not in before

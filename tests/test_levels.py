@@ -1,7 +1,10 @@
 """Tests of the level sweep: the published numbers, other settings, files and errors."""
 
 import csv
+import dataclasses
+import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +15,10 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from experiments import __main__, _artifacts, levels
+from experiments import _artifacts, levels
 from experiments._rust_stream import published_stream
+from nested_jax import plots
+from tests import experiments_support as support
 from tests import oracles
 
 # Both programs round differently at every one of 30,000 steps. The issue is 1e-9; unstable runs
@@ -23,35 +28,43 @@ ORACLE_RTOL = 1e-11
 SMALL = levels.Config(model_levels=3, data_levels=2, dim=4, steps=1203, warmup=200)
 
 
+_quickly = support.compiled_quickly
+
+
 @pytest.fixture(scope="module")
 def published():
     """Return the default sweep, run once."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), support.compiling(quickly=False):
         return levels.simulate(levels.Config())
 
 
-@pytest.fixture(autouse=True)
-def _settings():
-    """Undo what the command line sets for its process."""
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+@pytest.fixture(scope="module")
+def of_stream():
+    """Return a function to the results of 8 seeds on a stream, computed once."""
+
+    @functools.cache
+    def simulated(stream):
+        with jax.enable_x64(True):
+            return levels.simulate(dataclasses.replace(SMALL, seeds=8, stream=stream))
+
+    return simulated
 
 
-def run(*options):
-    """Run the command line; return its exit code."""
-    try:
-        return __main__.main(["levels", *map(str, options)])
-    except SystemExit as exit_:
-        return exit_.code
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Run a small sweep; return its folder and what it printed."""
+    out = tmp_path_factory.mktemp("levels") / "results"
+    return out, support.finished("levels", SMALL, out)
 
 
-def small_options(out, **changes):
-    config = _artifacts.describe(SMALL) | changes
-    pairs = [(f"--{name.replace('_', '-')}", value) for name, value in config.items()]
-    return [word for pair in [*pairs, ("--out", out)] for word in pair]
+@pytest.fixture
+def drawn_once(monkeypatch):
+    """Draw figures for the page alone."""
+    monkeypatch.setattr(plots, "save", lambda figure, path: None)
+
+
+def finished(out, **changes):
+    return support.finished("levels", dataclasses.replace(SMALL, **changes), out)
 
 
 def test_published_losses_are_reproduced(published):
@@ -135,32 +148,28 @@ def test_other_settings_agree_with_the_oracle(seed, x64):
 
 
 @pytest.mark.parametrize("stream", ["published", "jax"])
-def test_a_seed_axis_is_the_single_seeds(stream, x64):
-    def losses(**changes):
-        config = _artifacts.describe(SMALL) | changes | {"stream": stream}
-        return levels.simulate(levels.Config(**config)).loss
-
-    together = losses(seeds=3)
+def test_a_seed_axis_is_the_single_seeds(stream, of_stream, x64):
+    together = of_stream(stream).loss
     assert together.dims == ("model_level", "data_level", "seed")
-    second = losses(model_seed=43, data_seed=124)
+    config = dataclasses.replace(SMALL, model_seed=43, data_seed=124, stream=stream)
+    second = levels.simulate(config).loss
     np.testing.assert_allclose(together.isel(seed=1), second, rtol=ORACLE_RTOL)
 
 
-def test_jax_stream_says_the_same_as_the_published_one(x64):
+def test_jax_stream_says_the_same_as_the_published_one(of_stream):
     # The losses of two levels, averaged over data levels: 8 seeds, each of 1,000 examples.
     means = {}
     for stream in ("published", "jax"):
-        config = _artifacts.describe(SMALL) | {"seeds": 8, "stream": stream}
-        loss = levels.simulate(levels.Config(**config)).loss.mean(["model_level", "data_level"])
+        loss = of_stream(stream).loss.mean(["model_level", "data_level"])
         means[stream] = float(loss.mean()), float(loss.std() / 8**0.5)
     (first, error), (second, other) = means.values()
     assert abs(first - second) < 5 * (error + other)  # Five standard errors.
 
 
 @pytest.mark.parametrize("stream", ["published", "jax"])
-def test_runs_as_kernels_on_a_gpu(stream, x64, monkeypatch):
-    config = levels.Config(**_artifacts.describe(SMALL) | {"stream": stream})
-    expected = levels.simulate(config)
+def test_runs_as_kernels_on_a_gpu(stream, of_stream, x64, monkeypatch):
+    config = dataclasses.replace(SMALL, stream=stream)
+    expected = of_stream(stream).isel(seed=0)
     # The program of a machine with a GPU: what it does is decided where it is compiled.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     numbers = {name: np.int32(1) for name in ("model_level", "data_level", "seed")}
@@ -171,10 +180,8 @@ def test_runs_as_kernels_on_a_gpu(stream, x64, monkeypatch):
     np.testing.assert_array_equal(on_cpu.first_beyond, expected.first_beyond)
 
 
-def test_writes_every_file(tmp_path, capsys):
-    out = tmp_path / "results"
-    assert run(*small_options(out)) == 0
-    printed = capsys.readouterr().out
+def test_writes_every_file(done):
+    out, printed = done
     assert "6 runs, 0 of them diverged" in printed
     assert "np.log(loss) ~ model_level + data_level" in printed
 
@@ -205,136 +212,66 @@ def test_writes_every_file(tmp_path, capsys):
     fitted, predicted = (regression[n]["terms"] for n in ("log_loss", "predicted_log_loss"))
     assert [term["name"] for term in predicted] == [term["name"] for term in fitted]
     assert results.predicted_loss.dims == ("model_level", "data_level")
-    # Nothing is loaded from outside: the only addresses are names of XML dialects.
-    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
+    assert support.is_self_contained(page)
+    assert "python -m experiments levels --model-levels 3 --data-levels 2 --dim 4 " in page
     names = {path.name for path in (out / "figures").iterdir()}
     assert names == {"losses.png", "loss_by_model_level.png", "loss_by_data_level.png"}
     assert all(path.stat().st_size > 10_000 for path in (out / "figures").iterdir())
     assert not list(out.rglob(".*")), "a file was left aside"
 
 
-def test_runs_again_into_its_own_folder_but_not_into_another(tmp_path, capsys):
-    assert run(*small_options(tmp_path / "a")) == 0
-    before = (tmp_path / "a" / "losses.csv").read_bytes()
-    assert run(*small_options(tmp_path / "a")) == 0
-    assert (tmp_path / "a" / "losses.csv").read_bytes() == before
-    capsys.readouterr()
-    assert run(*small_options(tmp_path / "a", decay=0.5)) == 2
+def test_runs_again_into_its_own_folder_but_not_into_another(done, tmp_path, capsys, undrawn):
+    out = tmp_path / "a"
+    shutil.copytree(done[0], out)
+    before = (out / "losses.csv").read_bytes()
+    (out / "losses.csv").unlink()
+    undrawn()
+    finished(out)
+    assert (out / "losses.csv").read_bytes() == before
+    assert support.run("levels", *support.options_of(SMALL, out, decay=0.5)) == 2
     error = capsys.readouterr().err
     assert "`--out` must be a new folder or one of the same configuration" in error
     assert "--decay 0.95 and not 0.5" in error
-    assert (tmp_path / "a" / "losses.csv").read_bytes() == before
+    assert (out / "losses.csv").read_bytes() == before
 
 
-def test_several_seeds_are_a_column(tmp_path):
-    assert run(*small_options(tmp_path / "a", seeds=2, stream="jax")) == 0
+def test_several_seeds_are_a_column(tmp_path, drawn_once):
+    finished(tmp_path / "a", seeds=2, stream="jax")
     lines = (tmp_path / "a" / "losses.csv").read_text().splitlines()
     assert lines[0] == "model_level,data_level,seed,loss"
     assert len(lines) == 1 + 12
 
 
-def test_diverged_runs_end_in_a_table_that_says_so(tmp_path, capsys):
-    assert run(*small_options(tmp_path / "a", learning_rate=50.0)) == 0
-    printed = capsys.readouterr().out
+def test_diverged_runs_end_in_a_table_that_says_so(tmp_path, drawn_once):
+    printed = finished(tmp_path / "a", learning_rate=50.0)
     assert "6 runs, 6 of them diverged, 6 beyond the range of numbers." in printed
     assert "nan*" in printed
     assert ",nan" in (tmp_path / "a" / "losses.csv").read_text()
     assert "diverged" in (tmp_path / "a" / "report.html").read_text()
 
 
-def test_one_run_has_no_regression_and_says_so(tmp_path, capsys):
-    assert run(*small_options(tmp_path / "a", model_levels=1, data_levels=1)) == 0
-    assert "`data` must hold more rows than the 3 terms" in capsys.readouterr().out
+def test_one_run_has_no_regression_and_says_so(tmp_path, drawn_once):
+    printed = finished(tmp_path / "a", model_levels=1, data_levels=1)
+    assert "`data` must hold more rows than the 3 terms" in printed
     regression = json.loads((tmp_path / "a" / "regression.json").read_text())
     assert "more rows" in regression["loss"]["error"]
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("model_levels", 0, "`--model-levels` must be an integer of at least 1, got 0."),
-        ("data_levels", "two", "`--data-levels` must be an integer of at least 1, got 'two'."),
-        ("dim", 2.5, "`--dim` must be an integer of at least 1, got '2.5'."),
-        ("decay", 1, "`--decay` must lie in [0, 1), got 1."),
-        ("decay", "nan", "`--decay` must lie in [0, 1), got nan."),
-        ("learning_rate", -1, "`--learning-rate` must be non-negative and finite, got -1."),
-        ("learning_rate", "fast", "`--learning-rate` must be non-negative and finite, got 'fast'."),
-        ("steps", 0, "`--steps` must be an integer of at least 1, got 0."),
-        ("steps", 2**31, "`--steps` must be less than 2147483648, got 2147483648."),
-        ("steps", 2**31 - 1, "`--steps` must leave the published stream in memory"),
-        ("warmup", -1, "`--warmup` must be an integer of at least 0, got -1."),
-        ("warmup", 1203, "`--warmup` must be less than `--steps` = 1203, got 1203."),
-        ("noise_std", "inf", "`--noise-std` must be non-negative and finite, got inf."),
-        ("model_seed", -1, "`--model-seed` must be an integer of at least 0, got -1."),
-        ("data_seed", 2**64, f"`--data-seed` must be less than {2**64}, got {2**64}."),
-        ("stream", "rust", "`--stream` must be one of 'published', 'jax', got 'rust'."),
-        ("seeds", 0, "`--seeds` must be an integer of at least 1, got 0."),
-        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
-    ],
-)
-def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
-    assert run(*small_options(tmp_path / "a", **{option: value})) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith(f"error: {message}")
-    assert printed.err.count("\n") == 1
-    assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.skipif(
-    any(device.platform == "gpu" for device in jax.devices()), reason="there is a GPU"
-)
-def test_no_gpu_is_one_line(tmp_path, capsys):
-    assert run(*small_options(tmp_path / "a", device="gpu")) == 2
-    assert "`--device` must name a device of this machine, got gpu." in capsys.readouterr().err
-
-
-def test_out_that_cannot_be_written_is_one_line(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert run(*small_options(out)) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: `--out` must be a folder to write in, got ")
-        assert error.count("\n") == 1
-
-
-def test_out_with_foreign_files_is_refused(tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("")
-    assert run(*small_options(tmp_path)) == 2
-    assert "with files of unknown origin" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_help_names_every_option(capsys):
-    assert run("--help") == 0
-    text = capsys.readouterr().out
-    for name in (*_artifacts.describe(SMALL), "out"):
-        assert f"--{name.replace('_', '-')}" in text
-
-
-def test_an_unknown_experiment_is_an_error(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        __main__.main(["levles"])
-    assert exit_.value.code == 2
-    assert "levels" in capsys.readouterr().err
-
-
-def test_default_folder_is_below_the_working_directory():
-    assert levels.Config().out == Path("results/levels")
-
-
-def test_single_loop_gives_the_same_losses(tmp_path):
-    """In processes of their own: XLA reads its flags once."""
-    losses = []
-    for option in ("--no-single-loop", "--single-loop"):
-        out = tmp_path / option
-        command = [
-            sys.executable,
-            "-m",
-            "experiments",
-            "levels",
-            *map(str, small_options(out)),
-            option,
-        ]
-        subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[1])
-        losses.append(pd.read_csv(out / "losses.csv").loss)
+def test_single_loop_gives_the_same_losses(done, tmp_path):
+    """In a process of its own: XLA reads its flags once."""
+    options = support.options_of(SMALL, tmp_path / "a", single_loop=True)
+    command = [sys.executable, "-m", "experiments", "levels", *map(str, options)]
+    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[1])
+    losses = [pd.read_csv(out / "losses.csv").loss for out in (done[0], tmp_path / "a")]
     np.testing.assert_allclose(*losses, rtol=ORACLE_RTOL)
+
+
+def test_whoever_stops_reading_gets_the_report_all_the_same(tmp_path):
+    out = tmp_path / "levels"
+    command = [sys.executable, "-m", "experiments", "levels", *support.options_of(SMALL, out)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[1], **pipes) as process:
+        process.stdout.close()  # As `| head` does.
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+    assert (out / "report.html").exists()

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,64 +9,57 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import __main__, _artifacts, momentum
+from experiments import _artifacts, momentum
 from experiments import _momentum_runs as runs
 from experiments._surfaces import SURFACES, problem, starts
+from tests import experiments_support as support
 
 FOUR_DIGITS = 5e-5
 RADIUS_ATOL = 1e-7  # Rounding splits a double eigenvalue by the root of 1e-16, and more.
 RTOL = 1e-11  # In float64 each of some hundred steps rounds a few times.
 STANDARD_ERRORS = 5
 SMALL = momentum.Config(
-    max_condition=100,
-    conditions=2,
-    dim=3,
-    steps=400,
-    velocity_steps=60,
-    regression_steps=500,
-    seeds=2,
-    surface_steps=60,
-    learning_rates=3,
-    starts=2,
+    conditions=4,
+    steps=40_000,
+    velocity_steps=50,
+    regression_steps=4000,
+    seeds=8,
+    surface_steps=300,
+    learning_rates=4,
+    starts=3,
 )
-
-
-@pytest.fixture(autouse=True)
-def _settings():
-    """Undo what the command line sets for its process."""
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")
-def quadratics():
+def done(tmp_path_factory):
+    """Run a small experiment; return its folder and what it printed."""
+    out = tmp_path_factory.mktemp("momentum") / "results"
+    return out, support.finished("momentum", SMALL, out)
+
+
+@pytest.fixture(scope="module")
+def folder(done):
+    return done[0]
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """Return what it stored, by name."""
+    names = ("quadratics", "velocities", "regression", "tuning", "surfaces")
+    return {name: xr.load_dataset(folder / f"{name}.nc") for name in names}
+
+
+@pytest.fixture(scope="module")
+def quadratics(results):
     """Return the runs on condition numbers 10, 100, 1000 and 10000."""
-    with jax.enable_x64(True):
-        return runs._quadratics(momentum.Config(conditions=4, steps=40_000))
+    return results["quadratics"]
 
 
 @pytest.fixture(scope="module")
-def tuning():
+def tuning(results):
     """Return the runs on the surfaces at a few rates."""
-    with jax.enable_x64(True):
-        return runs._tuning(momentum.Config(learning_rates=4, starts=3, surface_steps=300))
-
-
-def run(*options):
-    """Run the command line; return its exit code."""
-    try:
-        return __main__.main(["momentum", *map(str, options)])
-    except SystemExit as exit_:
-        return exit_.code
-
-
-def small_options(out, **changes):
-    config = _artifacts.describe(SMALL) | changes
-    pairs = [(f"--{name.replace('_', '-')}", v) for name, v in config.items() if name != "quick"]
-    return [word for pair in [*pairs, ("--out", out)] for word in pair]
+    return results["tuning"]
 
 
 def factors(condition):
@@ -120,8 +112,8 @@ def test_measured_factor_is_that_of_a_known_error(power):
     np.testing.assert_allclose(runs.measured_factor(log_errors, steps), 0.7, rtol=1e-10)
 
 
-def test_velocities_are_geometric_sums(x64):
-    found = runs._velocities(momentum.Config(velocity_steps=50))
+def test_velocities_are_geometric_sums(results):
+    found = results["velocities"]
     t = found.step.values
     for decay in found.decay.values:
         # Looking ahead, the parameters are a term further on.
@@ -132,8 +124,8 @@ def test_velocities_are_geometric_sums(x64):
         np.testing.assert_allclose(found.predicted.sel(decay=decay), 1 / (1 - decay), rtol=1e-9)
 
 
-def test_losses_of_the_regression_are_as_predicted(x64):
-    found = runs._regression(momentum.Config(seeds=8, regression_steps=4000))
+def test_losses_of_the_regression_are_as_predicted(results):
+    found = results["regression"]
     for rate in found.rate.values:
         for decay in found.decay.values:
             at = found.sel(rate=rate, decay=decay)
@@ -195,8 +187,7 @@ def descended(loss, start, rate, decay, steps, nesterov=False):
 
 def test_a_run_on_a_surface_is_that_of_plain_python(tuning, x64):
     surface = SURFACES["collinear"]
-    config = momentum.Config(learning_rates=4, starts=3, surface_steps=300)
-    begin = starts(surface, 3, runs._start_key(config, "collinear"))
+    begin = starts(surface, 3, runs._start_key(SMALL, "collinear"))
     assert tuple(begin[0]) == surface.start
     assert tuple(begin[1]) == surface.control
     for name, decay in (("gradient_descent", 0.0), ("heavy_ball", 0.9), ("nesterov", 0.9)):
@@ -238,8 +229,7 @@ def test_units_that_start_alike_stay_alike(tuning):
 
 
 def test_best_rate_is_that_of_least_effort(tuning):
-    config = momentum.Config(surface_steps=300)
-    rates = runs.best_rates(config, tuning)
+    rates = runs.best_rates(SMALL, tuning)
     others = tuning.sel(start=[0, 2, 3, 4])
     for word in SURFACES:
         for name in tuning.algorithm.values:
@@ -273,10 +263,9 @@ def test_best_rate_is_by_steps_first_and_by_loss_among_equals():
 
 
 @pytest.mark.slow
-def test_curvature_along_a_path_is_that_of_its_points(tuning, x64):
-    config = momentum.Config(learning_rates=4, starts=3, surface_steps=40)
-    rates = runs.best_rates(config, tuning)
-    races = runs._races(config, rates)
+def test_curvature_along_a_path_is_that_of_its_points(results, x64):
+    rates = runs.best_rates(SMALL, results["tuning"])
+    races = results["surfaces"].isel(step=slice(41))
     for word, surface in SURFACES.items():
         at = races.sel({"surface": word, "algorithm": "nesterov", "start": runs.FIRST})
         rate = float(rates.sel({"surface": word, "algorithm": "nesterov"}))
@@ -299,31 +288,27 @@ def test_a_surface_is_a_deterministic_problem():
 
 
 @pytest.mark.slow
-def test_writes_every_file(tmp_path, capsys):
-    out = tmp_path / "results"
-    assert run(*small_options(out)) == 0
-    printed = capsys.readouterr().out
-    assert "On quadratics of condition number 10 to 100 the measured factors" in printed
-    assert "With the learning rate rescaled" in printed
-
-    with (out / "rates.csv").open() as file:
+def test_writes_every_file(folder, results):
+    with (folder / "rates.csv").open() as file:
         rows = list(csv.DictReader(file))
-    quadratics = xr.load_dataset(out / "quadratics.nc")
-    assert len(rows) == quadratics.measured.size == 8
+    quadratics = results["quadratics"]
+    assert len(rows) == quadratics.measured.size == 16
     for row in rows:
-        point = {"algorithm": row["algorithm"], "condition": float(row["condition"])}
-        assert float(row["measured"]) == float(quadratics.measured.sel(point))
-    for name in ("velocities", "regression", "tuning", "surfaces"):
-        assert xr.load_dataset(out / f"{name}.nc").attrs["axes"] is not None
-    made = json.loads((out / "config.json").read_text())
+        condition = float(row["condition"])
+        found = quadratics.sel(algorithm=row["algorithm"]).sel(
+            condition=condition, method="nearest"
+        )
+        assert float(row["measured"]) == float(found.measured)
+    assert all(part.attrs["axes"] is not None for part in results.values())
+    made = json.loads((folder / "config.json").read_text())
     assert made["config"] == _artifacts.describe(SMALL)
     assert {"versions", "commit", "device", "run_seconds"} <= set(made)
-    page = (out / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert page.count("<svg") == 7
     assert page.count("<table") == 7
-    # Nothing is loaded from outside: the only addresses are names of XML dialects.
-    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
-    names = {path.stem for path in (out / "figures").iterdir()}
+    assert support.is_self_contained(page)
+    assert "python -m experiments momentum --max-condition 10000.0 --conditions 4 " in page
+    names = {path.stem for path in (folder / "figures").iterdir()}
     assert names == {
         "rates",
         "errors",
@@ -333,63 +318,12 @@ def test_writes_every_file(tmp_path, capsys):
         "along",
         "learning_rates",
     }
-    assert all(path.stat().st_size > 10_000 for path in (out / "figures").iterdir())
-    assert not list(out.rglob(".*")), "a file was left aside"
-
-    # Once more into its own folder, and not for other options.
-    before = (out / "rates.csv").read_bytes()
-    assert run(*small_options(out, decay=0.5)) == 2
-    assert "--decay 0.9 and not 0.5" in capsys.readouterr().err
-    assert (out / "rates.csv").read_bytes() == before
+    assert all(path.stat().st_size > 10_000 for path in (folder / "figures").iterdir())
+    assert not list(folder.rglob(".*")), "a file was left aside"
 
 
-def test_quick_changes_what_was_left_at_its_default():
-    quick = momentum.resolved(momentum.Config(quick=True, seeds=3))
-    assert quick.seeds == 3
-    assert {name: getattr(quick, name) for name in momentum.QUICK} == momentum.QUICK | {"seeds": 3}
-    momentum.check(quick)
-    momentum.check(momentum.Config())
-    assert momentum.resolved(SMALL) == SMALL
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("max_condition", 10, "`--max-condition` must be above 10, got 10.0."),
-        ("max_condition", "inf", "`--max-condition` must be positive and finite, got inf."),
-        ("max_condition", "big", "`--max-condition` must be positive and finite, got 'big'."),
-        ("max_condition", 101, "`--steps` must be at least four times `--max-condition` = 101, or"),
-        ("conditions", 1, "`--conditions` must be an integer of at least 2, got 1."),
-        ("dim", 1, "`--dim` must be an integer of at least 2, got 1."),
-        ("steps", 405, "`--steps` must be a multiple of 10, got 405."),
-        ("steps", 2**31, "`--steps` must be less than 2147483648, got 2147483648."),
-        ("velocity_steps", 0, "`--velocity-steps` must be an integer of at least 1, got 0."),
-        ("regression_steps", 40, "`--regression-steps` must be a multiple of 50, got 40."),
-        ("learning_rate", 0, "`--learning-rate` must be positive and finite, got 0.0."),
-        ("seeds", 1, "`--seeds` must be an integer of at least 2, got 1."),
-        ("decay", 1, "`--decay` must lie in [0, 1), got 1.0."),
-        ("surface_steps", "all", "`--surface-steps` must be an integer of at least 1, got 'all'."),
-        ("learning_rates", 1, "`--learning-rates` must be an integer of at least 2, got 1."),
-        ("starts", 0, "`--starts` must be an integer of at least 1, got 0."),
-        ("seed", -1, "`--seed` must be an integer of at least 0, got -1."),
-        ("seed", 2**32, "`--seed` must be less than 4294967296, got 4294967296."),
-        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
-    ],
-)
-def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
-    assert run(*small_options(tmp_path / "a", **{option: value})) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith(f"error: {message}")
-    assert printed.err.count("\n") == 1
-    assert not (tmp_path / "a").exists()
-
-
-def test_help_names_every_option(capsys):
-    assert run("--help") == 0
-    text = capsys.readouterr().out
-    for name in (*_artifacts.describe(SMALL), "out"):
-        assert f"--{name.replace('_', '-')}" in text
-
-
-def test_default_folder_is_below_the_working_directory():
-    assert momentum.Config().out == Path("results/momentum")
+@pytest.mark.slow
+def test_says_what_came_out(done):
+    _, printed = done
+    assert "On quadratics of condition number 10 to 10000 the measured factors" in printed
+    assert "With the learning rate rescaled" in printed

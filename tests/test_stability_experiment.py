@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +13,17 @@ import xarray as xr
 
 import nested_jax as nj
 from experiments import (
-    __main__,
     _artifacts,
+    _stability_predictions,
     _stability_report,
     _stability_runs,
     _stability_words,
     stability,
 )
 from experiments import _stability_answers as answers
-from nested_jax import plots
+from nested_jax import plots, theory
 from nested_jax.problems import DriftingRegressionWorld
+from tests import experiments_support as support
 
 # A run that is divided by its norm at each of 200 steps rounds twice as often as one that is not.
 RENORMALIZED_RTOL = 1e-11
@@ -42,29 +42,23 @@ SMALL = stability.Config(
 SCHEMES = {name: _stability_runs.Scheme(*parts) for name, parts in stability.SCHEMES.items()}
 
 
-@pytest.fixture(autouse=True)
-def _settings():
-    """Undo what the command line sets for its process."""
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+_quickly = support.compiled_quickly
 
 
-def run(*options):
-    """Run the command line; return its exit code."""
-    try:
-        return __main__.main(["stability", *map(str, options)])
-    except SystemExit as exit_:
-        return exit_.code
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Run a small experiment; return its folder and what it printed."""
+    out = tmp_path_factory.mktemp("stability") / "results"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(stability, "PROBES", np.array([0.01, 1.0]))
+        monkeypatch.setattr(stability, "PROBE_STEPS", 300)
+        return out, support.finished("stability", SMALL, out)
 
 
-def small_options(out, **changes):
-    config = _artifacts.describe(SMALL) | changes
-    quick = ["--quick"] if config.pop("quick") else []
-    pairs = [(f"--{name.replace('_', '-')}", value) for name, value in config.items()]
-    return [word for pair in [*pairs, ("--out", out)] for word in pair] + quick
+@pytest.fixture(scope="module")
+def small(done):
+    """Return what it stored."""
+    return xr.load_dataset(done[0] / "results.nc")
 
 
 def made_up(models=4, data=3, seeds=6):
@@ -167,17 +161,37 @@ def test_losses_are_those_of_rollouts(x64):
         np.testing.assert_allclose(results.slope.sel(at), slope, rtol=1e-6, atol=1e-12)
 
 
+def test_systems_are_those_of_their_schemes(x64):
+    # Some of them are one: each has to come back at its own place.
+    names = ("equal", "tuned_zero_lag", "debiased", "tuned_matched")
+    readouts = ("last", "zero_lag", "last", "last")
+    decays = [nj.nested_decays(3, 0.95)] * 3 + [nj.matched_delay_decays(3, 0.95)]
+
+    @jax.jit
+    def systems():
+        alone = [
+            theory.as_state_space(nj.scale_by_nested_momentum(d, readout=readout))
+            for d, readout in zip(decays, readouts, strict=True)
+        ]
+        together = _stability_predictions.systems_of(SMALL, [SCHEMES[name] for name in names])
+        return together, alone
+
+    together, alone = systems()
+    for i, one in enumerate(alone):
+        for found, expected in zip(together, one, strict=True):
+            np.testing.assert_allclose(found[i, 2], expected, atol=RTOL)
+
+
 @pytest.mark.slow
 def test_growth_lies_between_its_predictions(x64):
     """At the published rate: levels on both sides of the edge, each to a twentieth."""
-    from experiments import _stability_predictions
-
     config = stability.Config(model_levels=12, seeds=4)
     schemes = [SCHEMES["equal"]]
     bounds = _stability_predictions.stability(config, schemes).isel(case=0)
-    measured = _stability_runs.growth(
-        config, jax.random.key(0), schemes, [0.01], steps=20_000, warmup=5_000, seeds=4
-    ).isel(case=0, rate=0)
+    timing = {"steps": 20_000, "warmup": 5_000, "seeds": 4}
+    with support.compiling(quickly=False):
+        measured = _stability_runs.growth(config, jax.random.key(0), schemes, [0.01], **timing)
+    measured = measured.isel(case=0, rate=0)
     mean = measured.mean("seed")
     # Three standard errors of four runs.
     slack = 3 * measured.std("seed", ddof=1) / 2
@@ -296,70 +310,28 @@ def test_a_sweep_without_divergence_says_so():
 
 
 @pytest.mark.slow
-def test_a_small_run_writes_every_file(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(stability, "PROBES", np.array([0.01, 1.0]))
-    monkeypatch.setattr(stability, "PROBE_STEPS", 300)
-    out = tmp_path / "results"
-    assert run(*small_options(out)) == 0
-    assert f"Report: {out / 'report.html'}" in capsys.readouterr().out
+def test_a_small_run_writes_every_file(done, small, undrawn):
+    out, printed = done
+    assert "Growth of ln loss per" in printed
     made = json.loads((out / "config.json").read_text())
     assert made["config"] == _artifacts.describe(SMALL)
     assert {"versions", "commit", "device"} <= set(made)
-    results = xr.load_dataset(out / "results.nc")
-    assert _stability_report.page(results) == (out / "report.html").read_text()
-    assert dict(results.loss.sizes) == {"seed": 4, "scheme": 9, "model_level": 3, "data_level": 2}
-    tuned = results.rate.sel(scheme="tuned_equal")
+    page = (out / "report.html").read_text()
+    assert "python -m experiments stability --model-levels 3 --data-levels 2 " in page
+    undrawn()
+    assert support.text_of(_stability_report.page(small)) == support.text_of(page)
+    assert dict(small.loss.sizes) == {"seed": 4, "scheme": 9, "model_level": 3, "data_level": 2}
+
+
+@pytest.mark.slow
+def test_rates_are_tuned_on_what_was_tried(small):
+    tuned = small.rate.sel(scheme="tuned_equal")
     assert set(np.unique(tuned)) <= set(stability.tuning_rates(SMALL))
-    best = results.tuning_loss.sel(tuned="tuned_equal").idxmin("tuning_rate")
+    best = small.tuning_loss.sel(tuned="tuned_equal").idxmin("tuning_rate")
     np.testing.assert_array_equal(tuned, best.transpose(*tuned.dims))
-    # One level is plain gradient descent in every scheme, on the same seeds.
-    one = results.loss.sel(model_level=1, scheme=list(stability.FIXED))
+
+
+@pytest.mark.slow
+def test_one_level_is_gradient_descent_in_every_scheme(small):
+    one = small.loss.sel(model_level=1, scheme=list(stability.FIXED))
     np.testing.assert_allclose(one - one.isel(scheme=0), 0, atol=1e-12)
-    assert run(*small_options(out, dim=4)) == 2
-    assert "--dim 3 and not 4" in capsys.readouterr().err
-
-
-def test_quick_changes_what_was_left_at_its_default():
-    config = stability.resolved(stability.Config(quick=True, seeds=9))
-    assert config.seeds == 9
-    assert config.model_levels == stability.QUICK["model_levels"]
-    assert stability.resolved(stability.Config()) == stability.Config()
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("model_levels", 0, "`--model-levels` must be an integer of at least 1, got 0."),
-        ("data_levels", "two", "`--data-levels` must be an integer of at least 1, got 'two'."),
-        ("dim", 0, "`--dim` must be an integer of at least 1, got 0."),
-        ("decay", 1, "`--decay` must lie in [0, 1), got 1."),
-        ("learning_rate", 0, "`--learning-rate` must be positive and finite, got 0."),
-        ("steps", 401, "`--steps` must be a multiple of 20, got 401."),
-        ("warmup", 400, "`--warmup` must be less than `--steps` = 400, got 400."),
-        ("noise_std", -1, "`--noise-std` must be non-negative and finite, got -1."),
-        ("seeds", 3, "`--seeds` must be an integer of at least 4, got 3."),
-        ("tuning_seeds", 0, "`--tuning-seeds` must be an integer of at least 1, got 0."),
-        ("rates", 1, "`--rates` must be an integer of at least 2, got 1."),
-        ("seed", -1, "`--seed` must be an integer of at least 0, got -1."),
-        ("device", "tpu", "`--device` must be one of 'auto', 'cpu', 'gpu', got 'tpu'."),
-    ],
-)
-def test_a_wrong_option_is_one_line(option, value, message, tmp_path, capsys):
-    assert run(*small_options(tmp_path / "a", **{option: value})) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith(f"error: {message}")
-    assert printed.err.count("\n") == 1
-    assert not (tmp_path / "a").exists()
-
-
-def test_out_with_foreign_files_is_refused(tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("")
-    assert run(*small_options(tmp_path)) == 2
-    assert "with files of unknown origin" in capsys.readouterr().err
-
-
-def test_help_names_every_option(capsys):
-    assert run("--help") == 0
-    text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for name in (*_artifacts.describe(SMALL), "out"):
-        assert f"--{name.replace('_', '-')}" in text

@@ -1,0 +1,75 @@
+"""What the tests of the experiments share: the command line, its options, pages, compilation."""
+
+import contextlib
+import dataclasses
+import io
+import re
+
+import jax
+import pytest
+
+from experiments import __main__
+
+SETTINGS = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
+
+
+def run(*words):
+    """Run the command line of `words`, undo what it sets of JAX, and return its exit code."""
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    try:
+        return __main__.main([*map(str, words)])
+    except SystemExit as exit_:
+        return exit_.code
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def finished(name, config, out):
+    """Run an experiment that must succeed; return what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert run(name, *options_of(config, out)) == 0
+    assert printed.getvalue().endswith(f"Report: {out / 'report.html'}\n")
+    return printed.getvalue()
+
+
+def options_of(config, out, **changes):
+    """Return the options of a configuration, some of them changed."""
+    words = []
+    for name, value in {**dataclasses.asdict(config), **changes, "out": out}.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [option] if value else []
+        else:
+            words += [option, value]
+    return words
+
+
+def text_of(page):
+    """Return a page without its figures."""
+    return re.sub(r"<svg.*?</svg>\s*", "", page, flags=re.DOTALL)
+
+
+def is_self_contained(page):
+    """Tell whether nothing is loaded from outside: the addresses are names of XML dialects."""
+    return not any(word in page for word in ("<script", "<link", 'src="http'))
+
+
+@contextlib.contextmanager
+def compiling(*, quickly):
+    """Leave out most of XLA's optimizations or not: without, a program takes longer to run."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, quickly)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """Compile quickly what runs once, and on few numbers."""
+    with compiling(quickly=True):
+        yield
