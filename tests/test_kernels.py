@@ -21,6 +21,8 @@ GROWTH_RTOL = 1e-12  # Of log losses: what 300 roundings leave of a loss, growin
 FLOAT32_RTOL = 500 * np.finfo(np.float32).eps  # Thousands of roundings, and a sum of 750 losses.
 KEY = jax.random.key(0)
 BLOCK = 100
+# What LLVM makes of interpreted kernels nobody runs; making it is most of the time of a test.
+QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,13 @@ def _short_blocks(monkeypatch):
 
 def both(run):
     """Return what `run(implementation)` gives for the scan and for the interpreted kernels."""
-    return [jax.jit(functools.partial(run, word))() for word in ("scan", "interpret")]
+    return [quickly(jax.jit(functools.partial(run, word))) for word in ("scan", "interpret")]
+
+
+def quickly(program, *arguments):
+    """Return what a program gives, compiled quickly."""
+    lowered = program.lower(*arguments)
+    return lowered.compile(QUICKLY)(*arguments)
 
 
 def assert_same(actual, expected, rtol):
@@ -111,7 +119,7 @@ def test_agrees_with_the_scan_at_all_levels(x64):
     assert 0 < np.mean(actual.diverged) < 1
     assert_same(actual, expected, SCAN_RTOL)
     # A pair shares a loop; a run alone has its own. Runs do not know of each other.
-    alone = jax.jit(run, static_argnums=0)("interpret", decays[3], 2)
+    alone = quickly(jax.jit(functools.partial(run, "interpret")), decays[3], 2)
     np.testing.assert_allclose(actual.loss[1, 3], alone.loss, rtol=SCAN_RTOL)
 
 
@@ -176,13 +184,13 @@ def test_every_number_may_be_traced():
 
     values = [np.array([0.9, 0.5]), 0.01, 2, 0.2, 50, 5.0]
     expected = run("scan", *values)
-    actual = jax.jit(functools.partial(run, "interpret"))(*values)
+    actual = quickly(jax.jit(functools.partial(run, "interpret")), *values)
     assert actual.loss.dtype == actual.params.dtype == np.float32
     assert actual.first_beyond.dtype == np.int32
     assert_same(actual, expected, FLOAT32_RTOL)
     # Each along an axis of its own, or all along one.
     pairs = [np.stack([value, value]) for value in values]
-    together = jax.jit(jax.vmap(functools.partial(run, "interpret")))(*pairs)
+    together = quickly(jax.jit(jax.vmap(functools.partial(run, "interpret"))), *pairs)
     np.testing.assert_allclose(together.loss, [expected.loss] * 2, rtol=FLOAT32_RTOL)
 
 
@@ -310,8 +318,8 @@ def test_auto_is_decided_for_each_platform_where_there_is_one(monkeypatch):
     on_cpu = traced.lower(lowering_platforms=("cpu",))
     assert "xla.gpu.triton" not in on_cpu.as_text()
     levels = jnp.arange(1, 7), jnp.arange(1, 6), jnp.arange(4)
-    expected = traced_over_levels(150, "scan").lower().compile()(*levels)
-    actual = on_cpu.compile()(*levels)
+    expected = traced_over_levels(150, "scan").lower().compile(QUICKLY)(*levels)
+    actual = on_cpu.compile(QUICKLY)(*levels)
     np.testing.assert_allclose(actual.loss, expected.loss, rtol=FLOAT32_RTOL)
 
 

@@ -124,11 +124,12 @@ def test_padding_does_not_change_when_a_run_overflows(levels):
     """It may change inf to NaN (0 * inf), which is beyond any bound just as well."""
     problem, keys = nj.drifting_regression(dim=4), jax.random.split(KEY, 8)
 
-    def run(max_levels):
+    def run(max_levels, key):
         tx = nj.nested_momentum(1.0, levels, 0.9, max_levels=max_levels)
-        return jax.vmap(lambda key: nj.rollout(tx, problem, key, 900))(keys)
+        return nj.rollout(tx, problem, key, 900)
 
-    short, padded = jax.jit(lambda: [run(levels), run(levels + 2)])()
+    both = jax.jit(jax.vmap(lambda key: [run(levels, key), run(levels + 2, key)]))
+    short, padded = both(keys)
     assert np.all(short.diverged)
     np.testing.assert_array_equal(padded.first_beyond, short.first_beyond)
     assert not np.isfinite([short.loss, padded.loss]).any()

@@ -5,6 +5,7 @@ Every process is a real one. Whatever happens to it, the end has the bits of an 
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import random
 import re
@@ -76,6 +77,17 @@ def start(path, *arguments):
     )
 
 
+def fork(path, *arguments):
+    """Start a process that finds the library imported, most of the time of a short one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["jax.experimental.multihost_utils", "nested_jax"])
+    words = [str(path), *map(str, arguments)]
+    code = f"import runpy, sys; sys.argv = {words}; runpy.run_path(sys.argv[0])"
+    process = context.Process(target=exec, args=(code,))
+    process.start()
+    return process
+
+
 def finish(process):
     """Wait for a process to succeed; return what it said."""
     out, err = process.communicate(timeout=DEADLINE)
@@ -100,7 +112,8 @@ def assert_whole(found):
 def wait_for(store, count, process):
     """Wait until a store has so many chunks, or the process has ended."""
     deadline = time.monotonic() + DEADLINE
-    while len(list(store.glob("chunk-*"))) < count and process.poll() is None:
+    ended = getattr(process, "poll", lambda: process.exitcode)
+    while len(list(store.glob("chunk-*"))) < count and ended() is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -122,21 +135,21 @@ def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed):
     kills, leftovers, kept = 0, 0, {}
     while True:
         # Begun on one device, it may go on on two.
-        process = start(path, chance.choice((1, 2)), store, results, "slowly")
+        process = fork(path, chance.choice((1, 2)), store, results, "slowly")
         # Up to a handful of chunks further, and then at any moment of the next one.
         wait_for(store, len(kept) + chance.randint(1, 4), process)
         time.sleep(chance.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=DEADLINE)
+        process.kill()
+        process.join(DEADLINE)
         found = chunks(store)
         # What was there once stays, and all of it is whole.
         assert kept.items() <= found.items()
         assert_whole(found)
         leftovers += len(list(store.glob(".*")))
         kept = found
-        if process.returncode == 0:
+        if process.exitcode == 0:
             break
-        assert process.returncode == -signal.SIGKILL
+        assert process.exitcode == -signal.SIGKILL
         kills += 1
         if len(kept) > CHUNKS - 5:
             finish(start(path, 1, store, results))

@@ -123,10 +123,15 @@ def test_float32_stays_float32_without_x64():
     np.testing.assert_allclose(found.largest, 50, rtol=FLOAT32_RTOL)
     with jax.enable_x64(True):  # Narrow parameters are widened, by both methods.
         for iterations in (2, 80):
-            found = theory.curvature(loss, jnp.ones(80, "bfloat16"), iterations=iterations)
+
+            @jax.jit
+            def both(params, iterations=iterations):
+                matrix = lambda p: jnp.outer(p, p[:3])  # noqa: E731
+                found = theory.curvature(loss, params, iterations=iterations)
+                return found, theory.jacobian_singular_values(matrix, params, iterations=iterations)
+
+            found, values = both(jnp.ones(80, "bfloat16"))
             assert {x.dtype for x in found} == {jnp.dtype("float64")}
-            model = {"function": lambda p: jnp.outer(p, p[:3]), "params": jnp.ones(80, "bfloat16")}
-            values = theory.jacobian_singular_values(**model, iterations=iterations)
             assert values.dtype == jnp.dtype("float64")
 
 

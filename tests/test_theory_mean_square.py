@@ -1,6 +1,7 @@
 """Tests of the mean square under online regression: exact moments, printed figures, simulation."""
 
 import decimal
+import functools
 import itertools
 import math
 import re
@@ -33,6 +34,17 @@ PRINTED |= {10: 165, 12: 176, 14: 179.6, 18: 176}
 
 def padded(stages, decay=0.95, room=19):
     return theory.cascade(jnp.where(jnp.arange(room) < stages, decay, 0.0))
+
+
+@functools.cache
+def growths_of_twenty():
+    """Return the growth, with ten inputs, of twenty systems of 19 states: one program for all."""
+    return jax.jit(jax.vmap(lambda system: theory.mean_square_growth(system, 10, 0.01)))
+
+
+def systems_of(make, numbers):
+    """Return the systems, of one size, that `make` gives of each of some numbers."""
+    return jax.jit(jax.vmap(lambda x: theory.as_state_space(make(x))))(numbers)
 
 
 def linear_map(step, size):
@@ -182,9 +194,7 @@ def test_growth_is_that_of_all_second_moments(decays, dim, rate):
 
 
 def test_growth_is_that_of_the_table():
-    growth = jax.jit(jax.vmap(lambda k: theory.mean_square_growth(padded(k), 10, 0.01)))(
-        jnp.arange(20)
-    )
+    growth = growths_of_twenty()(systems_of(padded, jnp.arange(20)))
     for k, printed in PRINTED.items():
         unit = 0.1 if isinstance(printed, float) else 1
         assert abs(STEPS * growth[k] - printed) <= unit / 2
@@ -194,7 +204,7 @@ def test_growth_is_that_of_the_table():
     assert np.all((growth > 0) == (np.arange(20) >= 5))
     assert np.argmax(growth) == 14
     # The mean goes on to blow_up there, and is never faster.
-    mean = jax.vmap(lambda k: theory.mean_growth(padded(k), 0.02))(jnp.arange(20))
+    mean = jax.jit(jax.vmap(lambda k: theory.mean_growth(padded(k), 0.02)))(jnp.arange(20))
     assert mean[5] < 0
     assert np.all(growth > 2 * mean)
 
@@ -206,13 +216,10 @@ def zero_lag(levels, room):
 
 @pytest.fixture(scope="module")
 def zero_lag_growths():
-    """Growth of 1 to 19 levels without lag, ten inputs, all padded to 19 levels."""
-
-    def growth(m):
-        return theory.mean_square_growth(zero_lag(m, 19), 10, 0.01)
-
+    """Growth of 1 to 19 levels without lag, ten inputs, all padded to 20 levels."""
     with jax.enable_x64(True):
-        return np.asarray(jax.jit(jax.vmap(growth))(jnp.arange(1, 20)))
+        systems = systems_of(lambda m: zero_lag(m, 20), jnp.arange(1, 21))
+        return np.asarray(growths_of_twenty()(systems))[:19]
 
 
 @pytest.mark.parametrize("levels", [2, 3, 7, 10, 14, 16, 17, 18, 19])
@@ -227,7 +234,7 @@ def test_growth_without_lag_is_that_of_the_recurrence(zero_lag_growths, levels):
 
 @pytest.mark.parametrize("levels", [7, 16])
 def test_growth_without_lag_needs_no_padding(zero_lag_growths, levels):
-    alone = theory.mean_square_growth(zero_lag(levels, levels), 10, 0.01)
+    alone = jax.jit(lambda: theory.mean_square_growth(zero_lag(levels, levels), 10, 0.01))()
     rtol = RTOL + CANCELLED * math.comb(levels - 1, (levels - 1) // 2) ** 2
     np.testing.assert_allclose(alone, zero_lag_growths[levels - 1], rtol=rtol)
 
@@ -263,28 +270,31 @@ def test_growth_is_found_where_the_radius_is_not(monkeypatch):
     system, rate = theory.cascade([0.95] * 4), 0.01
     expected = theory.mean_square_growth(system, 10, rate)
     exact, weight = _mean_square.eigenvalues_of, _mean_square.noise_weight(10, True)
+
+    @jax.jit
+    def growth(error):
+        monkeypatch.setattr(_mean_square, "eigenvalues_of", lambda A: error * exact(A))
+        return _mean_square._growth.__wrapped__(system, weight, rate)
+
     for error in (0.9999, 1.0001):
-        monkeypatch.setattr(_mean_square, "eigenvalues_of", lambda A, e=error: e * exact(A))
-        # A new function, since the program of the old one is kept.
-        growth = jax.jit(lambda *inputs: _mean_square._growth.__wrapped__(*inputs))
-        np.testing.assert_allclose(growth(system, weight, rate), expected, rtol=RTOL)
+        np.testing.assert_allclose(growth(error), expected, rtol=RTOL)
 
 
 def test_the_constant_feature_is_no_gaussian():
     # As one more Gaussian input the bias would weigh more, and the table would not be met.
-    gaussian = theory.mean_square_growth(padded(0), 11, 0.01, bias=False)
+    still = theory.cascade([])
+    gaussian = theory.mean_square_growth(still, 11, 0.01, bias=False)
     np.testing.assert_allclose(gaussian, lyapunov_growth(0, 0.01, np.array([[12.0]])), rtol=RTOL)
     assert round(float(STEPS * gaussian)) == -1063
-    exact = theory.mean_square_growth(padded(0), 10, 0.01)
+    exact = theory.mean_square_growth(still, 10, 0.01)
     np.testing.assert_allclose(STEPS * (gaussian - exact), 1.936, atol=5e-4)
 
 
 def test_growth_of_matched_delays_is_the_published_contraction():
-    def growth(m):
-        decays = nj.matched_delay_decays(m, 0.95, max_levels=19)
-        return theory.mean_square_growth(theory.cascade(decays), 10, 0.01)
+    def system(m):
+        return theory.cascade(nj.matched_delay_decays(m, 0.95, max_levels=20))
 
-    contraction = -jax.jit(jax.vmap(growth))(jnp.arange(3, 20))
+    contraction = -growths_of_twenty()(systems_of(system, jnp.arange(1, 21)))[2:19]
     # Printed as about 3.77e-2 for every k.
     assert np.all(np.abs(contraction - 3.77e-2) < 2e-4)
 
@@ -456,14 +466,17 @@ def test_a_random_walk_is_followed():
 
 def test_a_refused_transform_gives_nan_where_it_is_traced():
     def all_of(b1):
-        tx = optax.scale_by_adam(b1=b1)
-        return (
-            theory.mean_square_growth(tx, 3, 0.01),
-            theory.mean_square_limit(tx, 3),
-            theory.stationary_loss(tx, 3, 0.01).total,
+        # Refused once, not by each of the three.
+        system = theory.as_state_space(optax.scale_by_adam(b1=b1))
+        return system, (
+            theory.mean_square_growth(system, 3, 0.01),
+            theory.mean_square_limit(system, 3),
+            theory.stationary_loss(system, 3, 0.01).total,
         )
 
-    assert np.all(np.isnan(jax.jit(all_of)(0.9)))
+    system, numbers = jax.jit(all_of)(0.9)
+    assert np.all(np.isnan(jax.tree.leaves(numbers)))
+    assert all(np.all(np.isnan(array)) for array in system)
 
 
 def test_single_precision_will_do_for_a_glance():

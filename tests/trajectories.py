@@ -40,9 +40,7 @@ def run(tx, params, gradients, jit=True, dtype=None):
     With `jit` the steps are one compiled `lax.scan`, else a Python loop of eager updates. Arrays
     are of `dtype`, by default of JAX's own float (64-bit under `jax.enable_x64`).
     """
-    params, *gradients = jax.tree.map(
-        lambda x: jnp.asarray(x, dtype or float), [params, *gradients]
-    )
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype or float), params)
 
     def step(carry, gradient):
         theta, state = carry
@@ -52,14 +50,18 @@ def run(tx, params, gradients, jit=True, dtype=None):
 
     carry = params, tx.init(params)
     if jit:
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
+        # Stacked, and taken apart again, by NumPy: of JAX each would be a program of its own.
+        stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), dtype or float), *gradients)
         thetas = jax.jit(lambda c, gs: jax.lax.scan(step, c, gs)[1])(carry, stacked)
-        rows = [jax.tree.map(lambda x, i=i: x[i], thetas) for i in range(len(gradients))]
-    else:
-        rows = []
-        for gradient in gradients:
-            carry, theta = step(carry, gradient)
-            rows.append(theta)
+        thetas = jax.tree.map(np.asarray, thetas)
+        return [
+            jax.tree.map(lambda x, i=i: np.asarray(x[i]), thetas) for i in range(len(gradients))
+        ]
+    rows = []
+    for gradient in gradients:
+        gradient = jax.tree.map(lambda x: jnp.asarray(x, dtype or float), gradient)
+        carry, theta = step(carry, gradient)
+        rows.append(theta)
     return jax.tree.map(np.asarray, rows)
 
 
