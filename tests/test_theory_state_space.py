@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import nested_jax as nj
 from nested_jax import theory
-from nested_jax.theory import StateSpace
+from nested_jax.theory import StateSpace, _state_space
 from tests.test_theory_linearity import LINEAR, REFUSED
 
 # In units of the largest output, over 200 steps of a dozen roundings each.
@@ -213,3 +214,41 @@ def test_cascade_rejects_what_is_no_vector():
         theory.cascade(np.zeros((2, 2)))
     with pytest.raises(TypeError, match=r"`decays` must be a sequence of numbers or a vector"):
         theory.cascade(0.9)
+
+
+def test_a_transform_is_measured_once_a_precision():
+    calls = []
+
+    def update(updates, state, params=None):
+        calls.append(updates.dtype)
+        return 0.5 * updates, state
+
+    tx = optax.GradientTransformation(lambda params: (), update)
+    first = theory.state_space(tx)
+    measured = len(calls)
+    assert measured
+    chex.assert_trees_all_equal(theory.state_space(tx), first)
+    assert float(theory.dc_gain(tx)) == 0.5
+    assert len(calls) == measured
+    with jax.enable_x64(True):
+        assert theory.state_space(tx).feedthrough.dtype == jnp.float64
+    assert len(calls) > measured
+
+
+def test_what_is_traced_is_not_remembered():
+    def gain(factor):
+        return theory.dc_gain(optax.scale(factor))
+
+    before = dict(_state_space._REMEMBERED)
+    with jax.checking_leaks():
+        gains = jax.jit(jax.vmap(gain))(jnp.array([1.0, 3.0]))
+    np.testing.assert_array_equal(gains, [1.0, 3.0])
+    assert _state_space._REMEMBERED.keys() == before.keys()
+
+
+def test_only_the_latest_transforms_are_held(monkeypatch):
+    monkeypatch.setattr(_state_space, "MOST_REMEMBERED", 1)
+    transforms = [optax.scale(1.0), optax.scale(2.0)]
+    for tx in transforms:
+        theory.state_space(tx)
+    assert [held for held, _ in _state_space._REMEMBERED.values()] == transforms[1:]

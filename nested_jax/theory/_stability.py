@@ -34,7 +34,12 @@ NEWTON_STEPS = 80
 def oriented(system: System) -> StateSpace:
     """Return the state space of `system`, with the sign of its gradient."""
     system = as_state_space(system)
-    sign = jnp.where(dc_gain(system) < 0, -1, 1)
+    return _turned(system, dc_gain(system))
+
+
+@jax.jit
+def _turned(system, gain):
+    sign = jnp.where(gain < 0, -1, 1)
     return system._replace(output=sign * system.output, feedthrough=sign * system.feedthrough)
 
 

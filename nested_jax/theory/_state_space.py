@@ -182,9 +182,18 @@ def cascade_dynamics(
     scalars = as_scalars("decays", decays)
     for i, decay in enumerate(scalars):
         check_unit_interval(f"decays[{i}]", decay)
-    stages = len(scalars)
-    keeps = jnp.array([jnp.asarray(a, float) for a in scalars], float)
-    takes = jnp.array([jnp.asarray(complement(a), float) for a in scalars], float)
+    if is_traced(decays):  # Taken apart and put together, it would be a kernel a stage.
+        vector = jnp.asarray(decays)
+        keeps, takes = vector.astype(float), (1 - vector).astype(float)
+    else:
+        keeps = jnp.array([jnp.asarray(a, float) for a in scalars], float)
+        takes = jnp.array([jnp.asarray(complement(a), float) for a in scalars], float)
+    return _dynamics(keeps, takes)
+
+
+@jax.jit
+def _dynamics(keeps, takes):
+    stages = keeps.size
 
     def stage(inner, parameters):
         keep, take, unit = parameters
