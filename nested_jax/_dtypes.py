@@ -21,19 +21,71 @@ def complement(decay: ScalarLike) -> ScalarLike:
     return 1 - decay if is_traced(decay) else 1 - np.float64(decay)
 
 
-def widened(dtype: Any) -> Any:
+def widened(dtype: Any, where: str = "") -> Any:
     """Return `dtype`, or float32 if that is wider: bfloat16 rounds a decay of 0.999 to 1."""
     dtype = jax.dtypes.canonicalize_dtype(dtype)  # NumPy's float64 is float32 unless under x64.
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"Arrays must be of a floating dtype, got {dtype}.")
+        raise TypeError(f"Arrays must be of a floating dtype, got {dtype}{where}.")
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def widened_real(dtype: Any) -> Any:
+    """Return the dtype of the size of a number of `widened(dtype)`, which may be complex."""
+    return jnp.finfo(widened(dtype)).dtype
+
+
+def check_arrays(tree: Any) -> None:
+    """Raise unless all leaves are arrays of floating dtypes, real or complex."""
+    # Most trees are of one dtype, so that this costs next to nothing.
+    dtypes = {getattr(x, "dtype", None) for x in jax.tree.leaves(tree)}
+    if not all(dtype is not None and jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+        jax.tree.map_with_path(_check_array, tree)
+
+
+def check_updates(updates: Any, like: Any) -> None:
+    """Raise unless `updates` are floating arrays of the shapes of `like`, real where that is."""
+    leaves, treedef = jax.tree.flatten(like)
+    pairs = zip(treedef.flatten_up_to(updates), leaves, strict=True)
+    # Paths cost more than all else here, and are asked for only where something is unlike.
+    if not all(_is_alike(u, x) for u, x in pairs):
+        jax.tree.map_with_path(check_update, like, updates)
+
+
+def _is_alike(u: Any, x: Any) -> bool:
+    return hasattr(u, "dtype") and u.dtype == x.dtype and u.shape == x.shape
+
+
+def place(path: Any) -> str:
+    """Return what a message says of where in its tree a leaf is."""
+    return f" at {jax.tree_util.keystr(path)}" if path else ""
+
+
+def _check_array(path: Any, x: Any) -> None:
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"Leaves must be arrays, got {x!r}{place(path)}.")
+    widened(x.dtype, place(path))
+
+
+def check_update(path: Any, like: Any, u: Any) -> None:
+    """Raise unless `u` is a floating array of the shape of `like`, real where that is."""
+    if _is_alike(u, like):
+        return
+    _check_array(path, u)
+    if jnp.iscomplexobj(u) != jnp.iscomplexobj(like):
+        kind = "complex" if jnp.iscomplexobj(like) else "real"
+        raise TypeError(f"Updates must be {kind} like the parameters, got {u.dtype}{place(path)}.")
+    if u.shape != like.shape:
+        rule = f"Updates must have the shapes of the parameters, here {like.shape}"
+        raise ValueError(f"{rule}, got {u.shape}{place(path)}.")
 
 
 def cast(x: Any, dtype: Any) -> Any:
     """Return `x.astype(dtype)`, at next to no cost in tracing where that changes nothing."""
     # A weak type is changed: it becomes one that is meant.
-    done = isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type
-    return x if done else x.astype(dtype)
+    if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
+        return x
+    widened(x.dtype)  # Nor may what leaves be rounded to an integer, silently.
+    return x.astype(dtype)
 
 
 def in_dtype(*numbers: Any) -> Callable[[Any], tuple[jax.Array, ...]]:
@@ -41,9 +93,10 @@ def in_dtype(*numbers: Any) -> Callable[[Any], tuple[jax.Array, ...]]:
     return functools.cache(lambda dtype: tuple(jnp.asarray(x, dtype) for x in numbers))
 
 
-def zeros_widened(params: Any) -> Any:
+def zeros_widened(params: Any, widen: Callable[[Any], Any] = widened) -> Any:
     """Return zeros shaped like `params`, each of its leaf's dtype or float32 if wider."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p, widened(p.dtype)), params)
+    check_arrays(params)
+    return jax.tree.map(lambda p: jnp.zeros_like(p, widen(p.dtype)), params)
 
 
 def narrowed(tree: Any, like: Any) -> Any:
@@ -56,11 +109,28 @@ def incremented(count: jax.Array) -> jax.Array:
     return jnp.asarray(optax.safe_increment(count))
 
 
+def squared(x: jax.Array) -> jax.Array:
+    """Return the square of the size of each entry, which is real. x is to be widened before."""
+    # Of `lax`, whose functions cost two thirds of the like of `jnp` in tracing.
+    square = jax.lax.square
+    return square(x.real) + square(x.imag) if x.dtype.kind == "c" else square(x)
+
+
+def root(x: jax.Array) -> jax.Array:
+    """Return the square root, whose derivative is 0 at 0, and not infinite."""
+    # Not `x > 0`, which would hide a NaN.
+    nothing = x == 0
+    return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, x)))
+
+
+def positive_root(x: jax.Array) -> jax.Array:
+    """Return the square root of x or the smallest normal number: `root` at less cost."""
+    return jax.lax.sqrt(jax.lax.max(x, jnp.finfo(x.dtype).tiny))
+
+
 def root_mean_square(x: jax.Array) -> jax.Array:
     """Return the root of the mean of squares, in float32 or wider; 0 for an array of size 0.
 
     Its derivative is 0 where all of x is 0, and not NaN.
     """
-    wide = x.astype(widened(x.dtype))
-    mean = jnp.sum(wide * wide) / float(max(x.size, 1))
-    return jnp.where(mean == 0, 0, jnp.sqrt(jnp.where(mean == 0, 1, mean)))
+    return root(jnp.sum(squared(cast(x, widened(x.dtype)))) / float(max(x.size, 1)))

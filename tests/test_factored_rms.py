@@ -188,6 +188,17 @@ def test_zeros_beside_a_huge_entry_leave_as_zeros():
     np.testing.assert_allclose(update, [[1, 0], [0, 0], [0, 0]], rtol=FLOAT32_RTOL)
 
 
+def test_squares_that_overflow_freeze_an_entry_of_a_vector_and_spoil_a_matrix():
+    tx = nj.scale_by_factored_rms()
+    gradients = {
+        "matrix": jnp.ones((3, 4, 2)).at[1, 0, 0].set(1e20),
+        "vector": jnp.ones((3, 2)).at[1, 0].set(1e20),
+    }
+    actual = directions(tx, gradients)
+    np.testing.assert_allclose(actual["vector"], [[1, 1], [0, 1], [0, 1]], rtol=FLOAT32_RTOL)
+    assert not np.isfinite(actual["matrix"][1:]).any()
+
+
 def test_16_bit_gradients_have_float32_statistics():
     gradients = jnp.full((50, 3, 3), 2.0**-12, jnp.float16)  # Whose squares are 2^-24: one ulp.
     tx = nj.scale_by_factored_rms(b2=0.999)

@@ -256,6 +256,16 @@ def test_metrics_are_float32_in_every_precision(x64):
         _, state = tx.update(params, state, params)
 
 
+def test_norms_of_nothing_have_a_derivative():
+    tx = with_metrics(nj.momentum(RATE))
+
+    def norms(gradient):
+        metrics = metrics_of(tx.update(gradient, tx.init(gradient))[1])
+        return metrics.gradient_norm + metrics.step_rms
+
+    np.testing.assert_array_equal(jax.grad(norms)(jnp.zeros(3)), np.zeros(3))
+
+
 def test_without_entries_there_is_no_mean():
     tx = with_metrics(nj.adam())
     metrics = metrics_of(tx.update({}, tx.init({}))[1])

@@ -63,6 +63,9 @@ def adafactor(
     of rate, such as a warm restart, acts at once and not 1 / (1 - b1) steps later, and Adam has
     the same order. The schedule multiplies what leaves the average, in both.
 
+    A gradient entry beyond 1.8e19 in float32, whose square is infinite, makes its whole matrix
+    NaN for good (`scale_by_factored_rms`): clip before where there may be one.
+
     Args:
         learning_rate: The cap of :math:`\rho_t = \min(\text{cap}, 1 / \sqrt t)`, 1e-2 if not
             given; without `relative_step`, :math:`\rho_t` itself, which must be given. A number,

@@ -8,7 +8,17 @@ import optax
 
 from nested_jax._cascade import average
 from nested_jax._checks import check_flag, check_non_negative, check_unit_interval
-from nested_jax._dtypes import cast, complement, in_dtype, narrowed, zeros_widened
+from nested_jax._dtypes import (
+    cast,
+    check_updates,
+    complement,
+    in_dtype,
+    narrowed,
+    positive_root,
+    squared,
+    widened_real,
+    zeros_widened,
+)
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -18,7 +28,7 @@ class ScaleByAdamState(NamedTuple):
     Attributes:
         mu: The average m of the updates, shaped like the parameters, of their dtype or float32 if
             that is wider.
-        nu: The average v of their squares, likewise.
+        nu: The average v of their squared sizes, likewise, but real.
         mu_gain: What m is divided by, a scalar: :math:`1 - \beta_1^t`, or 1 without `debias`.
         nu_gain: What v is divided by: :math:`1 - \beta_2^t`, or 1 without `debias`.
         nu_max: With `amsgrad`, the largest :math:`\hat v` so far, like `nu`; else ().
@@ -46,7 +56,7 @@ def scale_by_adam(
     .. math::
 
         m \leftarrow \beta_1 m + (1 - \beta_1) u, &\quad
-        v \leftarrow \beta_2 v + (1 - \beta_2) u^2, \\
+        v \leftarrow \beta_2 v + (1 - \beta_2) |u|^2, \\
         c_i \leftarrow \beta_i c_i + (1 - \beta_i), &\quad
         \hat m = m / c_1, \; \hat v = v / c_2,
 
@@ -61,10 +71,11 @@ def scale_by_adam(
     which updates that grew as :math:`(\beta_2 / \beta_1)^t` attain; the 3.1623 of the paper's
     section 2.1 is what a lone update among zeros gives.
 
-    Entries of 0 leave as 0, but with `eps` = 0 as NaN until the first one that is not 0. Squares
-    are formed in float32 or wider: of entries beyond 1.8e19 they are infinite there, and as an
-    average never forgets an infinity, such an entry leaves as 0 from then on (clip before, or use
-    float64).
+    Entries of 0 leave as 0, and derivatives there are finite, as the root is taken of
+    :math:`\hat v` or the dtype's smallest normal number, 1.2e-38 in float32, whichever is larger:
+    with `eps` = 0, entries below 1.1e-19 are small against it. Squares are formed in float32 or
+    wider: of entries beyond 1.8e19 they are infinite there, and as an average never forgets an
+    infinity, such an entry leaves as 0 from then on (clip before, or use float64).
 
     With `amsgrad` the largest :math:`\hat v` so far takes its place: the divisor never falls.
     With `debias` off the gains start at 1, where they stay: the first step is then
@@ -78,8 +89,8 @@ def scale_by_adam(
         debias: Whether to divide m and v by their gains. Static.
 
     Returns:
-        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
-        not used. Its state holds two copies of the parameters, three with `amsgrad`.
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        `params` is not used. Its state holds two copies of the parameters, three with `amsgrad`.
 
     Raises:
         TypeError: If a hyperparameter is no number, or a flag no bool.
@@ -108,16 +119,17 @@ def scale_by_adam(
     take1, take2 = complement(b1), complement(b2)
 
     def init_fn(params):
-        mu, nu = zeros_widened(params), zeros_widened(params)
-        nu_max = zeros_widened(params) if amsgrad else ()
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(mu))
+        mu, nu = zeros_widened(params), zeros_widened(params, widened_real)
+        nu_max = zeros_widened(params, widened_real) if amsgrad else ()
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(nu))
         mu_gain, nu_gain = (jnp.full((), 0 if debias else 1, dtype) for _ in range(2))
         return ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)
 
     def update_fn(updates, state, params=None):
         del params
+        check_updates(updates, state.mu)
         # Squared only once widened: in float16, 256 squared is infinite.
-        squares = jax.tree.map(lambda v, u: jnp.square(cast(u, v.dtype)), state.nu, updates)
+        squares = jax.tree.map(lambda m, u: squared(cast(u, m.dtype)), state.mu, updates)
         mu = average(b1, take1, state.mu, updates)
         nu = average(b2, take2, state.nu, squares)
         # A gain is what the same average makes of the constant 1: from 1 on it stays there.
@@ -129,8 +141,8 @@ def scale_by_adam(
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu_hat) if amsgrad else ()
 
         def leaf(m, v):
-            gain, _, floor = numbers(m.dtype)
-            return m / gain / (jnp.sqrt(v) + floor)
+            gain, _, floor = numbers(v.dtype)
+            return m / gain / (positive_root(v) + floor)
 
         outflow = jax.tree.map(leaf, mu, nu_max if amsgrad else nu_hat)
         return narrowed(outflow, updates), ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_positive
-from nested_jax._dtypes import root_mean_square
+from nested_jax._dtypes import check_arrays, root_mean_square, widened, widened_real
 from nested_jax._types import ScalarLike
 
 # Scalars that XLA may compare in one program.
@@ -31,7 +31,7 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
     r"""Shrink each leaf whose root mean square is above a threshold.
 
     .. math:: u \leftarrow \frac{u}{\max(1, \mathrm{RMS}(u) / d)}, \quad
-        \mathrm{RMS}(u)^2 = \frac{1}{n} \sum_{i=1}^n u_i^2,
+        \mathrm{RMS}(u)^2 = \frac{1}{n} \sum_{i=1}^n |u_i|^2,
 
     with a mean of its own for every leaf; so no leaf leaves with a root mean square above d, and
     one below d leaves as it came. The update is `optax.clip_by_block_rms`. Besides, the state
@@ -43,11 +43,11 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         threshold: d > 0, may be traced.
 
     Returns:
-        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
-        not used. The root mean square of a leaf of size 0 is 0.
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        `params` is not used. The root mean square of a leaf of size 0 is 0.
 
     Raises:
-        TypeError: If `threshold` is no number.
+        TypeError: If `threshold` is no number, or an array not of a floating dtype.
         ValueError: If a concrete `threshold` is not positive and finite.
 
     Example:
@@ -67,11 +67,15 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
     check_positive("threshold", threshold)
 
     def init_fn(params):
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        check_arrays(params)
+        # Of widened dtypes: float8 and float32 are not promoted to one.
+        dtypes = [widened_real(p.dtype) for p in jax.tree.leaves(params)]
+        dtype = jnp.result_type(jnp.float32, *dtypes)
         return ClipByRmsState(rms=jnp.zeros((), dtype), factor=jnp.ones((), dtype))
 
     def update_fn(updates, state, params=None):
         del params
+        check_arrays(updates)
         leaves, treedef = jax.tree.flatten(updates)
         clipped = [_clip(u, threshold) for u in leaves]
         values = [rms.astype(state.rms.dtype) for _, rms in clipped]
@@ -106,4 +110,4 @@ def _factor(rms, threshold):
 @jax.jit
 def _clip(u, threshold):
     rms = root_mean_square(u)
-    return (u.astype(rms.dtype) * _factor(rms, threshold)).astype(u.dtype), rms
+    return (u.astype(widened(u.dtype)) * _factor(rms, threshold)).astype(u.dtype), rms

@@ -16,7 +16,15 @@ from nested_jax._checks import (
     check_static_count,
     check_unit_interval,
 )
-from nested_jax._dtypes import complement, incremented, widened
+from nested_jax._dtypes import (
+    check_arrays,
+    complement,
+    incremented,
+    place,
+    squared,
+    widened,
+    widened_real,
+)
 from nested_jax._types import ScalarLike, ScalarOrSchedule
 
 # How the axes of an array are ordered; its last two are factored. Equal sizes: the later axis.
@@ -45,7 +53,7 @@ class ScaleByFactoredRmsState(NamedTuple):
         count: Number of updates so far, int32.
         moments: A tree like the parameters, with a `FactoredMoment` in place of each leaf that
             is factored and the whole second moment, shaped like the leaf, in place of each
-            other; of the leaf's dtype, or float32 if that is wider.
+            other; of the leaf's dtype, or float32 if that is wider, and real.
     """
 
     count: jax.Array
@@ -68,15 +76,15 @@ def scale_by_factored_rms(
 
     .. math::
 
-        R_i &\leftarrow \beta_t R_i + (1 - \beta_t)\, \mathrm{mean}_j (g_{ij}^2 + \epsilon), \\
-        C_j &\leftarrow \beta_t C_j + (1 - \beta_t)\, \mathrm{mean}_i (g_{ij}^2 + \epsilon), \\
+        R_i &\leftarrow \beta_t R_i + (1 - \beta_t)\, \mathrm{mean}_j (|g_{ij}|^2 + \epsilon), \\
+        C_j &\leftarrow \beta_t C_j + (1 - \beta_t)\, \mathrm{mean}_i (|g_{ij}|^2 + \epsilon), \\
         V_{ij} &= R_i C_j / \mathrm{mean}(R), \quad
         u_{ij} = g_{ij} / \sqrt{V_{ij}}, \quad \beta_t = 1 - t^{-c},
 
-    and u leaves. V is the best rank-one fit of the average of :math:`g^2 + \epsilon` in the
+    and u leaves. V is the best rank-one fit of the average of :math:`|g|^2 + \epsilon` in the
     generalised Kullback-Leibler divergence, and that average itself where it has rank one. An
     array of more axes is a batch of such matrices; vectors, scalars and what is not factored keep
-    :math:`V \leftarrow \beta_t V + (1 - \beta_t) (g^2 + \epsilon)` whole. As
+    :math:`V \leftarrow \beta_t V + (1 - \beta_t) (|g|^2 + \epsilon)` whole. As
     :math:`\beta_1 = 0` there is no bias to correct, and u is 1 in size at first (for a vector:
     the sign of g). An n x m matrix costs n + m numbers of state, instead of Adam's n m.
 
@@ -84,6 +92,10 @@ def scale_by_factored_rms(
     large by :math:`1 / \sqrt{1 - b_2^t}`, which the paper leaves to clipping. As a function of
     the step (t - 1) it may be corrected: :math:`b_2 (1 - b_2^{t - 1}) / (1 - b_2^t)` is exactly
     Adam's :math:`v / (1 - b_2^t)`.
+
+    Squares are formed in float32 or wider: of entries beyond 1.8e19 they are infinite there, and
+    an average never forgets an infinity. In a vector such an entry leaves as 0 from then on, and
+    in a matrix, by 0 times infinity, no entry is finite from then on: clip before, or use float64.
 
     Args:
         decay_rate: c > 0; the averages grow longer as the run does, for c = 1 over all of it.
@@ -101,8 +113,8 @@ def scale_by_factored_rms(
             optax; of equal ones the later), or the "last" two. Static.
 
     Returns:
-        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
-        not used.
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        `params` is not used.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -158,18 +170,22 @@ def scale_by_factored_rms(
         return keep, take
 
     def init_fn(params):
+        check_arrays(params)
         moments = jax.tree.map(lambda p: _zero_moment(p, axes_of(p.shape)), params)
         return ScaleByFactoredRmsState(count=jnp.zeros((), jnp.int32), moments=moments)
 
     def update_fn(updates, state, params=None):
         del params
         keep, take = weights_at(state.count)
-        leaves, treedef = jax.tree.flatten(updates)
-        moments = treedef.flatten_up_to(state.moments)
-        pairs = [
-            _divide(g, moment, keep, take, eps, axes=axes_of(g.shape))
-            for g, moment in zip(leaves, moments, strict=True)
-        ]
+        check_arrays(updates)
+        leaves, treedef = jax.tree.flatten_with_path(updates)
+        pairs = []
+        for (path, g), moment in zip(leaves, treedef.flatten_up_to(state.moments), strict=True):
+            axes = axes_of(g.shape)
+            if [x.shape for x in jax.tree.leaves(moment)] != _moment_shapes(g.shape, axes):
+                rule = "Updates must have the shapes of the parameters"
+                raise ValueError(f"{rule}, got {g.shape}{place(path)}.")
+            pairs.append(_divide(g, moment, keep, take, eps, axes=axes))
         fresh = ScaleByFactoredRmsState(
             count=incremented(state.count),
             moments=treedef.unflatten([moment for _, moment in pairs]),
@@ -183,9 +199,15 @@ def _zero_moment(param, axes):
     def zeros(axis=()):
         # The shape of a sum, which knows its sharding where that is part of the type.
         like = jax.eval_shape(lambda p: jnp.sum(p, axis), param)
-        return jnp.zeros_like(like, widened(param.dtype))
+        return jnp.zeros_like(like, widened_real(param.dtype))
 
     return zeros() if axes is None else FactoredMoment(row=zeros(axes[1]), column=zeros(axes[0]))
+
+
+def _moment_shapes(shape, axes):
+    if axes is None:
+        return [shape]
+    return [shape[:k] + shape[k + 1 :] for k in reversed(axes)]
 
 
 # Compiled on its own, so that leaves of one shape are traced once, however many they are.
@@ -194,17 +216,18 @@ def _divide(g, moment, keep, take, eps, *, axes):
     """Return the update of one leaf, and its moment."""
     dtype = jax.tree.leaves(moment)[0].dtype
     keep, take, eps = (jnp.asarray(x, dtype) for x in (keep, take, eps))
-    wide = g.astype(dtype)
-    square = wide * wide + eps  # Here and not behind the means: XLA's program is then faster.
+    wide = g.astype(jnp.promote_types(dtype, widened(g.dtype)))
+    square = squared(wide) + eps  # Here and not behind the means: XLA's program is then faster.
     if axes is None:
         moment = keep * moment + take * square
-        return (wide * jax.lax.rsqrt(moment)).astype(g.dtype), moment
+        # Not `rsqrt`: of 1e-30 its derivative, 1e45, is infinite in float32, and 0 times that NaN.
+        return (wide / jnp.sqrt(moment)).astype(g.dtype), moment
     i, j = axes
     row = keep * moment.row + take * jnp.mean(square, j)
     column = keep * moment.column + take * jnp.mean(square, i)
     mean = jnp.mean(row, i - (j < i), keepdims=True)
     # R / mean(R), as it is written, underflows to 0 where a row of zeros meets one of 1e12, and
     # 0 / 0 is NaN. So the mean goes to the columns; the rows come first, as g / sqrt(R) is small.
-    by_row = jnp.expand_dims(jax.lax.rsqrt(row), j)
-    by_column = jnp.expand_dims(jax.lax.rsqrt(column), i) * jnp.expand_dims(jnp.sqrt(mean), j)
+    by_row = jnp.expand_dims(1 / jnp.sqrt(row), j)
+    by_column = jnp.expand_dims(1 / jnp.sqrt(column), i) * jnp.expand_dims(jnp.sqrt(mean), j)
     return (wide * by_row * by_column).astype(g.dtype), FactoredMoment(row, column)

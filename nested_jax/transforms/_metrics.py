@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_transformation
-from nested_jax._dtypes import cast, in_dtype, widened
+from nested_jax._dtypes import cast, in_dtype, root, squared, widened
 from nested_jax._types import OptState
 from nested_jax.transforms._adam import ScaleByAdamState
 from nested_jax.transforms._clipping import ClipByRmsState
@@ -63,8 +63,8 @@ def with_metrics(tx: optax.GradientTransformation) -> optax.GradientTransformati
 
     .. math::
 
-        \mathrm{gradient\_norm} = \sqrt{\textstyle\sum g^2}, \quad
-        \mathrm{step\_rms} = \sqrt{\textstyle\sum u^2 / n} .
+        \mathrm{gradient\_norm} = \sqrt{\textstyle\sum |g|^2}, \quad
+        \mathrm{step\_rms} = \sqrt{\textstyle\sum |u|^2 / n} .
 
     The other numbers are read from the new state of `tx`, wherever in it the transforms of this
     library are: in chains, `optax.masked`, `optax.partition`, `optax.MultiSteps` and so on. Where
@@ -81,7 +81,9 @@ def with_metrics(tx: optax.GradientTransformation) -> optax.GradientTransformati
         A transformation of what `tx` transforms, which needs `params` and takes extra arguments
         if `tx` does. Its state is that of `tx` and seven scalars, of fixed structure: it can be
         carried by `lax.scan` and recorded by `rollout`, with `metrics_of`. Squares are summed in
-        float32 or wider, so that the norm of float32 gradients beyond 1.8e19 reads as inf.
+        float32 or wider, so that the norm of float32 gradients beyond 1.8e19 reads as inf. The
+        NaN of what there is nothing to tell trips `jax_debug_nans`: look for another NaN with the
+        optimizer unwrapped.
 
     Raises:
         TypeError: If `tx` has no `init` and `update`.
@@ -161,10 +163,10 @@ def _measure(updates, steps, inner) -> Metrics:
         injected = [link.hyperparams for link in _find(inner, INJECTED_STATES)]
         rates = [h["learning_rate"] for h in injected if "learning_rate" in h]
     numbers = {
-        "gradient_norm": jnp.sqrt(_total(_squares, updates)),
+        "gradient_norm": root(_total(_squares, updates)),
         "update_rms": _extreme(jnp.maximum, [clip.rms for clip in clips]),
         "clip_factor": _extreme(jnp.minimum, [clip.factor for clip in clips]),
-        "step_rms": jnp.sqrt(_total(_squares, steps) / _entries(steps)),
+        "step_rms": root(_total(_squares, steps) / _entries(steps)),
         "signal_to_noise": _signal_to_noise(_find(inner, ScaleByAdamState)),
         "rate": _extreme(jnp.maximum, rates),
         "decay": _extreme(jnp.maximum, [link.decay for link in decays]),
@@ -185,7 +187,7 @@ def _total(measure, *trees):
 
 
 def _squares(x):
-    return jnp.square(cast(x, widened(x.dtype)))
+    return squared(cast(x, widened(x.dtype)))
 
 
 def _entries(tree):
@@ -195,7 +197,7 @@ def _entries(tree):
 
 def _signal_to_noise(links):
     def ratio(gains, m, v):
-        mu_gain, nu_gain = gains(m.dtype)
+        mu_gain, nu_gain = gains(v.dtype)
         m, v = m / mu_gain, v / nu_gain
         # Not `v > 0`, which would hide a NaN.
         nothing = v == 0

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from nested_jax._checks import check_unit_interval
-from nested_jax._dtypes import cast, in_dtype, narrowed, zeros_widened
+from nested_jax._dtypes import cast, check_updates, in_dtype, narrowed, zeros_widened
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -35,8 +35,8 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
         decay: :math:`\rho \in [0, 1)`, may be traced.
 
     Returns:
-        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
-        not used. Its state holds one copy of the parameters.
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        `params` is not used. Its state holds one copy of the parameters.
 
     Raises:
         TypeError: If `decay` is no number.
@@ -61,6 +61,7 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
 
     def update_fn(updates, state, params=None):
         del params
+        check_updates(updates, state.momentum)
         factor = in_dtype(decay)
         momentum = jax.tree.map(
             lambda s, u: factor(s.dtype)[0] * s + cast(u, s.dtype), state.momentum, updates

@@ -18,7 +18,14 @@ from nested_jax._checks import (
     is_traced,
     on_host,
 )
-from nested_jax._dtypes import cast, complement, in_dtype, narrowed, zeros_widened
+from nested_jax._dtypes import (
+    cast,
+    check_updates,
+    complement,
+    in_dtype,
+    narrowed,
+    zeros_widened,
+)
 from nested_jax._types import ScalarLike, Updates
 
 READOUTS = ("last", "zero_lag", "mean")
@@ -137,6 +144,7 @@ def scale_by_nested_momentum(
 
     def update_fn(updates, state, params=None):
         del params
+        check_updates(updates, state.momenta[0] if state.momenta else updates)
         if debias:
             keeps, fresh_takes, gains = _debiased(decays, takes, state.gains)
         else:

@@ -13,7 +13,7 @@ from nested_jax._checks import (
     check_number_or_schedule,
     check_unit_interval,
 )
-from nested_jax._dtypes import incremented, narrowed, zeros_widened
+from nested_jax._dtypes import check_updates, incremented, narrowed, zeros_widened
 from nested_jax._types import OptState, Params, ScalarOrSchedule, Schedule, Updates
 
 
@@ -76,8 +76,8 @@ def nesterov_momentum(
 
     Returns:
         A finished optimizer step, sign included, whose updates are to be added to the parameters,
-        for any tree of float arrays; shapes and dtypes are kept and `params` is not used. Its
-        state holds one copy of the parameters.
+        for any tree of float or complex arrays; shapes and dtypes are kept and `params` is not
+        used. Its state holds one copy of the parameters.
 
     Raises:
         TypeError: If `learning_rate` or `decay` is neither number nor callable, or `schedule` is
@@ -110,6 +110,7 @@ def nesterov_momentum(
 
     def update_fn(updates, state, params=None):
         del params
+        check_updates(updates, state.velocity)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         if schedule is not None:
             rate = rate * schedule(state.count)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_callable, check_non_negative, check_number_or_schedule
-from nested_jax._dtypes import cast, in_dtype, incremented, narrowed, widened
+from nested_jax._dtypes import cast, check_arrays, in_dtype, incremented, narrowed, widened
 from nested_jax._types import ScalarOrSchedule, Schedule
 
 
@@ -39,7 +39,7 @@ def scale_by_rate(
         schedule: :math:`\eta`, a function of the step; 1 if not given.
 
     Returns:
-        A transformation of any tree of float arrays; `params` is not used.
+        A transformation of any tree of float or complex arrays; `params` is not used.
 
     Raises:
         TypeError: If `learning_rate` is neither number nor callable, or `schedule` not callable.
@@ -64,6 +64,7 @@ def scale_by_rate(
 
     def update_fn(updates, state, params=None):
         del params
+        check_arrays(updates)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         if schedule is not None:
             rate = rate * schedule(state.count)

@@ -12,7 +12,7 @@ from nested_jax._checks import (
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import incremented, root_mean_square, widened
+from nested_jax._dtypes import check_arrays, incremented, root_mean_square, widened
 from nested_jax._types import ScalarLike, ScalarOrSchedule, Schedule
 
 DEFAULT_CAP = 1e-2  # Shazeer & Stern (2018), Algorithm 6.
@@ -69,7 +69,7 @@ def scale_by_relative_step(
         schedule: The multiplier :math:`\eta`, a function of the step (from 0); 1 if not given.
 
     Returns:
-        A transformation of any tree of float arrays, whose `update` needs `params` if
+        A transformation of any tree of float or complex arrays, whose `update` needs `params` if
         `scale_by_parameter`; shapes and dtypes are kept.
 
     Raises:
@@ -120,6 +120,7 @@ def scale_by_relative_step(
         return rate if schedule is None else (rate * schedule(count)).astype(dtype)
 
     def update_fn(updates, state, params=None):
+        check_arrays(updates)
         rate = rate_at(state.count, state.rate.dtype)
         if not scale_by_parameter:
             updates = jax.tree.map(lambda u: _step(u, rate), updates)

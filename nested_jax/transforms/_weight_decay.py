@@ -1,5 +1,6 @@
 """Weight decay apart from the gradient: the W of AdamW."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from nested_jax._checks import (
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import cast, in_dtype, incremented, narrowed, widened
+from nested_jax._dtypes import cast, check_update, in_dtype, incremented, narrowed, widened
 from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
 
 
@@ -71,8 +72,8 @@ def add_decoupled_weight_decay(
             given.
 
     Returns:
-        A transformation of any tree of float arrays that needs `params`; shapes and dtypes are
-        kept. Its state holds two scalars.
+        A transformation of any tree of float or complex arrays that needs `params`; shapes and
+        dtypes are kept. Its state holds two scalars.
 
     Raises:
         TypeError: If an argument is of the wrong kind, a leaf of `mask` is no bool, or
@@ -125,10 +126,16 @@ def add_decoupled_weight_decay(
 
         fraction = in_dtype(decay)
 
+        # Asked once for all leaves. Each widened first: float8 and float32 have no common dtype.
+        @functools.cache
+        def wider(a, b):
+            return jnp.promote_types(widened(a), widened(b))
+
         def leaf(decays, p, u):
             if not decays:
                 return u
-            wide = widened(jnp.promote_types(p.dtype, u.dtype))
+            check_update((), p, u)
+            wide = wider(p.dtype, u.dtype)
             return cast(u, wide) - fraction(wide)[0] * cast(p, wide)
 
         outflow = jax.tree.map(leaf, _decays(mask, params), params, updates)
