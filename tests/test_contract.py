@@ -23,6 +23,14 @@ WEIGHT_DECAY = {"weight_decay": (0.01, 0.1)}
 NO_SQUARES = {"huge": "any"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_quickly():
+    """Do without LLVM's optimizations: the contract is about what XLA is given to compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def fading(factor):
     return lambda step: factor**step
 
@@ -187,6 +195,36 @@ def test_a_stateless_transform_keeps_the_contract():
     check_contract(Case("optax.identity", optax.identity))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        optax.set_to_zero,
+        optax.scale_by_sign,
+        optax.scale_by_lion,
+        optax.scale_by_adam,
+        functools.partial(optax.clip, 1.0),
+    ],
+    ids=["zero", "sign", "lion", "adam", "clip"],
+)
+def test_what_takes_steps_or_has_kinks_is_precise(make):
+    testing.check_precision(Case("optax", make))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        optax.scale_by_adam,
+        functools.partial(optax.scale_by_schedule, lambda count: (count % 16 == 15) * 1.0),
+        functools.partial(optax.scale_by_schedule, lambda count: (count % 100) / 100),
+        functools.partial(optax.scale_by_schedule, optax.cosine_decay_schedule(0.1, 100)),
+        lambda: optax.MultiSteps(optax.scale_by_adam(), 4).gradient_transformation(),
+    ],
+    ids=["adam", "every 16", "period 100", "cosine", "turns over at 4"],
+)
+def test_counters_that_end_or_turn_over_are_well(make):
+    testing.check_counters(Case("optax", make))
+
+
 def transform(update, init=lambda params: optax.EmptyState()):
     """Return a transformation of `update`: (updates, state, params) to updates and state."""
     return optax.GradientTransformation(
@@ -244,6 +282,77 @@ def weak_count(decay):
         return jax.tree.map(lambda u: decay * u, updates), state + jnp.ones((), jnp.float32)
 
     return transform(update, lambda params: jnp.asarray(0.0))
+
+
+def scalar_that_becomes_a_vector(decay):
+    return transform(lambda u, s, p: (jax.tree.map(jnp.atleast_1d, u), s))
+
+
+def parameters_where_given(decay):
+    def update(updates, state, params):
+        if params is not None:
+            updates = jax.tree.map(lambda u, p: u + decay * p, updates, params)
+        return updates, state
+
+    return transform(update)
+
+
+def rounded(decay, dtype, of=(jnp.float32, jnp.float64)):
+    def leaf(u):
+        return (decay * u).astype(dtype if u.dtype in of else u.dtype).astype(u.dtype)
+
+    return transform(lambda u, s, p: (jax.tree.map(leaf, u), s))
+
+
+def bfloat16_outside(decay):
+    return rounded(decay, jnp.bfloat16)
+
+
+def float16_for_float32(decay):
+    return rounded(decay, jnp.float16, of=(jnp.float32,))
+
+
+def float32_for_float64(decay):
+    return rounded(decay, jnp.float32)
+
+
+def float32_average(decay):
+    """An average that has no other width."""
+
+    def init(params):
+        return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+
+    def update(updates, state, params):
+        a = jnp.asarray(decay, jnp.float32)
+        state = jax.tree.map(lambda m, u: a * m + (1 - a) * u.astype(jnp.float32), state, updates)
+        return jax.tree.map(lambda m, u: m.astype(u.dtype), state, updates), state
+
+    return transform(update, init)
+
+
+def counting(factor, count=lambda count: count + 1):
+    """A multiple that depends on the number of the step, from 0."""
+
+    def update(updates, state, params):
+        return jax.tree.map(lambda u: (factor(state) * u).astype(u.dtype), updates), count(state)
+
+    return transform(update, lambda params: jnp.zeros((), jnp.int32))
+
+
+def divided_by_the_step(decay):
+    return counting(lambda count: decay / (count + 1))
+
+
+def divided_by_a_step_beyond_the_last(decay):
+    return counting(lambda count: decay / jnp.sqrt(count + 1), optax.safe_increment)
+
+
+def forgotten_when_the_count_wraps(decay):
+    return counting(lambda count: 1 / (1 - decay ** (count + 1.0)))
+
+
+def schedule_begun_again(decay):
+    return counting(lambda count: jnp.clip(1 - decay * count, 0, 1))
 
 
 def promoted(decay):
@@ -382,9 +491,19 @@ BROKEN = [
         "params_argument",
         "raised no ValueError that names them, but TypeError",
     ),
+    (parameters_where_given, "params_argument", r"said not to need.*\['bias'\] is"),
     (false_promise_of_extra_arguments, "extra_arguments", "unexpected keyword argument"),
     (promoted, "dtypes", "is float32.*, not (bfloat16|float16)"),
     (optax.trace, "dtypes", "is float32.*, not (bfloat16|float16)"),
+    (scalar_that_becomes_a_vector, "dtypes", r"is float16\(1,\), not float16\(\)"),
+    (divided_by_the_step, "counters", r"\['bias'\] is"),
+    (divided_by_a_step_beyond_the_last, "counters", r"\['bias'\] is not finite"),
+    (forgotten_when_the_count_wraps, "counters", r"\['bias'\] is"),
+    (schedule_begun_again, "counters", r"\['bias'\] is"),
+    (bfloat16_outside, "precision", r"\['bias'\] is rounded to fewer bits"),
+    (float16_for_float32, "precision", "in float32, against the same in float64"),
+    (float32_for_float64, "precision", r"\['bias'\] is rounded to fewer bits"),
+    (float32_average, "precision", r"\['bias'\] is rounded to fewer bits"),
     (weak_count, "stable_state", r"turned from weak float32\(\) into float32\(\)"),
     (optax.trace, "stable_state", r"turned from bfloat16\(3,\) into float32\(3,\)"),
     (weak_count, "single_compilation", "compiled 2 programs"),
@@ -394,6 +513,7 @@ BROKEN = [
     (memory_of_its_own, "donation", r"\['bias'\] is"),
     (foreign_state, "serialization", "flax.serialization raised TypeError"),
     (mean_of_nothing, "odd_trees", "None and size-0 leaves: .* is not finite"),
+    (scalar_that_becomes_a_vector, "odd_trees", r"the only leaf has shape \(1,\)|\['scale'\] has"),
     (coupled_entries, "odd_trees", "a leaf cut in two"),
     (zero_by_zero, "extreme_gradients", "zero float32 gradient.* is not finite"),
     (hidden_errors, "extreme_gradients", "finite where the gradient is not"),

@@ -22,6 +22,8 @@ from nested_jax.testing._numbers import (
 from nested_jax.testing._numbers import check_hyperparameters as check_hyperparameters
 from nested_jax.testing._numbers import check_reduced_precision as check_reduced_precision
 from nested_jax.testing._numbers import check_single_compilation as check_single_compilation
+from nested_jax.testing._precision import check_counters as check_counters
+from nested_jax.testing._precision import check_precision as check_precision
 from nested_jax.testing._state import check_donation as check_donation
 from nested_jax.testing._state import check_init_is_abstract as check_init_is_abstract
 from nested_jax.testing._state import check_serialization as check_serialization
@@ -48,6 +50,8 @@ CHECKS = (
     check_donation,
     check_serialization,
     check_odd_trees,
+    check_counters,
+    check_precision,
     check_extreme_gradients,
     check_reduced_precision,
     check_hyperparameters,
@@ -63,6 +67,9 @@ CHECKS = (
 
 def check_contract(case: Case) -> None:
     """Run every check on a transform, the cheapest first, until one raises.
+
+    Most of optax's own transforms do not pass, `check_dtypes` above all: given hyperparameters as
+    float32 arrays, they turn the updates of 16-bit gradients into float32.
 
     Args:
         case: The transform, and what it declares.

@@ -110,7 +110,7 @@ def explained(case: Case, what: str) -> Iterator[None]:
 
 
 def example(dtype: Any = np.float32, seed: int = 0, rows: int = 4) -> Any:
-    """Return a tree of a matrix and a vector, the same for the same seed."""
+    """Return a tree of a matrix, a vector and a scalar, the same for the same seed."""
     rng = np.random.default_rng(seed)
 
     def leaf(*shape):
@@ -118,7 +118,7 @@ def example(dtype: Any = np.float32, seed: int = 0, rows: int = 4) -> Any:
         sign = rng.choice([-1.0, 1.0], shape)
         return jnp.asarray(sign * rng.uniform(0.5, 1.5, shape), dtype)
 
-    return {"bias": leaf(3), "weight": leaf(rows, 3)}
+    return {"bias": leaf(3), "weight": leaf(rows, 3), "scale": leaf()}
 
 
 def stream(steps: int, dtype: Any = np.float32, rows: int = 4) -> list[Any]:
@@ -169,6 +169,15 @@ def assert_structure(case: Case, what: str, actual: Any, expected: Any) -> None:
         fail(case, f"{what}: the structure is {structures[0]}, not {structures[1]}")
 
 
+def assert_shapes(case: Case, what: str, actual: Any, expected: Any) -> None:
+    """Raise unless two trees agree in structure and shapes."""
+    assert_structure(case, what, actual, expected)
+    pairs = zip(named_leaves(actual).items(), jax.tree.leaves(expected), strict=True)
+    for (path, x), y in pairs:
+        if np.shape(x) != np.shape(y):
+            fail(case, f"{what}: {path} has shape {np.shape(x)}, not {np.shape(y)}")
+
+
 def assert_avals(case: Case, what: str, actual: Any, expected: Any) -> None:
     """Raise unless two trees agree in structure, shapes, dtypes and weak types."""
     assert_structure(case, what, actual, expected)
@@ -188,12 +197,10 @@ def describe(leaf: Any) -> str:
 
 def assert_close(case: Case, what: str, actual: Any, expected: Any, rtol: float = RTOL) -> None:
     """Raise unless two trees are equal to `rtol` of the largest entry of each leaf."""
-    assert_structure(case, what, actual, expected)
+    assert_shapes(case, what, actual, expected)
     pairs = zip(named_leaves(actual).items(), jax.tree.leaves(expected), strict=True)
     for (path, x), y in pairs:
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        if x.shape != y.shape:
-            fail(case, f"{what}: {path} has shape {x.shape}, not {y.shape}")
         size = np.max(np.abs(y), initial=0, where=np.isfinite(y))
         if not np.allclose(x, y, rtol=rtol, atol=rtol * size, equal_nan=True):
             fail(case, f"{what}: {path} is {x.ravel()[:4]}, not {y.ravel()[:4]} (first entries)")

@@ -81,7 +81,7 @@ def check_reduced_precision(case: Case) -> None:
     decay of 0.999 is 1: a sum kept in it never forgets, an average never moves, and next to a
     large sum a small gradient is lost. The squares of ordinary small gradients are 0 in float16.
     """
-    narrow = {"bias": jnp.float16, "weight": jnp.bfloat16}
+    narrow = {"bias": jnp.float16, "scale": jnp.bfloat16, "weight": jnp.bfloat16}
     wide = dict.fromkeys(narrow, jnp.float32)
     scale = np.full((LONG, 1), 0.125)
     scale[0] = 1.0

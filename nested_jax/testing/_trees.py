@@ -13,7 +13,7 @@ from nested_jax.testing._case import (
     assert_avals,
     assert_close,
     assert_finite,
-    assert_structure,
+    assert_shapes,
     example,
     explained,
     fail,
@@ -22,18 +22,22 @@ from nested_jax.testing._case import (
 
 
 def check_params_argument(case: Case) -> None:
-    """Assert that `params=None` works where parameters are not needed.
+    """Assert that parameters that are not needed change nothing: without them updates are the same.
 
-    Where they are, it must be a ValueError whose message has the word `params`.
+    Where they are needed, their absence must be a ValueError whose message has the word `params`.
     """
     tx = case.build()
     params, gradients = example(), example(seed=1)
     state = tx.init(params)
     if not case.needs_params:
         with explained(case, "an update without `params`"):
-            without = jax.eval_shape(tx.update, gradients, state)
-        expected = jax.eval_shape(tx.update, gradients, state, params)
+            without = tx.update(gradients, state)
+            later, _ = tx.update(gradients, without[1])
+        expected = tx.update(gradients, state, params)
         assert_avals(case, "an update without `params`", without, expected)
+        what = "the update without `params`, which it is said not to need, against that with them"
+        assert_close(case, what, without[0], expected[0])
+        assert_close(case, what, later, tx.update(gradients, expected[1], params)[0])
         return
     try:
         jax.eval_shape(tx.update, gradients, state)
@@ -65,9 +69,9 @@ def check_extra_arguments(case: Case) -> None:
 def check_odd_trees(case: Case) -> None:
     """Assert that None leaves, empty trees, single arrays and leaves of size 0 are well.
 
-    Updates have the structure of their gradients and are finite; leaves without entries change
-    nothing for the others; and if one entry reaches only itself, a leaf cut in two gives two
-    halves of the same update.
+    Updates have the structure and shapes of their gradients and are finite; leaves without
+    entries change nothing for the others; and if one entry reaches only itself, a leaf cut in two
+    gives two halves of the same update.
     """
     tx = case.build()
     params, gradients = example(), example(seed=1)
@@ -96,7 +100,7 @@ def check_odd_trees(case: Case) -> None:
         where = f"the update of {name}"
         with explained(case, where):
             results[name] = run(tx, odd(params), [odd(gradients)] * 2)[1]
-        assert_structure(case, where, results[name], odd(gradients))
+        assert_shapes(case, where, results[name], odd(gradients))
         assert_finite(case, where, results[name])
     ordinary = results["an ordinary tree"]
     actual = results["a tree with None and size-0 leaves"]["tree"]
@@ -127,6 +131,7 @@ def check_sharding(case: Case) -> None:
         mesh = jax.make_mesh((count,), ("devices",), axis_types=(kind,))
         shardings = {
             "bias": NamedSharding(mesh, P()),
+            "scale": NamedSharding(mesh, P()),
             "weight": NamedSharding(mesh, P("devices")),
         }
         with explained(case, what):

@@ -42,17 +42,16 @@ def check_masked(case: Case) -> None:
     """
     tx, gradients = case.build(), stream(3)
 
-    def weight(tree):
-        return {"weight": tree["weight"]}
+    def own(tree):
+        return {name: leaf for name, leaf in tree.items() if name != "bias"}
 
-    alone = run(tx, weight(example()), [weight(g) for g in gradients])
-    masked = optax.masked(tx, {"bias": False, "weight": True})
+    alone = run(tx, own(example()), [own(g) for g in gradients])
+    masked = optax.masked(tx, {"bias": False, "scale": True, "weight": True})
     expected = [u | {"bias": g["bias"]} for u, g in zip(alone, gradients, strict=True)]
     _compare(case, "inside optax.masked", masked, gradients, expected)
 
-    parted = optax.partition(
-        {"mine": tx, "other": optax.scale(3.0)}, {"bias": "other", "weight": "mine"}
-    )
+    labels = {"bias": "other", "scale": "mine", "weight": "mine"}
+    parted = optax.partition({"mine": tx, "other": optax.scale(3.0)}, labels)
     expected = [u | {"bias": 3 * u["bias"]} for u in expected]
     _compare(case, "inside optax.partition", parted, gradients, expected)
 
