@@ -8,10 +8,10 @@ and take turns; of the run times and the tracings minima count. Tracing and comp
 seconds of the processor, with all of JAX's caches empty, compiling once each. The last rows are of
 the largest number of leaves, where those of one shape are held as one stack: docs/large_models.md.
 
-Wall time 9 minutes on 2 busy CPU cores, a third of it XLA's for Adafactor at 2,048 leaves; memory
-about 7 GB. Expected there, ours over optax's: run time .8 to 1.1; temporary memory 1; trace time at
-most 1.1 from 96 leaves on, .8 for all but the plain momenta, .3 if factored. Compile times move by
-half.
+Wall time 7 minutes on 2 CPU cores, a third of it XLA's for Adafactor at 2,048 leaves; memory
+about 7 GB. Expected there, ours over optax's: run time .75 to 1.05; temporary memory 1; trace time
+at most 1.1 from 96 leaves on, .8 for all but the plain momenta, .3 if factored. Compile times move
+by half.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from benchmarks import _report
 
 TOLERANCE = 1e-5  # Parameters of order one in float32, after a few updates of at most 1.
 CYCLE = 1_000  # Steps, for the normalized decay.
-GOALS = {"run": 1.1, "trace": 1.1, "temporary": 1.0}
+GOALS = {"run": 1.1, "trace": 1.1, "temporary": 1.01}
 MANY = 96  # Leaves from which on goals are set: with few, a tracing takes 5 ms whatever is traced.
 
 
