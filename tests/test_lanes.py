@@ -9,11 +9,11 @@ import pytest
 from jax import lax
 from jax.tree_util import Partial
 
+from nested_jax._jaxpr import all_eqns
 from nested_jax.sweep import _lane_rules, _layout
 from nested_jax.sweep._job import column_in_jax, evaluate, trace
 from nested_jax.sweep._lanes import Layout
 from nested_jax.sweep._layout import layout_of
-from nested_jax.sweep._sharing import all_eqns
 
 RTOL = 1e-12  # A few hundred roundings of float64; sums may add up in another order.
 ATOL = 1e-13  # Where terms of order 1 cancel.

@@ -16,6 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nested_jax import _checks
+from nested_jax._jaxpr import or_else
 from nested_jax._version import __version__
 from nested_jax.sweep._axes import Axis, label
 from nested_jax.sweep._grid import Grid
@@ -132,10 +133,12 @@ class Job:
     @cached_property
     def _layouts(self) -> tuple[Layout | None, ...]:
         whole = [pieces == 1 for pieces in self.blocks]
-        return tuple(
-            layout_of(trace(static, self.run, columns).jaxpr, columns, whole)
-            for static, columns in self.samples()
-        )
+
+        def layout(static: Static, columns: Columns) -> Layout | None:
+            program = trace(static, self.run, columns).jaxpr
+            return or_else(lambda: layout_of(program, columns, whole), lambda: None)
+
+        return tuple(layout(*sample) for sample in self.samples())
 
     def samples(self) -> Iterator[tuple[Static, Columns]]:
         """Yield a sample of each combination of the static axes."""
@@ -229,16 +232,21 @@ def evaluate(
     """
     traced = trace(static, run, columns)
     program, structure = traced.jaxpr, traced.out_info[0]
-    if layout is not None:
+
+    def in_lanes():
+        assert layout is not None
         outputs = evaluate_in_lanes(program, jax.tree.leaves(run), columns, layout)
         return jax.tree.unflatten(jax.tree.structure(structure), outputs)
 
-    def point(*axes):
-        return _point(static, run, axes)[0]
+    def vmapped():
+        def point(*axes):
+            return _point(static, run, axes)[0]
 
-    for i in reversed(range(len(columns))):
-        point = jax.vmap(point, [0 if j == i else None for j in range(len(columns))])
-    return point(*columns)
+        for i in reversed(range(len(columns))):
+            point = jax.vmap(point, [0 if j == i else None for j in range(len(columns))])
+        return point(*columns)
+
+    return vmapped() if layout is None else or_else(in_lanes, vmapped)
 
 
 def examine(run: Partial, grid: Grid) -> Structure:
@@ -291,9 +299,11 @@ def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
         # Bound arrays come first, the same for all points.
         axes = [1 << i for i, axis in enumerate(columns) for _ in axis]
         bound = len(program.jaxpr.invars) - len(axes)
-        for mask, operations in work_by_axes(program, [0] * bound + axes).items():
+        masks = [0] * bound + axes
+        counted = or_else(partial(work_by_axes, program, masks), dict[int, int])
+        for mask, operations in counted.items():
             work[mask] += operations
-        held.append(bytes_held(program.jaxpr))
+        held.append(or_else(partial(bytes_held, program.jaxpr), int))
     return work, max(range(len(held)), key=held.__getitem__)
 
 

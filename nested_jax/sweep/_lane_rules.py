@@ -7,17 +7,13 @@ returns the equation's outputs for one piece.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nested_jax.sweep._jaxpr import is_closed_jaxpr, is_jaxpr, is_literal
-
-if TYPE_CHECKING:
-    from jax.extend.core import Jaxpr
+from nested_jax._jaxpr import CALLS, bind, entries, evaluate_alone, parameters
 
 # A product of arrays is a product and a sum of lanes if it has no more terms than this.
 MOST_TERMS = 1024
@@ -44,18 +40,12 @@ ALONG_OWN_AXES = _names(
     reduce_min reduce_or reduce_prod reduce_sum reduce_xor rev split
     """
 )
-INLINED = _names(
-    """
-    checkpoint closed_call core_call custom_jvp_call custom_vjp_call
-    custom_vjp_call_jaxpr jit pjit remat remat2
-    """
-)
 OWN_RULES = _names(
     """
     broadcast_in_dim concatenate dynamic_slice pad reshape scan slice squeeze transpose
     """
 )
-NATIVE = ELEMENTWISE | ALONG_OWN_AXES | INLINED | OWN_RULES
+NATIVE = ELEMENTWISE | ALONG_OWN_AXES | CALLS | OWN_RULES
 
 
 class Spreads(Protocol):
@@ -75,9 +65,9 @@ def is_native(eqn: Any) -> bool:
 
 def _terms(eqn: Any) -> int:
     """Return the number of products that a `dot_general` adds up."""
-    (contracted, _), _ = eqn.params["dimension_numbers"]
+    [((contracted, _), _)] = parameters(eqn)
     shape = eqn.invars[0].aval.shape
-    return math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+    return entries(eqn.outvars[0]) * math.prod(shape[i] for i in contracted)
 
 
 def _vmapped(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
@@ -96,17 +86,16 @@ def _elementwise(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
             part = lax.squeeze(part, [i for i in range(len(own)) if i not in kept])
             part = lax.broadcast_in_dim(part, (*shape, part.shape[-1]), (*kept, len(shape)))
         parts.append(part)
-    return [eqn.primitive.bind(*parts, **unsharded(eqn.params))]
+    return bind(eqn, *parts)
 
 
 def _along_own_axes(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    made = eqn.primitive.bind(lanes.spread(given[0], mask, piece), **unsharded(eqn.params))
-    return [*made] if eqn.primitive.multiple_results else [made]
+    return bind(eqn, lanes.spread(given[0], mask, piece))
 
 
 def _dot_general(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
     """Multiply and add up, with axes in the order batches, left's, right's, sums, lanes."""
-    (sums, batches), out = eqn.params["dimension_numbers"], eqn.outvars[0].aval
+    [(sums, batches)], out = parameters(eqn), eqn.outvars[0].aval
     free = [
         [i for i in range(len(atom.aval.shape)) if i not in (*sums[side], *batches[side])]
         for side, atom in enumerate(eqn.invars)
@@ -126,33 +115,29 @@ def _dot_general(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
 
 
 def _broadcast_in_dim(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    part, shape = lanes.spread(given[0], mask, piece), eqn.params["shape"]
-    kept = (*eqn.params["broadcast_dimensions"], len(shape))
-    return [lax.broadcast_in_dim(part, (*shape, part.shape[-1]), kept)]
+    part, (shape, kept) = lanes.spread(given[0], mask, piece), parameters(eqn)
+    return [lax.broadcast_in_dim(part, (*shape, part.shape[-1]), (*kept, len(shape)))]
 
 
 def _reshape(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    part, order = lanes.spread(given[0], mask, piece), eqn.params["dimensions"]
+    part, (sizes, order) = lanes.spread(given[0], mask, piece), parameters(eqn)
     part = part if order is None else lax.transpose(part, (*order, len(order)))
-    return [part.reshape(*eqn.params["new_sizes"], part.shape[-1])]
+    return [part.reshape(*sizes, part.shape[-1])]
 
 
 def _squeeze(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    return [lax.squeeze(lanes.spread(given[0], mask, piece), eqn.params["dimensions"])]
+    return [lax.squeeze(lanes.spread(given[0], mask, piece), *parameters(eqn))]
 
 
 def _transpose(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    order = eqn.params["permutation"]
+    (order,) = parameters(eqn)
     return [lax.transpose(lanes.spread(given[0], mask, piece), (*order, len(order)))]
 
 
 def _slice(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    part, strides = lanes.spread(given[0], mask, piece), eqn.params["strides"]
-    starts, limits = (
-        (*eqn.params["start_indices"], 0),
-        (*eqn.params["limit_indices"], part.shape[-1]),
-    )
-    return [lax.slice(part, starts, limits, strides and (*strides, 1))]
+    part, (starts, limits, strides) = lanes.spread(given[0], mask, piece), parameters(eqn)
+    ends = (*starts, 0), (*limits, part.shape[-1])
+    return [lax.slice(part, *ends, strides and (*strides, 1))]
 
 
 def _dynamic_slice(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
@@ -160,49 +145,20 @@ def _dynamic_slice(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
         return _vmapped(lanes, eqn, given, mask, piece)
     part, starts = lanes.spread(given[0], mask, piece), [value.parts[0] for value in given[1:]]
     starts.append(jnp.zeros((), starts[0].dtype) if starts else 0)
-    return [lax.dynamic_slice(part, starts, (*eqn.params["slice_sizes"], part.shape[-1]))]
+    (sizes,) = parameters(eqn)
+    return [lax.dynamic_slice(part, starts, (*sizes, part.shape[-1]))]
 
 
 def _concatenate(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
     parts = [lanes.spread(value, mask, piece) for value in given]
-    return [lax.concatenate(parts, eqn.params["dimension"])]
+    return [lax.concatenate(parts, *parameters(eqn))]
 
 
 def _pad(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
     if given[1].mask:
         return _vmapped(lanes, eqn, given, mask, piece)
-    part = lanes.spread(given[0], mask, piece)
-    config = (*eqn.params["padding_config"], (0, 0, 0))
-    return [lax.pad(part, given[1].parts[0], config)]
-
-
-def evaluate_alone(eqn: Any, parts: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation as it is."""
-    from jax.extend.core import ClosedJaxpr, DebugInfo, DropVar, Jaxpr, jaxpr_as_fun
-
-    made = [out for out in eqn.outvars if not isinstance(out, DropVar)]
-    variables = [*dict.fromkeys(atom for atom in eqn.invars if not is_literal(atom))]
-    given = {a: x for a, x in zip(eqn.invars, parts, strict=True) if not is_literal(a)}
-    names = DebugInfo("lanes", eqn.primitive.name, ("",) * len(variables), ("",) * len(made))
-    alone = ClosedJaxpr(Jaxpr((), variables, made, [eqn], eqn.effects, names), ())
-    results = iter(jaxpr_as_fun(alone)(*(given[variable] for variable in variables)))
-    return [None if isinstance(out, DropVar) else next(results) for out in eqn.outvars]
-
-
-def body_of(eqn: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    """Return the jaxpr of a call, and its constants."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        body = eqn.params.get(name)
-        if is_closed_jaxpr(body):
-            return body.jaxpr, body.consts
-        if is_jaxpr(body):
-            return body, ()
-    raise NotImplementedError(eqn.primitive.name)
-
-
-def unsharded(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop what says how own axes lie on devices: with lanes behind them it has another rank."""
-    return {k: None if k in ("sharding", "out_sharding") else v for k, v in params.items()}
+    part, (config,) = lanes.spread(given[0], mask, piece), parameters(eqn)
+    return [lax.pad(part, given[1].parts[0], (*config, (0, 0, 0)))]
 
 
 RULES = dict.fromkeys(ALONG_OWN_AXES, _along_own_axes) | dict.fromkeys(ELEMENTWISE, _elementwise)

@@ -24,9 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from nested_jax.sweep._jaxpr import is_literal
-from nested_jax.sweep._lane_rules import INLINED, body_of, evaluate_alone, rule_of
-from nested_jax.sweep._sharing import all_eqns, follow
+from nested_jax._jaxpr import (
+    CALLS,
+    all_eqns,
+    body_of,
+    entries,
+    evaluate_alone,
+    is_literal,
+    scan_of,
+)
+from nested_jax.sweep._lane_rules import rule_of
+from nested_jax.sweep._sharing import follow
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -210,7 +218,7 @@ class _Interpreter:
         name, mask = eqn.primitive.name, 0
         for value in given:
             mask |= value.mask
-        if name in INLINED:
+        if name in CALLS:
             body, consts = body_of(eqn)
             return self.jaxpr(body, consts, given, path)
         if name == "scan" and mask:
@@ -230,8 +238,8 @@ class _Interpreter:
         return [Value(mask, parts, self.depth) for parts in zip(*outputs, strict=True)]
 
     def scan(self, eqn: Any, given: Sequence[Value], path: Path) -> list[Value]:
-        params, body = eqn.params, eqn.params["jaxpr"]
-        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        body, constants, carries, length, reverse, unroll = scan_of(eqn)
+        first, last = constants, constants + carries
         masks = [value.mask for value in given]
         while True:
             made = follow(body.jaxpr, masks)[: last - first]
@@ -255,14 +263,7 @@ class _Interpreter:
         xs = [[*value.parts] for value in given[last:]]
         self.depth += 1
         widened = self.widened(step, carry, xs, body.jaxpr)
-        after, ys = lax.scan(
-            step,
-            carry,
-            xs,
-            length=params["length"],
-            reverse=params["reverse"],
-            unroll=params["unroll"],
-        )
+        after, ys = lax.scan(step, carry, xs, length=length, reverse=reverse, unroll=unroll)
         self.depth -= 1
         for value in widened:
             value.wide.clear()  # They belong to this place.
@@ -277,7 +278,7 @@ class _Interpreter:
         known = {}
         for i, eqn in enumerate(body.jaxpr.eqns):
             atoms = [atom for atom in eqn.invars if not is_literal(atom)]
-            small = all(math.prod(out.aval.shape) <= HOISTED for out in eqn.outvars)
+            small = all(entries(out) <= HOISTED for out in eqn.outvars)
             if small and not eqn.effects and all(atom in values for atom in atoms):
                 given = [self.read(values, atom) for atom in eqn.invars]
                 made = dict(zip(eqn.outvars, self.eqn(eqn, given, (*path, i)), strict=True))

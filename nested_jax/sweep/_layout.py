@@ -17,10 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from nested_jax._checks import is_traced
-from nested_jax.sweep._jaxpr import is_literal
-from nested_jax.sweep._lane_rules import INLINED, body_of, is_native
+from nested_jax._jaxpr import (
+    CALLS,
+    all_eqns,
+    bodies,
+    body_of,
+    is_literal,
+    parameter,
+    parameters,
+    scan_of,
+)
+from nested_jax.sweep._lane_rules import is_native
 from nested_jax.sweep._lanes import Layout, Path, masks_of
-from nested_jax.sweep._sharing import all_eqns, bodies, follow, is_call, operations
+from nested_jax.sweep._sharing import follow, is_call, operations
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -146,7 +155,7 @@ def _pays(program: ClosedJaxpr, masks: Sequence[int], sizes: Sequence[int], entr
 def _is_entered(eqn: Any) -> bool:
     """Tell whether an equation holds a function that lanes do not go into but `follow` does."""
     name = eqn.primitive.name
-    if name in INLINED or name == "scan":
+    if name in CALLS or name == "scan":
         return False
     return is_call(eqn) or name in ("while", "cond")
 
@@ -189,12 +198,12 @@ def _know(jaxpr: Jaxpr, consts, inputs, path: Path, scalars, choices) -> list:
     for i, eqn in enumerate(jaxpr.eqns):
         given, at = [read(atom) for atom in eqn.invars], (*path, i)
         outputs: list = [None] * len(eqn.outvars)
-        if eqn.primitive.name in INLINED:
+        if eqn.primitive.name in CALLS:
             outputs = _know(*body_of(eqn), given, at, scalars, choices)
         elif eqn.primitive.name == "scan":
-            body, constant = eqn.params["jaxpr"], eqn.params["num_consts"]
-            inside = [*given[:constant], *[None] * (len(given) - constant)]
-            _know(body.jaxpr, body.consts, inside, at, scalars, choices)
+            scan = scan_of(eqn)
+            inside = [*given[: scan.constants], *[None] * (len(given) - scan.constants)]
+            _know(scan.body.jaxpr, scan.body.consts, inside, at, scalars, choices)
         elif eqn.primitive.name == "select_n":
             outputs = [_chosen(given[0], given[1:])]
             if given[0] is not None and given[0].ndim == 1:
@@ -230,7 +239,7 @@ def _exact(made: np.ndarray | None, given: Sequence[Any]) -> np.ndarray | None:
 
 def _computed(eqn: Any, given: Sequence[Any]) -> np.ndarray | None:
     """Return what an equation makes of known arrays, if that is simple and small."""
-    name, params, shape = eqn.primitive.name, eqn.params, eqn.outvars[0].aval.shape
+    name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
     if math.prod(shape) > MOST_KNOWN:
         return None
     if name in NUMPY:
@@ -239,25 +248,26 @@ def _computed(eqn: Any, given: Sequence[Any]) -> np.ndarray | None:
         with np.errstate(all="ignore"):
             return NUMPY[name](*given)
     if name == "convert_element_type":
-        to, floating = params["new_dtype"], jnp.issubdtype(given[0].dtype, jnp.floating)
+        (to,), floating = parameters(eqn), jnp.issubdtype(given[0].dtype, jnp.floating)
         if floating and jnp.issubdtype(to, jnp.integer):
             return None  # NumPy and XLA differ where a number is out of range.
         with np.errstate(over="ignore"):
             return given[0].astype(to)
     if name == "iota":
-        along = np.arange(shape[params["dimension"]], dtype=params["dtype"])
-        across = [length if i == params["dimension"] else 1 for i, length in enumerate(shape)]
+        dimension, dtype = parameters(eqn)
+        along = np.arange(shape[dimension], dtype=dtype)
+        across = [length if i == dimension else 1 for i, length in enumerate(shape)]
         return np.broadcast_to(along.reshape(*across, 1), (*shape, 1))
-    if name == "squeeze" or (name == "reshape" and params["dimensions"] is None):
+    if name == "squeeze" or (name == "reshape" and parameter(eqn, "dimensions") is None):
         return given[0].reshape(*shape, given[0].shape[-1])
     if name == "broadcast_in_dim":
-        own = dict(zip(params["broadcast_dimensions"], given[0].shape, strict=False))
+        _, dimensions = parameters(eqn)
+        own = dict(zip(dimensions, given[0].shape, strict=False))
         kept = given[0].reshape(*(own.get(i, 1) for i in range(len(shape))), given[0].shape[-1])
         return np.broadcast_to(kept, (*shape, kept.shape[-1]))
     if name == "slice":
-        limits = zip(params["start_indices"], params["limit_indices"], strict=True)
-        steps = params["strides"] or [1] * len(shape)
-        return given[0][tuple(slice(*ends, step) for ends, step in zip(limits, steps, strict=True))]
+        starts, limits, strides = parameters(eqn)
+        return given[0][tuple(map(slice, starts, limits, strides or [1] * len(shape)))]
     return None
 
 

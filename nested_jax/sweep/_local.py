@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from nested_jax._jaxpr import or_else
 from nested_jax.sweep._chunks import check_memory, plan
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Columns, Job, Static, evaluate
@@ -105,7 +106,9 @@ class LocalDevices:
         """Return the program for one chunk a device; compiled once a shape."""
         layout = job.layouts(self.platform)[static]
         lowered = _wave.lower(self._mesh, job.statics[static], layout, run, columns)
-        return lowered.compile(None if layout is None else LANES_OPTIONS)
+        if layout is None:
+            return lowered.compile()
+        return or_else(partial(lowered.compile, LANES_OPTIONS), lowered.compile)
 
     def _placed(self, run: Partial) -> Partial:
         """Return `run` with what is bound to it on all devices, wherever it was."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nested_jax.sweep._jaxpr import is_closed_jaxpr, is_jaxpr, is_literal
+from nested_jax._jaxpr import CALLS, bodies, body_of, entries, is_literal, parameters, scan_of
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -71,17 +71,19 @@ def follow(
 def _outputs(eqn: Any, given: list[int], visit: Visit | None, times: float) -> list[int]:
     name, inner = eqn.primitive.name, [*bodies(eqn)]
     if name == "scan":
-        constants, carries = eqn.params["num_consts"], eqn.params["num_carry"]
-        return _loop(inner[0], given, constants, carries, visit, times * eqn.params["length"])
+        scan = scan_of(eqn)
+        body, constants, carries = scan.body.jaxpr, scan.constants, scan.carries
+        return _loop(body, given, constants, carries, visit, times * scan.length)
     if name == "while":
         # How often is not known; the condition is as nothing beside the body.
-        skipped, constants = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        body, skipped, constants = parameters(eqn)
         inputs = given[skipped:]
-        body = eqn.params["body_jaxpr"].jaxpr
-        return _loop(body, inputs, constants, len(inputs) - constants, visit, times)
+        return _loop(body.jaxpr, inputs, constants, len(inputs) - constants, visit, times)
     if name == "cond":
         branches = [follow(body, given[1:], visit, times) for body in inner]
         return [_union([given[0], *masks]) for masks in zip(*branches, strict=True)]
+    if name in CALLS:
+        return follow(body_of(eqn)[0], given, visit, times)
     if is_call(eqn):
         return follow(inner[0], given, visit, times)
     depends = _union(given)
@@ -116,42 +118,20 @@ def is_call(eqn: Any) -> bool:
     return len(inner) == 1 and len(inner[0].invars) == len(eqn.invars) and not reduces
 
 
-def bodies(eqn: Any) -> Iterator[Jaxpr]:
-    """Yield the jaxprs that an equation holds."""
-    for value in eqn.params.values():
-        for inner in value if isinstance(value, tuple | list) else [value]:
-            if is_closed_jaxpr(inner):
-                yield inner.jaxpr
-            elif is_jaxpr(inner):
-                yield inner
-
-
-def all_eqns(jaxpr: Jaxpr) -> Iterator[Any]:
-    """Yield the equations of a jaxpr and of all that it holds."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for body in bodies(eqn):
-            yield from all_eqns(body)
-
-
 def operations(eqn: Any) -> int:
     """Return the number of elementary operations of an equation without a body."""
     name = eqn.primitive.name
-    made = max((_elements(out) for out in eqn.outvars), default=0)
+    made = max((entries(out) for out in eqn.outvars), default=0)
     if name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
+        [((contracted, _), _)] = parameters(eqn)
         return 2 * made * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
     if name == "conv_general_dilated":
-        kernel = eqn.invars[1].aval.shape
-        outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        kernel, (numbers,) = eqn.invars[1].aval.shape, parameters(eqn)
+        outputs = kernel[numbers.rhs_spec[0]]
         return 2 * made * math.prod(kernel) // max(outputs, 1)
     if name.startswith(REDUCTIONS):
-        return max(_elements(atom) for atom in eqn.invars)
+        return max(entries(atom) for atom in eqn.invars)
     return made * COSTS.get(name, 1)
-
-
-def _elements(atom: Any) -> int:
-    return math.prod(getattr(atom.aval, "shape", ()))
 
 
 def bytes_held(jaxpr: Jaxpr) -> int:
@@ -173,4 +153,4 @@ def _variables(atoms: Sequence[Any]) -> list[Any]:
 
 
 def _bytes(atom: Any) -> int:
-    return _elements(atom) * getattr(getattr(atom.aval, "dtype", None), "itemsize", 0)
+    return entries(atom) * getattr(getattr(atom.aval, "dtype", None), "itemsize", 0)

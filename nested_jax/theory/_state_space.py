@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from nested_jax._checks import as_scalars, check_transformation, check_unit_interval, is_traced
 from nested_jax._dtypes import complement
+from nested_jax._jaxpr import influential
 from nested_jax._types import ScalarLike
 from nested_jax.theory._linearity import (
     Linearity,
@@ -281,19 +282,8 @@ def _influential(update, leaves):
     The rest may hold what has no derivative: the norm of a gradient, or NaN before the first.
     """
     program = jax.make_jaxpr(update)(leaves, jnp.zeros(())).jaxpr
-    arguments, (of_output, *of_leaves) = program.invars, program.outvars
-    # By identity: literals, which stand among the variables, have no hash.
-    needed, wanted = {id(of_output)}, []
-    while True:
-        for equation in reversed(program.eqns):
-            if not needed.isdisjoint(map(id, equation.outvars)):
-                needed.update(map(id, equation.invars))
-        found = [i for i in range(len(leaves)) if id(arguments[i]) in needed]
-        if found == wanted:
-            break
-        wanted = found
-        needed.update(id(of_leaves[i]) for i in found)
-    return [i for i in wanted if jnp.issubdtype(leaves[i].dtype, jnp.floating)]
+    kept = influential(program, len(leaves))
+    return [i for i in kept if jnp.issubdtype(leaves[i].dtype, jnp.floating)]
 
 
 def _active(system: StateSpace) -> jax.Array:
