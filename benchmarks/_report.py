@@ -52,19 +52,20 @@ def record(
 
 
 def machine() -> str:
-    """Return the processor's name and number of cores."""
+    """Return the processor's name, its cores and JAX's version: what ratios depend on most."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # Not Linux: the architecture has to do.
-    return f"{name}, {os.cpu_count()} cores"
+    jax = ".".join(importlib.metadata.version("jax").split(".")[:2])
+    return f"{name}, {os.cpu_count()} cores, JAX {jax}"
 
 
 def file_name(machine: str) -> str:
-    """Return the name of a machine's file."""
-    return "-".join(re.findall("[a-z0-9]+", machine.lower())) + ".json"
+    """Return the name of the file for what `machine` returned."""
+    return "-".join(re.findall(r"[a-z0-9.]+", machine.lower())) + ".json"
 
 
 def versions() -> dict[str, str]:

@@ -4,42 +4,40 @@
     python -m benchmarks.level_sweep --dtype float32
 
 Peers are C (plain loops, and one run a lane), numba, NumPy, PyTorch, JAX fused by hand, and
-nested_jax as a user calls it, once more with the opt-in flag that compiles a whole loop as one
-kernel. All get the same draws and must come to the same losses, but for those of nested_jax that
-draw their own numbers. Repeats take turns, so that a slow moment of the machine meets everybody;
-ratios of minima are what to read. NumPy and PyTorch, which are slow, run a part of the steps, and
-their times are scaled up. What is not installed is left out with a line.
+nested_jax as a user calls it, with XLA's flags as you have set them. All get the same draws and
+must come to the same losses, but for those of nested_jax that draw their own numbers. Repeats take
+turns, so that a slow moment of the machine meets everybody; ratios of minima are what to read.
+NumPy and PyTorch, which are slow, run a part of the steps, and their times are scaled up. What is
+not installed is left out with a line.
 
-About a minute and a half on 2 CPU cores, half a minute in float32.
+About a minute on 2 CPU cores, half a minute in float32.
 """
 
-import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Literal
 
+import jax
 import rich
 import tyro
 
-from benchmarks import _jax_worker, _peers_c, _peers_numba, _peers_numpy, _peers_torch, _report
+from benchmarks import _peers_c, _peers_jax, _peers_numba, _peers_numpy, _peers_torch, _report
 from benchmarks._task import LEVELS, Peer, Task, compare, task
+from experiments import _cli
 
-# Names of JAX's peers; those of the others are in their modules.
-RECORDED, BY_HAND = "nested_jax, recorded draws", "JAX, fused by hand"
-OURS = (RECORDED, "nested_jax, JAX keys", "nested_jax, published streams")
-SINGLE_LOOP = _jax_worker.SUFFIX
+RECORDED, BY_HAND = _peers_jax.RECORDED, _peers_jax.BY_HAND
+OURS = (RECORDED, _peers_jax.KEYS, _peers_jax.PUBLISHED)
 GOALS = {
     "float64": {
-        f"{RECORDED} / {_peers_c.YARDSTICK}": 6.0,
-        f"{RECORDED}{SINGLE_LOOP} / {_peers_c.YARDSTICK}": 3.5,
+        f"{RECORDED} / {_peers_c.YARDSTICK}": 2.6,
         f"{RECORDED} / {_peers_c.PLAIN}": 1.0,
         f"{RECORDED} / {_peers_numba.PARALLEL}": 1.0,
-        f"{RECORDED} / {BY_HAND}": 1.1,
+        f"{RECORDED} / {BY_HAND}": 1.15,
     },
     "float32": {
         f"{RECORDED} / {_peers_c.YARDSTICK}": 8.5,
-        f"{RECORDED} / {BY_HAND}": 1.1,
+        f"{RECORDED} / {BY_HAND}": 1.15,
     },
 }
 
@@ -62,9 +60,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Run all peers in turn and print the table."""
+    _cli.use_device("cpu", x64=config.dtype == "float64")
+    jax.config.update("jax_compilation_cache_dir", None)  # Compilation is timed, too.
     whole = task(config.steps, config.dtype)
-    with contextlib.ExitStack() as stack:
-        peers, compile_seconds = _peers(config, whole, stack)
+    with tempfile.TemporaryDirectory() as folder:
+        peers, compile_seconds = _peers(config, whole, Path(folder))
         seconds = in_turn(peers, config.repeats)
     _report.show_times(
         f"{LEVELS**2} runs × {config.steps:,} steps, {config.dtype}, data stream included; "
@@ -72,18 +72,15 @@ def main(config: Config) -> None:
         seconds,
         _peers_c.YARDSTICK,
         {"compile s": {name: f"{value:.1f}" for name, value in compile_seconds.items()}},
-        [_jax_worker.ABOUT_SINGLE_LOOP],
+        [f"JAX {jax.__version__}"],
     )
     ratios = _report.quotients(seconds, _pairs())
     more = {"compile_seconds": compile_seconds}
     _report.finish(config, _report.record(config, ratios, GOALS[config.dtype], seconds, **more))
 
 
-def _peers(
-    config: Config, whole: Task, stack: contextlib.ExitStack
-) -> tuple[dict[str, Peer], dict[str, float]]:
+def _peers(config: Config, whole: Task, folder: Path) -> tuple[dict[str, Peer], dict[str, float]]:
     """Return all peers that there are, and the seconds that JAX's took to compile."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     found = {"a C compiler": _peers_c.peers(whole, folder)}
     if config.dtype == "float64":
         found["numba"] = _peers_numba.peers(whole)
@@ -94,12 +91,9 @@ def _peers(
         if not theirs:
             rich.print(f"There is no {what.removeprefix('a ')} here: it is left out.")
         peers |= theirs
-    compile_seconds: dict[str, float] = {}
-    for single_loop in (False, True):
-        worker = _jax_worker.peers(config.steps, config.dtype, single_loop=single_loop)
-        timed, compiled = stack.enter_context(worker)
-        peers, compile_seconds = peers | timed, compile_seconds | compiled
-    return peers, compile_seconds
+    # JAX last: from here on its threads are there.
+    timed, compile_seconds = _peers_jax.peers(whole)
+    return peers | timed, compile_seconds
 
 
 def in_turn(peers: dict[str, Peer], repeats: int) -> dict[str, list[float]]:
@@ -126,9 +120,8 @@ def _pairs() -> list[tuple[str, str]]:
         _peers_torch.NAME,
     )
     return [
-        *((ours + suffix, _peers_c.YARDSTICK) for suffix in ("", SINGLE_LOOP) for ours in OURS),
+        *((ours, _peers_c.YARDSTICK) for ours in OURS),
         *((RECORDED, other) for other in others),
-        (RECORDED + SINGLE_LOOP, BY_HAND + SINGLE_LOOP),
     ]
 
 

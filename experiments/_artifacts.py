@@ -48,10 +48,9 @@ def not_writable(folder: Path, error: OSError) -> UsageError:
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """Return what identifies a configuration: not where results go, nor how loops are compiled."""
+    """Return what identifies a configuration: all of it but where results go."""
     fields = dataclasses.asdict(config)
     del fields["out"]
-    fields.pop("single_loop", None)
     return fields
 
 

@@ -10,8 +10,6 @@ import jax
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from experiments._xla_flags import with_single_loop
-
 
 class UsageError(Exception):
     """An option that cannot be followed; ends in one line and exit code 2."""
@@ -62,19 +60,14 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def use_device(device: str, *, x64: bool = True, single_loop: bool = False) -> Any:
+def use_device(device: str, *, x64: bool = True) -> Any:
     """Run on `device` ("auto", "cpu" or "gpu") from here on, in float64 or 32; return it.
-
-    With `single_loop`, XLA compiles each loop as one kernel on CPU, which is not its default.
 
     Raises:
         UsageError: If there is no such device.
     """
     jax.config.update("jax_enable_x64", x64)
-    # Both are too late if JAX has started, as under tests.
-    if single_loop:
-        os.environ["XLA_FLAGS"] = with_single_loop(os.environ.get("XLA_FLAGS", ""))
-    # A CPU device a core: a sweep uses all devices.
+    # A CPU device a core: a sweep uses all devices. Too late if JAX has started, as under tests.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     cache = os.environ.get("NESTED_JAX_CACHE", Path(__file__).parents[1] / ".cache" / "jax")

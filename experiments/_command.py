@@ -81,8 +81,7 @@ def begun(
         if len(given) > 1:
             raise ValueError(f"{given[0]} must come without {given[1]}, got both.")
         images = load(config) if load else None
-    single_loop = getattr(config, "single_loop", False)
-    device = _cli.use_device(config.device, x64=x64, single_loop=single_loop)
+    device = _cli.use_device(config.device, x64=x64)
     told = _artifacts.claim(config.out, config)
     with _refusing(config.out, told):
         # A report is written before it is shown: a screen that fails costs no result.

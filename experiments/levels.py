@@ -67,8 +67,8 @@ class Config:
     """Repeat everything with this many seeds, counted up from the two given."""
     device: Annotated[str, _cli.word("auto", "cpu", "gpu")] = "auto"
     """Where to run."""
-    single_loop: bool = False
-    """Compile each loop as one kernel: an option of XLA on CPU that is not its default."""
+    implementation: Annotated[str, _cli.word("scan", "pallas")] = "scan"
+    """A compiled scan, or GPU kernels with the loop over time inside (never measured on a GPU)."""
     out: _cli.Folder = Path("results/levels")
     """Folder for tables, figures and report."""
 
@@ -76,6 +76,8 @@ class Config:
 def main(config: Annotated[Config, _cli.OPTIONS]) -> None:
     """Sweep levels of momentum against levels of drift in the true weights."""
     with _command.begun(config, check) as run:
+        if config.implementation == "pallas" and run.device.platform != "gpu":
+            raise _cli.UsageError('`--implementation` must be "scan" without a GPU, got "pallas".')
         results = simulate(config).assign(predicted_loss=predict(config))
         from experiments import _levels_report
 
@@ -95,7 +97,7 @@ def check(config: Config) -> None:
     for name in ("model_seed", "data_seed"):
         _command.check_seed(config, name, below=2**64 - config.seeds + 1)
     _checks.check_choice("--stream", config.stream, ("published", "jax"))
-    _checks.check_flag("--single-loop", config.single_loop)
+    _checks.check_choice("--implementation", config.implementation, ("scan", "pallas"))
     if config.stream == "published":
         _check_memory(config)
 
@@ -253,6 +255,7 @@ def _report(
         bound=1000 * initial_loss(config),
         initial=(MODEL_INIT_STD * model, world),
         draws=draws,
+        implementation=config.implementation,
     )
     return {"loss": trace.loss, "first_beyond": trace.first_beyond}
 
@@ -260,7 +263,8 @@ def _report(
 def published_difference(config: Config, results: "xr.Dataset") -> float | None:
     """Return the largest relative difference to the published losses, where there are any."""
     defaults = _artifacts.describe(Config())
-    if _artifacts.describe(config) | {"device": "auto"} != defaults:
+    computed = {name: defaults[name] for name in ("device", "implementation")}
+    if _artifacts.describe(config) | computed != defaults:
         return None
     import pandas as pd
 

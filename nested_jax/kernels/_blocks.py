@@ -17,6 +17,8 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
+from nested_jax.kernels import _triton
+
 # Up to this many lanes one warp does all, four to a thread: no sum has to cross warps.
 LANES_OF_A_WARP = 128
 MOST_WARPS = 8
@@ -126,19 +128,12 @@ def _call(kernel: Callable, shapes: Sequence[Any], interpret: bool) -> Callable:
     """Return the kernel as a function; the first of its results says how wide it is."""
     warps = min(max(shapes[0].shape[-1] // LANES_OF_A_WARP, 1), MOST_WARPS)
     return pl.pallas_call(
-        functools.partial(kernel, _product_and_sum if interpret else _fused),
+        functools.partial(kernel, _product_and_sum if interpret else _triton.multiply_add),
         out_shape=shapes,
-        compiler_params=None if interpret else _compiled_by_triton(warps),
+        compiler_params=None if interpret else _triton.compiler_params(warps),
         interpret=interpret,
         name=kernel.__name__.strip("_"),
     )
-
-
-def _compiled_by_triton(warps: int) -> Any:
-    # Not everywhere that JAX is, is Triton.
-    from jax.experimental.pallas import triton
-
-    return triton.CompilerParams(num_warps=warps, num_stages=1)
 
 
 def _drift_kernel(multiply_add, keeps, takes, rows, inflows, new_rows, outflows):
@@ -224,21 +219,6 @@ def _moved(multiply_add, keeps, takes, momenta, inflow):
 
 def _product_and_sum(x, y, z):
     return x * y + z
-
-
-def _fused(x, y, z):
-    """Return x * y + z, rounded once: left to itself, Triton multiplies and then adds."""
-    from jax.experimental.pallas import triton
-
-    letter, bits = {4: ("f", 32), 8: ("d", 64)}[z.dtype.itemsize]
-    [result] = triton.elementwise_inline_asm(
-        f"fma.rn.f{bits} $0, $1, $2, $3;",
-        args=(x, y, z),
-        constraints=f"={letter},{letter},{letter},{letter}",
-        pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(z.shape, z.dtype)],
-    )
-    return result
 
 
 def _loop(steps, body, carry):

@@ -19,7 +19,7 @@ from nested_jax.optimizers import nested_momentum
 from nested_jax.problems import drifting_regression
 from nested_jax.rollout import rollout
 
-IMPLEMENTATIONS = ("auto", "scan", "pallas", "interpret")
+IMPLEMENTATIONS = ("scan", "pallas", "interpret")
 # Steps that are drawn at once and stay in one kernel: ten launches of it for the level sweep.
 STEPS_OF_A_BLOCK = 3000
 
@@ -59,7 +59,7 @@ def regression_rollout(
     bound: ScalarLike = jnp.inf,
     initial: tuple[Any, Any] | None = None,
     draws: Any = None,
-    implementation: str = "auto",
+    implementation: str = "scan",
 ) -> RegressionTrace:
     r"""Run nested momentum on a drifting regression: by a scan, or by kernels made for it.
 
@@ -76,7 +76,8 @@ def regression_rollout(
     A scan on a GPU launches kernels at every step; here the loop over time is inside one, and
     all levels stay in registers. A sweep vmaps it like any function: each run is half a program
     of its own, and what does not depend on a vmapped axis (the draws, the drift) is computed and
-    kept once for it. The kernels have not run on a GPU yet; docs/kernels.md says what is known.
+    kept once for it. The kernels have not run on a GPU yet, so the scan is the default
+    everywhere; docs/kernels.md says what is known.
 
     Losses agree with the scan's to rounding: relative differences of 1e-10 in float64 where runs
     are stable; where they diverge errors grow as the losses do, and the growth agrees. After an
@@ -97,18 +98,17 @@ def regression_rollout(
         bound: Loss beyond which a run counts as diverged; may be traced.
         initial: (params, world) in place of the problem's own, as in `rollout`.
         draws: Recorded draws, or a function of the step, as in `rollout`.
-        implementation: ``"scan"``; ``"pallas"``, the kernels, compiled for a CUDA GPU;
-            ``"interpret"``, the kernels run step by step on any device, slowly; or ``"auto"``:
-            where JAX's default backend is a GPU, the kernels on CUDA and the scan elsewhere;
-            where it is none, or where not all is float32 or all float64, the scan. Static.
+        implementation: ``"scan"``, anywhere; ``"pallas"``, the kernels, compiled for a CUDA GPU;
+            or ``"interpret"``, the kernels run step by step on any device, slowly. Static.
 
     Returns:
         A `RegressionTrace`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range, an argument is refused by `rollout`, or
-            kernels are asked for numbers of other dtypes.
+        ValueError: If a concrete number is out of range, an argument is refused by `rollout`,
+            kernels are asked for numbers that are not all float32 or all float64, or JAX has no
+            Triton backend for Pallas.
 
     Example:
         >>> import jax, nested_jax as nj
@@ -131,20 +131,17 @@ def regression_rollout(
         )
         return RegressionTrace(trace.loss, trace.first_beyond, trace.params)
 
-    if implementation == "scan" or (implementation == "auto" and jax.default_backend() != "gpu"):
+    if implementation == "scan":
         return scan()
     jax.eval_shape(scan)  # Whatever a rollout refuses, kernels refuse.
     dtypes = _dtypes(problem, dtype, initial, draws)
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
-        if implementation == "auto":
-            return scan()
         raise ValueError(
             "`dtype`, `initial` and `draws` must all be float32, or all float64, for kernels, got "
             f"{', '.join(sorted(dtypes))}."
         )
     levels = int(data_levels if max_data_levels is None else max_data_levels)
-    kernels = partial(
-        _by_kernels,
+    return _by_kernels(
         decays=as_scalars("decays", decays),
         learning_rate=learning_rate,
         problem=problem,
@@ -158,9 +155,6 @@ def regression_rollout(
         draws=draws,
         interpret=implementation == "interpret",
     )
-    if implementation == "auto":
-        return jax.lax.platform_dependent(cuda=kernels, default=scan)
-    return kernels()
 
 
 def _dtypes(problem, dtype, initial, draws):
