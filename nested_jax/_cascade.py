@@ -11,6 +11,7 @@ from nested_jax._checks import (
     check_count,
     check_static_count,
     check_unit_interval,
+    how_to_keep_static,
     is_traced,
     on_host,
     record,
@@ -41,6 +42,7 @@ def check_levels(
         if is_traced(levels):
             raise TypeError(
                 f"`{max_name}` must be given when `{name}` is traced: it shapes the state."
+                f"{how_to_keep_static(max_name, levels)}"
             )
         return int(levels)
     check_static_count(max_name, max_levels, low)

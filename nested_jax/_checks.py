@@ -27,6 +27,12 @@ def on_host(value: Any) -> Any:
     return value if is_traced(value) else np.asarray(value)[()]
 
 
+def how_to_keep_static(name: str, value: Any) -> str:
+    """Return what an error adds for a traced value: optax traces whatever it is not told of."""
+    hint = f" (With `optax.inject_hyperparams`, pass static_args=({name!r},).)"
+    return hint if is_traced(value) else ""
+
+
 def as_scalars(name: str, values: Any) -> list:
     """Return the entries of a sequence or a vector; raise if `values` is neither."""
     if isinstance(values, Sequence) and not isinstance(values, str):
@@ -133,7 +139,8 @@ def check_count(name: str, value: Any, low: int = 0) -> None:
 def check_static_count(name: str, value: Any, low: int = 0) -> None:
     """Raise unless `value` is a concrete integer of at least `low`: it shapes the program."""
     if is_traced(value):
-        raise TypeError(f"`{name}` must be a Python integer, known when tracing, got {value}.")
+        rule = f"`{name}` must be a Python integer, known when tracing"
+        raise TypeError(f"{rule}, got {value}.{how_to_keep_static(name, value)}")
     check_count(name, value, low)
 
 
@@ -146,7 +153,8 @@ def check_below(name: str, value: int, high: int) -> None:
 def check_flag(name: str, value: Any) -> None:
     """Raise unless `value` is True or False: a choice between two programs."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+        hint = how_to_keep_static(name, value)
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.{hint}")
 
 
 def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
@@ -161,7 +169,8 @@ def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, 
 def check_callable(name: str, value: Any) -> None:
     """Raise unless `value` can be called."""
     if not callable(value):
-        raise TypeError(f"`{name}` must be callable, got {value!r}.")
+        hint = how_to_keep_static(name, value)
+        raise TypeError(f"`{name}` must be callable, got {value!r}.{hint}")
 
 
 def check_transformation(name: str, value: Any) -> None:

@@ -34,6 +34,47 @@ def widened_real(dtype: Any) -> Any:
     return jnp.finfo(widened(dtype)).dtype
 
 
+def transformation(
+    init_fn: Callable[[Any], Any], update_fn: Callable[[Any, Any, Any], tuple[Any, Any]]
+) -> optax.GradientTransformationExtraArgs:
+    """Return a transform that takes what optax's own take.
+
+    Leaves may be Python numbers, and `update` ignores extra arguments, so that a chain can hand
+    all of its links what one of them needs.
+
+    Args:
+        init_fn: Parameters to state.
+        update_fn: (updates, state, parameters or None) to (updates, state).
+    """
+
+    def init(params):
+        return init_fn(with_arrays(params))
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        return update_fn(with_arrays(updates), state, with_arrays(params))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def with_arrays(tree: Any) -> Any:
+    """Return `tree` with arrays of JAX's default floating dtype in place of Python numbers."""
+    if not any(map(_is_python_number, jax.tree.leaves(tree))):
+        return tree
+    return jax.tree.map(lambda x: _as_array(x) if _is_python_number(x) else x, tree)
+
+
+def _is_python_number(x: Any) -> bool:
+    if isinstance(x, int | float | complex):
+        return not isinstance(x, bool)
+    # Under jit a Python integer is an integer array of weak type.
+    return getattr(x, "weak_type", False) and jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def _as_array(x: Any) -> jax.Array:
+    return jnp.asarray(x, complex if isinstance(x, complex) else float)
+
+
 def check_arrays(tree: Any) -> None:
     """Raise unless all leaves are arrays of floating dtypes, real or complex."""
     # Most trees are of one dtype, so that this costs next to nothing.

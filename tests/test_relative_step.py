@@ -19,7 +19,7 @@ STEPS = (0, 1, 3, 99, 9_998, 9_999, 10_000, 999_999)
 
 
 def at_step(tx, step, updates, params):
-    state = tx.init(params)._replace(count=jnp.int32(step))
+    state = tx.init(params)._replace(step=jnp.int32(step))
     return tx.update(updates, state, params)
 
 
@@ -40,7 +40,7 @@ def test_step_is_the_papers(x64, warmup_init, learning_rate):
         rho = oracles.relative_rate(step, learning_rate, warmup_init)
         np.testing.assert_allclose(state.rate, rho, rtol=RTOL)
         np.testing.assert_allclose(update, -rho * oracles.rms(PARAMS), rtol=RTOL)
-        assert state.count == step + 1
+        assert state.step == step + 1
 
 
 def test_warm_up_peaks_at_1e_2():

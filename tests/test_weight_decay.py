@@ -105,8 +105,8 @@ def test_state_reports_the_coefficient_in_force(x64):
         _, state = tx.update(params, state, params)
         expected = 0.5 / math.sqrt(4) * falling(step) * theirs(step)
         np.testing.assert_allclose(state.decay, expected, rtol=RTOL)
-    assert state.count == 6
-    assert state.count.dtype == jnp.int32
+    assert state.step == 6
+    assert state.step.dtype == jnp.int32
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from nested_jax._dtypes import (
     narrowed,
     positive_root,
     squared,
+    transformation,
     widened_real,
     zeros_widened,
 )
@@ -24,6 +25,9 @@ from nested_jax._types import ScalarLike, Updates
 
 class ScaleByAdamState(NamedTuple):
     r"""State of `scale_by_adam`.
+
+    It has no count of steps: the gains take its place. In a finished optimizer
+    `optax.tree_utils.tree_get(state, "count")` finds the count of the learning rate's link.
 
     Attributes:
         mu: The average m of the updates, shaped like the parameters, of their dtype or float32 if
@@ -125,7 +129,7 @@ def scale_by_adam(
         mu_gain, nu_gain = (jnp.full((), 0 if debias else 1, dtype) for _ in range(2))
         return ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         del params
         check_updates(updates, state.mu)
         # Squared only once widened: in float16, 256 squared is infinite.
@@ -147,4 +151,4 @@ def scale_by_adam(
         outflow = jax.tree.map(leaf, mu, nu_max if amsgrad else nu_hat)
         return narrowed(outflow, updates), ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_positive
-from nested_jax._dtypes import check_arrays, root_mean_square, widened, widened_real
+from nested_jax._dtypes import check_arrays, root_mean_square, transformation, widened, widened_real
 from nested_jax._types import ScalarLike
 
 # Scalars that XLA may compare in one program.
@@ -73,7 +73,7 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         dtype = jnp.result_type(jnp.float32, *dtypes)
         return ClipByRmsState(rms=jnp.zeros((), dtype), factor=jnp.ones((), dtype))
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         del params
         check_arrays(updates)
         leaves, treedef = jax.tree.flatten(updates)
@@ -84,7 +84,7 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         fresh = ClipByRmsState(rms=rms, factor=_factor(rms, threshold))
         return treedef.unflatten([u for u, _ in clipped]), fresh
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _largest(values, least):

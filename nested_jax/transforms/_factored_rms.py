@@ -22,6 +22,7 @@ from nested_jax._dtypes import (
     incremented,
     place,
     squared,
+    transformation,
     widened,
     widened_real,
 )
@@ -174,7 +175,7 @@ def scale_by_factored_rms(
         moments = jax.tree.map(lambda p: _zero_moment(p, axes_of(p.shape)), params)
         return ScaleByFactoredRmsState(count=jnp.zeros((), jnp.int32), moments=moments)
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         del params
         keep, take = weights_at(state.count)
         check_arrays(updates)
@@ -192,7 +193,7 @@ def scale_by_factored_rms(
         )
         return treedef.unflatten([u for u, _ in pairs]), fresh
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _zero_moment(param, axes):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_transformation
-from nested_jax._dtypes import cast, in_dtype, root, squared, widened
+from nested_jax._dtypes import cast, in_dtype, root, squared, widened, with_arrays
 from nested_jax._types import OptState
 from nested_jax.transforms._adam import ScaleByAdamState
 from nested_jax.transforms._clipping import ClipByRmsState
@@ -110,6 +110,7 @@ def with_metrics(tx: optax.GradientTransformation) -> optax.GradientTransformati
         return WithMetricsState(inner=tx.init(params), metrics=Metrics(*nothing))
 
     def update_fn(updates, state, params=None, **extra_args):
+        updates = with_arrays(updates)
         steps, inner = tx.update(updates, state.inner, params, **extra_args)
         return steps, WithMetricsState(inner=inner, metrics=_measure(updates, steps, inner))
 

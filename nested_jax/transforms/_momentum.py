@@ -6,7 +6,14 @@ import jax
 import optax
 
 from nested_jax._checks import check_unit_interval
-from nested_jax._dtypes import cast, check_updates, in_dtype, narrowed, zeros_widened
+from nested_jax._dtypes import (
+    cast,
+    check_updates,
+    in_dtype,
+    narrowed,
+    transformation,
+    zeros_widened,
+)
 from nested_jax._types import ScalarLike, Updates
 
 
@@ -59,7 +66,7 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
     def init_fn(params):
         return AccumulatedMomentumState(momentum=zeros_widened(params))
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         del params
         check_updates(updates, state.momentum)
         factor = in_dtype(decay)
@@ -68,4 +75,4 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
         )
         return narrowed(momentum, updates), AccumulatedMomentumState(momentum=momentum)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)

@@ -24,6 +24,7 @@ from nested_jax._dtypes import (
     complement,
     in_dtype,
     narrowed,
+    transformation,
     zeros_widened,
 )
 from nested_jax._types import ScalarLike, Updates
@@ -32,7 +33,7 @@ READOUTS = ("last", "zero_lag", "mean")
 
 
 class NestedMomentumState(NamedTuple):
-    r"""State of `scale_by_nested_momentum`.
+    r"""State of `scale_by_nested_momentum`, which needs no count of steps.
 
     Attributes:
         momenta: One tree per stage, outermost (:math:`M_1`) first, shaped like the parameters,
@@ -142,7 +143,7 @@ def scale_by_nested_momentum(
         gains = tuple(jnp.zeros((), dtype) for _ in decays) if debias else ()
         return NestedMomentumState(momenta=momenta, gains=gains)
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         del params
         check_updates(updates, state.momenta[0] if state.momenta else updates)
         if debias:
@@ -155,7 +156,7 @@ def scale_by_nested_momentum(
             outflow = _combined(weights, (*momenta, updates))
         return narrowed(outflow, updates), NestedMomentumState(momenta=momenta, gains=gains)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _debiased(decays, takes, gains):

@@ -13,7 +13,7 @@ from nested_jax._checks import (
     check_number_or_schedule,
     check_unit_interval,
 )
-from nested_jax._dtypes import check_updates, incremented, narrowed, zeros_widened
+from nested_jax._dtypes import check_updates, incremented, narrowed, transformation, zeros_widened
 from nested_jax._types import OptState, Params, ScalarOrSchedule, Schedule, Updates
 
 
@@ -108,7 +108,7 @@ def nesterov_momentum(
         scalars = (jnp.zeros((), float) for _ in range(2))
         return NesterovMomentumState(count, zeros_widened(params), *scalars)
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         del params
         check_updates(updates, state.velocity)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
@@ -123,7 +123,7 @@ def nesterov_momentum(
         state = NesterovMomentumState(count, velocity, ahead, rate)
         return narrowed(step, updates), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def nesterov_iterate(params: Params, state: OptState) -> Params:

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._checks import check_callable, check_non_negative, check_number_or_schedule
-from nested_jax._dtypes import cast, check_arrays, in_dtype, incremented, narrowed, widened
+from nested_jax._dtypes import (
+    cast,
+    check_arrays,
+    in_dtype,
+    incremented,
+    narrowed,
+    transformation,
+    widened,
+)
 from nested_jax._types import ScalarOrSchedule, Schedule
 
 
@@ -62,7 +70,7 @@ def scale_by_rate(
         del params
         return ScaleByRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         del params
         check_arrays(updates)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
@@ -79,4 +87,4 @@ def scale_by_rate(
         count = incremented(state.count)
         return narrowed(jax.tree.map(leaf, updates), updates), ScaleByRateState(count, rate)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)

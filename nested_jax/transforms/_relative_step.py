@@ -12,7 +12,7 @@ from nested_jax._checks import (
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import check_arrays, incremented, root_mean_square, widened
+from nested_jax._dtypes import check_arrays, incremented, root_mean_square, transformation, widened
 from nested_jax._types import ScalarLike, ScalarOrSchedule, Schedule
 
 DEFAULT_CAP = 1e-2  # Shazeer & Stern (2018), Algorithm 6.
@@ -23,12 +23,13 @@ class ScaleByRelativeStepState(NamedTuple):
     r"""State of `scale_by_relative_step`.
 
     Attributes:
-        count: Number of updates so far, int32.
+        step: Number of updates so far, int32. (`count` is another link's, so that
+            `optax.tree_utils.tree_get(state, "count")` finds one in a finished optimizer.)
         rate: :math:`\eta_t \rho_t` of the last update, for `with_metrics`: what a leaf with
             :math:`\mathrm{RMS}(\theta) = 1` was scaled by.
     """
 
-    count: jax.Array
+    step: jax.Array
     rate: jax.Array
 
 
@@ -108,7 +109,7 @@ def scale_by_relative_step(
 
     def init_fn(params):
         del params
-        return ScaleByRelativeStepState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
+        return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
 
     def rate_at(count, dtype):
         rate = jnp.asarray(cap(count) if callable(cap) else cap, dtype)
@@ -119,18 +120,18 @@ def scale_by_relative_step(
             rate = jnp.minimum(rate, WARMUP_SLOPE * t)
         return rate if schedule is None else (rate * schedule(count)).astype(dtype)
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         check_arrays(updates)
-        rate = rate_at(state.count, state.rate.dtype)
+        rate = rate_at(state.step, state.rate.dtype)
         if not scale_by_parameter:
             updates = jax.tree.map(lambda u: _step(u, rate), updates)
         elif params is None:
             raise ValueError("`scale_by_relative_step` needs `params` in `update`, got None.")
         else:
             updates = jax.tree.map(lambda u, p: _step(u, rate, p, eps), updates, params)
-        return updates, ScaleByRelativeStepState(incremented(state.count), rate)
+        return updates, ScaleByRelativeStepState(incremented(state.step), rate)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 # Compiled on its own, so that leaves of one shape are traced once, however many they are.

@@ -14,7 +14,15 @@ from nested_jax._checks import (
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import cast, check_update, in_dtype, incremented, narrowed, widened
+from nested_jax._dtypes import (
+    cast,
+    check_update,
+    in_dtype,
+    incremented,
+    narrowed,
+    transformation,
+    widened,
+)
 from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
 
 
@@ -22,12 +30,13 @@ class AddDecoupledWeightDecayState(NamedTuple):
     """State of `add_decoupled_weight_decay`.
 
     Attributes:
-        count: Number of updates so far, int32.
+        step: Number of updates so far, int32. (`count` is another link's, so that
+            `optax.tree_utils.tree_get(state, "count")` finds one in a finished optimizer.)
         decay: The fraction of the parameters taken off by the last update, schedule, rate and
             normalization included, for `with_metrics`.
     """
 
-    count: jax.Array
+    step: jax.Array
     decay: jax.Array
 
 
@@ -112,10 +121,10 @@ def add_decoupled_weight_decay(
         _decays(mask, params)  # A mask that does not fit is told here, not by the first update.
         return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros((), float))
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params):
         if params is None:
             raise ValueError("`add_decoupled_weight_decay` needs `params` in `update`, got None.")
-        step, dtype = state.count, state.decay.dtype
+        step, dtype = state.step, state.decay.dtype
         decay = jnp.asarray(weight_decay, dtype)
         if cycle_steps is not None:
             decay = decay / jnp.sqrt(jnp.asarray(cycle_steps(step), dtype))
@@ -142,7 +151,7 @@ def add_decoupled_weight_decay(
         state = AddDecoupledWeightDecayState(incremented(step), decay)
         return narrowed(outflow, updates), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _is_function(mask):
