@@ -3,17 +3,19 @@
 #   make levels   the published level sweep: tables on the screen, report in results/levels
 #   make test     all tests
 #   make bench    speed against peers, side by side in one run; fails if a ratio got worse
+#   make versions   the fast tests on other versions of Python and JAX
 #   make docs     the documentation site, in build/docs; fails on a warning, such as a name left out
 
 PYTHON ?= python3
 VENV ?= .venv
-# Versions known to work. `make PIP_CONSTRAINT= test` takes the newest instead.
-export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
+# Versions known to work. `make PIP_CONSTRAINT= test` takes the newest of today instead.
+export PIP_CONSTRAINT ?= $(CURDIR)/constraints-newest.txt
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 BIN := $(VENV)/bin
+PINS := pyproject.toml constraints-newest.txt
 JOBS ?= auto
 
-.PHONY: levels test quick lint format bench docs clean
+.PHONY: levels test quick lint format bench docs versions versions-update clean
 
 levels: $(VENV)/.experiments
 	$(BIN)/python -m experiments levels $(ARGS)
@@ -38,24 +40,30 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks --check
 
+versions: $(VENV)/.dev
+	$(BIN)/python -m tests.versions $(ARGS)
+
+versions-update: $(VENV)/.dev
+	$(BIN)/python -m tests.versions --update
+
 docs: $(VENV)/.docs
 	rm -rf build/docs
 	$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going $(ARGS) docs build/docs
 	@echo "Open build/docs/index.html"
 
-$(VENV)/.experiments: pyproject.toml $(VENV)/.created
+$(VENV)/.experiments: $(PINS) $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[data,netcdf]"
 	touch $@
 
-$(VENV)/.bench: pyproject.toml $(VENV)/.created
+$(VENV)/.bench: $(PINS) $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@ $(VENV)/.experiments
 
-$(VENV)/.docs: pyproject.toml $(VENV)/.created
+$(VENV)/.docs: $(PINS) $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[docs]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.created
+$(VENV)/.dev: $(PINS) $(VENV)/.created
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.experiments
 
