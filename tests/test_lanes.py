@@ -539,7 +539,7 @@ def test_any_program_is_that_of_vmap(plan, levels, rates, first):
     axes = axes if first else axes[::-1]
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(_layout, "_pays", lambda *_: True)
-        patch.setattr(_layout, "LANES_OF_A_PIECE", 4)
+        patch.setattr(_layout, "LANES_OF_A_PIECE", {4: 4, 8: 4})
         columns = in_jax(axes)
         program = trace((), Partial(run), columns).jaxpr
         layout = layout_of(program, columns, [True] * 3)

@@ -27,7 +27,7 @@ def small(monkeypatch):
     """Let lanes, and pieces, pay for short loops over few points."""
     monkeypatch.setattr(_layout, "STEPS", 2)
     monkeypatch.setattr(_layout, "LANES", 2)
-    monkeypatch.setattr(_layout, "LANES_OF_A_PIECE", 1)
+    monkeypatch.setattr(_layout, "LANES_OF_A_PIECE", {4: 1, 8: 1})
 
 
 def job_of(run, chunk=None, **axes):
@@ -126,11 +126,24 @@ def test_points_that_choose_alike_lie_together(small):
 
 
 @pytest.mark.parametrize(
-    ("rates", "pieces"), [(29, 1), (30, 2), (44, 2), (45, 3), (60, 4), (90, 4)]
+    ("rates", "pieces", "x64"),
+    [
+        (29, 1, False),
+        (30, 2, False),
+        (44, 2, False),
+        (45, 3, False),
+        (60, 4, False),
+        (90, 4, False),
+        # In float64 a vector holds fewer.
+        (22, 1, True),
+        (23, 2, True),
+        (45, 4, True),
+    ],
 )
-def test_pieces_are_as_many_as_fill_their_lanes(monkeypatch, rates, pieces):
+def test_pieces_are_as_many_as_fill_their_lanes(monkeypatch, rates, pieces, x64):
     monkeypatch.setattr(_layout, "STEPS", 4)
-    layout = layout_of(staged, levels=LEVELS, rate=np.linspace(0.1, 0.9, rates))
+    with jax.enable_x64(x64):
+        layout = layout_of(staged, levels=LEVELS, rate=np.linspace(0.1, 0.9, rates))
     assert len(layout.pieces) == pieces
 
 
@@ -334,7 +347,7 @@ def test_what_a_piece_lacks_is_not_computed(small, levels, sines):
 
 
 def test_pieces_of_several_points_lack_what_all_of_these_do(small, monkeypatch):
-    monkeypatch.setattr(_layout, "LANES_OF_A_PIECE", 4)
+    monkeypatch.setattr(_layout, "LANES_OF_A_PIECE", {4: 4, 8: 4})
     assert sines_of([1, 4, 3, 2]) == 2 + 4
 
 

@@ -28,7 +28,7 @@ from nested_jax._jaxpr import (
     scan_of,
 )
 from nested_jax.sweep._lane_rules import is_native
-from nested_jax.sweep._lanes import Layout, Path, masks_of
+from nested_jax.sweep._lanes import Layout, Path, float_bytes, masks_of
 from nested_jax.sweep._sharing import follow, is_call, operations
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 # Pieces of an axis. More save little and are compiled, and dispatched in each step, one by one.
 PIECES = 4
-# Lanes that keep the vectors of a piece full.
-LANES_OF_A_PIECE = 60
+# Lanes that keep the vectors of a piece full, by bytes of a float.
+LANES_OF_A_PIECE = {4: 60, 8: 45}
 # Steps of a loop, and points, from which lanes pay, and the entries of a point's arrays up to which
 # they do; beyond, the innermost loop of a kernel is long enough without them. Pieces save more.
 STEPS, LANES = 100, 64
@@ -162,7 +162,8 @@ def _is_entered(eqn: Any) -> bool:
 
 def _pieces(mixed: np.ndarray, points: int) -> tuple[tuple[int, ...], ...]:
     """Share out the positions along an axis: those that choose alike lie together."""
-    number = min(PIECES, mixed.shape[1], max(points // LANES_OF_A_PIECE, 1))
+    most = max(points // LANES_OF_A_PIECE[float_bytes()], 1)
+    number = min(PIECES, mixed.shape[1], most)
     order = np.argsort(mixed.sum(0), kind="stable")
     return tuple(tuple(sorted(part.tolist())) for part in np.array_split(order, number))
 
