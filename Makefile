@@ -3,6 +3,7 @@
 #   make levels   the published level sweep: tables on the screen, report in results/levels
 #   make test     all tests
 #   make bench    speed against peers, side by side in one run; fails if a ratio got worse
+#   make gpu      check and measure on a GPU, with the packages of PYTHON
 #   make versions   the fast tests on other versions of Python and JAX
 #   make docs     the documentation site, in build/docs; fails on a warning, such as a name left out
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PINS := pyproject.toml constraints-newest.txt
 JOBS ?= auto
 
-.PHONY: levels test quick lint format bench docs versions versions-update clean
+.PHONY: levels test quick lint format bench gpu docs versions versions-update clean
 
 levels: $(VENV)/.experiments
 	$(BIN)/python -m experiments levels $(ARGS)
@@ -45,6 +46,10 @@ versions: $(VENV)/.dev
 
 versions-update: $(VENV)/.dev
 	$(BIN)/python -m tests.versions --update
+
+# With the packages of the Python that is there: machines with GPUs often have no package index.
+gpu:
+	PYTHONPATH=$(CURDIR) $(PYTHON) -m benchmarks.gpu $(ARGS)
 
 docs: $(VENV)/.docs
 	rm -rf build/docs

@@ -1,5 +1,6 @@
 """What a part of the benchmark reports: one table on the screen, and one record of numbers."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from experiments import _artifacts
+from nested_jax._files import write as write_file
 
 PACKAGES = ("nested-jax", "jax", "jaxlib", "optax", "numpy", "numba", "torch")
 WIDTH = 120
@@ -43,12 +44,17 @@ def record(
         "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "load": os.getloadavg()[0],
         "versions": versions(),
-        "config": _artifacts.describe(config),
+        "config": describe(config),
         "ratios": {name: float(ratio) for name, ratio in ratios.items()},
         "goals": {name: goal for name, goal in goals.items() if name in ratios},
         "seconds": seconds,
         **more,
     }
+
+
+def describe(config: Any) -> dict[str, Any]:
+    """Return the options that ratios depend on: all but where they go."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
 
 
 def machine() -> str:
@@ -82,7 +88,7 @@ def versions() -> dict[str, str]:
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON aside and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _artifacts.write(path, json.dumps(content, indent=2) + "\n")
+    write_file(path, json.dumps(content, indent=2) + "\n")
 
 
 def show_times(

@@ -28,7 +28,6 @@ import jax
 import numpy as np
 import rich.console
 import rich.table
-import tyro
 
 import nested_jax as nj
 from benchmarks import _report
@@ -204,4 +203,6 @@ def _show(config: Config, first: dict[str, float], later: dict[str, list[float]]
 
 
 if __name__ == "__main__":
+    import tyro  # Not above: `benchmarks.gpu`, which uses parts of this, does without.
+
     main(tyro.cli(Config))

@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -251,4 +250,6 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # Not above: `benchmarks.gpu`, which uses parts of this, does without.
+
     main(tyro.cli(Config))

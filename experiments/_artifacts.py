@@ -8,11 +8,12 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._cli import UsageError
+from nested_jax._files import write
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,21 +71,11 @@ def _compare(folder: Path, described: Mapping[str, Any]) -> None:
         raise UsageError(f"{rule}, got {folder} with results of {what}.")
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file aside, flush it to disk and rename it: it is there whole or not at all."""
-    data = content.encode() if isinstance(content, str) else content
-    _write_aside(path, lambda aside: aside.write_bytes(data))
-
-
 def write_dataset(path: Path, dataset: "xr.Dataset") -> None:
     """Write a dataset as netCDF 4, aside and renamed like every file."""
-    _write_aside(path, lambda aside: dataset.to_netcdf(aside, engine="h5netcdf"))
-
-
-def _write_aside(path: Path, write_to: Callable[[Path], Any]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write_to(aside)
+        dataset.to_netcdf(aside, engine="h5netcdf")
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)

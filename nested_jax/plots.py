@@ -25,6 +25,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.special import stdtrit
 
+from nested_jax._files import write
+
 _CONVERGED = matplotlib.colormaps["viridis"]
 # Reds without their palest third, which would pass for the yellow end of viridis.
 _REDS = matplotlib.colormaps["Reds"](np.linspace(0.3, 1.0, 256))
@@ -209,16 +211,10 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) ->
         raise ValueError(f"`path` must end in .png or .svg, got {str(path)!r}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"`path` must be in a folder that exists, got {str(path)!r}.")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    metadata = _NO_METADATA if kind == "svg" else None
-    try:
-        with aside.open("wb") as file, matplotlib.rc_context({"svg.hashsalt": _SALT}):
-            figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    metadata, file = _NO_METADATA if kind == "svg" else None, io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": _SALT}):
+        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
+    write(path, file.getvalue())
 
 
 def to_svg(figure: Figure) -> str:

@@ -152,7 +152,7 @@ def rollout(
     def run_window(carry, ts_and_draws):
         # In the carry: writing all losses out, to add them up at the end, takes a sixth longer.
         (carry, sums), losses = jax.lax.scan(step, (carry, (zero, zero)), ts_and_draws)
-        mean = jnp.mean(losses) if stride else None
+        mean = None if losses is None else jnp.mean(losses)
         recorded = record(carry.params, carry.opt_state) if record else None
         return carry, (sum(sums), mean, recorded)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Job, survey
+from nested_jax.sweep._layout import LANES
 
 # What a wave of chunks costs beside its work, as a share of the work of the largest chunk allowed.
 OVERHEAD = 0.05
@@ -82,8 +83,12 @@ def plan(run: Any, grid: Grid, runs: int | str, devices: Any) -> Job:
     at_once = devices.wave * jax.process_count()
     job = Job(run, grid, chunk_of(shape, math.prod(shape), work, at_once))
     needed = devices.bytes_needed(job, heaviest)
-    if needed > devices.bytes_tolerated() and math.prod(job.chunk) > 1:
-        most = int(math.prod(job.chunk) * devices.bytes_wanted() / needed)
+    lanes = job.layouts(devices.platform)[heaviest] is not None
+    if needed > devices.bytes_tolerated(lanes=lanes) and math.prod(job.chunk) > 1:
+        a_point = needed / math.prod(job.chunk)
+        most = int(devices.bytes_wanted(lanes=lanes) / a_point)
+        if lanes:  # Of fewer points they would be no lanes.
+            most = max(most, min(LANES, int(devices.bytes_available() / a_point)))
         job = Job(run, grid, chunk_of(shape, most, work, at_once))
         needed = devices.bytes_needed(job, heaviest)
     check_memory(job, needed, devices.bytes_available())
