@@ -19,39 +19,53 @@ import jax
 import nested_jax as nj
 
 Row = dict[str, Any]
-LEVELS = range(1, 20)
+MOST = 19  # Levels, of the model and of the data.
 REPEATS = 3
 
 
-def levels(implementation: str, quick: bool) -> Iterator[Row]:
-    """Time the published level sweep with JAX's random numbers, at several numbers of seeds."""
+def levels_scan(quick: bool) -> Iterator[Row]:
+    """Time the level sweep as a compiled scan, by one step and by eight an iteration."""
+    steps = 300 if quick else 30_000
+    sizes = {1: (1,), 2: (1,)} if quick else {1: (1, 10, 100), 8: (1, 100)}
+    for unroll, seeds in sizes.items():
+
+        def run(model_level, data_level, seed, unroll=unroll):
+            problem = nj.drifting_regression(10, data_level, 0.95, 0.1, max_levels=MOST)
+            tx = nj.nested_momentum(0.01, model_level, 0.95, max_levels=MOST)
+            key, warmup = jax.random.key(seed), steps // 10
+            trace = nj.rollout(tx, problem, key, steps, warmup=warmup, unroll=unroll)
+            return {"loss": trace.loss}
+
+        for row in _levels(run, seeds, MOST):
+            yield row | {"what": f"{row['what']} × {steps:,} steps, scan, unroll {unroll}"}
+
+
+def levels_pallas(quick: bool) -> Iterator[Row]:
+    """Time the level sweep as kernels, which a CPU can only interpret, at a small size."""
     from nested_jax import kernels
 
     on_cpu = jax.default_backend() == "cpu"
-    interpreted = implementation == "pallas" and on_cpu
-    most, steps = (4, 100) if interpreted else (19, 300 if quick else 30_000)
-    word = "interpret" if interpreted else implementation
+    most, steps, word = (4, 100, "interpret") if on_cpu else (MOST, 30_000, "pallas")
 
     def run(model_level, data_level, seed):
+        decays, key = nj.nested_decays(model_level, 0.95, most), jax.random.key(seed)
+        levels = {"data_levels": data_level, "max_data_levels": most}
         found = kernels.regression_rollout(
-            nj.nested_decays(model_level, 0.95, most),
-            0.01,
-            jax.random.key(seed),
-            steps,
-            data_levels=data_level,
-            max_data_levels=most,
-            warmup=steps // 10,
-            implementation=word,
+            decays, 0.01, key, steps, **levels, warmup=steps // 10, implementation=word
         )
         return {"loss": found.loss}
 
-    for seeds in (1,) if quick else (1, 10, 100):
-        axes = {"model_level": LEVELS[:most], "data_level": LEVELS[:most], "seed": range(seeds)}
-        grid = nj.Grid(**axes)
-        yield {
-            "what": f"levels, {grid.size:,} runs × {steps:,} steps, {word}",
-            **_times_of_sweep(lambda grid=grid: nj.sweep(run, grid, progress=False)),
-        }
+    for row in _levels(run, (1,) if quick else (1, 10, 100), most):
+        yield row | {"what": f"{row['what']} × {steps:,} steps, {word}"}
+
+
+def _levels(run: Callable[..., Any], numbers_of_seeds: tuple[int, ...], most: int) -> Iterator[Row]:
+    """Yield the times of a level sweep at several numbers of seeds."""
+    levels = range(1, most + 1)
+    for seeds in numbers_of_seeds:
+        grid = nj.Grid(model_level=levels, data_level=levels, seed=range(seeds))
+        times = _times_of_sweep(lambda grid=grid: nj.sweep(run, grid, progress=False))
+        yield {"what": f"levels, {grid.size:,} runs", **times}
 
 
 def _times_of_sweep(sweep: Callable[[], Any]) -> Row:
@@ -94,8 +108,8 @@ def update_step(quick: bool) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
-    "levels_scan": functools.partial(levels, "scan"),
-    "levels_pallas": functools.partial(levels, "pallas"),
+    "levels_scan": levels_scan,
+    "levels_pallas": levels_pallas,
     "heatmap": heatmap,
     "update_step": update_step,
 }

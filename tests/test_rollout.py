@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import nested_jax as nj
+from nested_jax._jaxpr import all_eqns, scan_of
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 from tests import oracles
 
@@ -228,6 +229,18 @@ def test_draws_in_place_of_the_keys_are_the_same_run():
         chex.assert_trees_all_equal(trace, drawn)
 
 
+@pytest.mark.parametrize("unroll", [3, np.int64(8), 2000])
+def test_an_unrolled_loop_is_the_same_run(unroll):
+    def run(**options):
+        return nj.rollout(nj.momentum(0.01), BOWL, KEY, 130, warmup=20, stride=65, **options)
+
+    program = jax.make_jaxpr(lambda: run(unroll=unroll))()
+    scans = [eqn for eqn in all_eqns(program.jaxpr) if eqn.primitive.name == "scan"]
+    assert int(unroll) in {scan_of(eqn).unroll for eqn in scans}
+    tolerances = {"rtol": FLOAT32_RTOL, "atol": FLOAT32_RTOL}
+    chex.assert_trees_all_close(run(unroll=unroll), run(), **tolerances)
+
+
 def test_draws_depend_on_neither_blocks_nor_length():
     @jax.jit
     def curves(key):
@@ -396,6 +409,7 @@ RULES = [
     ({"warmup": 0.5}, TypeError, "`warmup` must be an integer of at least 0, got 0.5."),
     ({"warmup": 10}, ValueError, "`warmup` must be less than `steps` = 10, got 10."),
     ({"bound": "1"}, TypeError, "`bound` must be a number, got '1'."),
+    ({"unroll": 0}, ValueError, "`unroll` must be an integer of at least 1, got 0."),
     ({"stride": 0}, ValueError, "`stride` must be an integer of at least 1, got 0."),
     ({"stride": 3}, ValueError, "`stride` must divide `steps` = 10, got 3."),
     ({"stride": 20}, ValueError, "`stride` must divide `steps` = 10, got 20."),
