@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from nested_jax.sweep._sharing import bytes_held, work_by_axes
+from nested_jax.sweep._sharing import bytes_carried, bytes_held, work_by_axes
 
 A, B = 0b01, 0b10  # Masks of two axes.
 
@@ -103,3 +103,22 @@ def test_bytes_are_those_held_at_the_same_time():
     )
     assert short == long >= 200
     assert math.isfinite(long)
+
+
+def test_bytes_carried_are_those_of_the_axes_that_they_depend_on():
+    def run(a, b):
+        def step(carry, x):
+            with_a, with_b, of_both, shared = carry
+            return (with_a * a, with_b + x, of_both + with_a.sum() * b, shared + 1.0), None
+
+        def outer(carry, x):
+            return jax.lax.scan(step, carry, jnp.zeros(5) + x)[0], None
+
+        start = jnp.ones(3), jnp.full(7, b), jnp.ones(()), jnp.ones(11)
+        return jax.jit(lambda: jax.lax.scan(outer, start, jnp.zeros(4))[0])()
+
+    program = jax.make_jaxpr(run)(1.0, 2.0)
+    # 20 points of a, 30 of b: entries of 4 bytes, each once for all points it depends on.
+    carried = bytes_carried(program.jaxpr, [A, B], [20, 30])
+    assert carried == 4 * (3 * 20 + 7 * 30 + 20 * 30 + 11)
+    assert bytes_carried(jax.make_jaxpr(lambda a: a + 1)(1.0).jaxpr, [A], [20]) == 0

@@ -18,8 +18,8 @@ import xarray as xr
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from nested_jax.sweep import _local, _sweep, load, save
-from nested_jax.sweep._chunks import chunk_of
+from nested_jax.sweep import _layout, _local, _sweep, load, save
+from nested_jax.sweep._chunks import LANES_BYTES, chunk_of
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._job import Job
 from nested_jax.sweep._local import LocalDevices
@@ -341,36 +341,35 @@ def test_an_automatic_chunk_is_smaller_where_memory_is_short(monkeypatch, compil
     jax.clear_caches()
     compilations.clear()
     wanted = bytes_of(descend, DESCENTS, (3, 2, 5)) // 3
-    monkeypatch.setattr(LocalDevices, "bytes_wanted", lambda self, lanes: wanted)
+    monkeypatch.setattr(LocalDevices, "bytes_wanted", lambda self: wanted)
     compilations.clear()
     results = nj.sweep(descend, DESCENTS, devices=one)
     assert len(compilations) <= 2
     assert results.attrs["chunk"] <= 10
     np.testing.assert_allclose(results.loss, whole.loss, rtol=FLOAT32_RTOL)
-    monkeypatch.setattr(LocalDevices, "bytes_wanted", lambda self, lanes: 1)
+    monkeypatch.setattr(LocalDevices, "bytes_wanted", lambda self: 1)
     assert nj.sweep(descend, DESCENTS, devices=one).attrs["chunk"] == 1
 
 
-def test_chunks_in_lanes_fit_a_cache_but_stay_lanes():
-    """A point of the first holds 8 bytes a step of the loop, one of the second some thousands."""
+@pytest.mark.parametrize(("entries", "points"), [(2, None), (30_000, _layout.LANES)])
+def test_what_a_loop_carries_in_lanes_fits_a_cache(monkeypatch, entries, points):
+    """Unless it would be no lanes any more."""
+    monkeypatch.setattr(_layout, "ENTRIES", 10**9)
 
-    def run(rate, entries):
+    def run(rate):
         def step(x, _):
             return jnp.tanh(rate * x), None
 
         return {"x": jax.lax.scan(step, jnp.full(entries, rate), length=200)[0].sum()}
 
-    devices = LocalDevices(jax.devices()[:1])
-    few, many = functools.partial(run, entries=2), functools.partial(run, entries=64)
-    wanted = devices.bytes_wanted(lanes=True)
-    assert wanted < devices.bytes_wanted(lanes=False)
-    grid = nj.Grid(rate=np.linspace(0.1, 0.9, 40_000))
-    for swept in (few, many):
-        job = devices.plan(Partial(swept), grid, "auto")
-        assert job.layouts("cpu") != (None,)
-        assert devices.bytes_needed(job) <= 2 * wanted
-        assert job.chunk[0] >= 64
-    assert devices.plan(Partial(few), grid, "auto").chunk > job.chunk
+    grid = nj.Grid(rate=np.linspace(0.1, 0.9, 250_000))
+    job = LocalDevices(jax.devices()[:1]).plan(Partial(run), grid, "auto")
+    assert job.layouts("cpu") != (None,)
+    assert job.bytes_carried(0) == job.chunk[0] * entries * 4
+    if points:
+        assert points <= job.chunk[0] < 1.1 * points
+    else:
+        assert 0.5 * LANES_BYTES < job.bytes_carried(0) <= LANES_BYTES
 
 
 def test_a_chunk_that_does_not_fit_says_what_to_pass(monkeypatch):

@@ -14,6 +14,9 @@ from nested_jax.sweep._layout import LANES
 
 # What a wave of chunks costs beside its work, as a share of the work of the largest chunk allowed.
 OVERHEAD = 0.05
+# What a loop in lanes hands from step to step, which the second-level cache of one core has to hold
+# beside other things. The level sweep takes 1.6 times as long a run with five times as much.
+LANES_BYTES = 3 * 2**18
 # Shapes that are compared at most.
 MOST_SHAPES = 100_000
 
@@ -83,12 +86,14 @@ def plan(run: Any, grid: Grid, runs: int | str, devices: Any) -> Job:
     at_once = devices.wave * jax.process_count()
     job = Job(run, grid, chunk_of(shape, math.prod(shape), work, at_once))
     needed = devices.bytes_needed(job, heaviest)
-    lanes = job.layouts(devices.platform)[heaviest] is not None
-    if needed > devices.bytes_tolerated(lanes=lanes) and math.prod(job.chunk) > 1:
-        a_point = needed / math.prod(job.chunk)
-        most = int(devices.bytes_wanted(lanes=lanes) / a_point)
-        if lanes:  # Of fewer points they would be no lanes.
-            most = max(most, min(LANES, int(devices.bytes_available() / a_point)))
+    points = most = math.prod(job.chunk)
+    if needed > devices.bytes_tolerated():
+        most = int(points * devices.bytes_wanted() / needed)
+    if job.layouts(devices.platform)[heaviest] is not None:
+        carried = job.bytes_carried(heaviest)
+        if carried > 2 * LANES_BYTES:  # Of fewer than LANES points they would be no lanes.
+            most = min(most, max(int(points * LANES_BYTES / carried), LANES))
+    if most < points and points > 1:
         job = Job(run, grid, chunk_of(shape, most, work, at_once))
         needed = devices.bytes_needed(job, heaviest)
     check_memory(job, needed, devices.bytes_available())

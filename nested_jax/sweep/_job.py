@@ -22,7 +22,7 @@ from nested_jax.sweep._axes import Axis, label
 from nested_jax.sweep._grid import Grid
 from nested_jax.sweep._lanes import Layout, evaluate_in_lanes
 from nested_jax.sweep._layout import layout_of
-from nested_jax.sweep._sharing import bytes_held, work_by_axes
+from nested_jax.sweep._sharing import bytes_carried, bytes_held, work_by_axes
 
 # Values of the numeric axes: one dict of columns an axis, in the order of the grid.
 Columns = tuple[dict[str, Any], ...]
@@ -139,6 +139,13 @@ class Job:
             return or_else(lambda: layout_of(program, columns, whole), lambda: None)
 
         return tuple(layout(*sample) for sample in self.samples())
+
+    def bytes_carried(self, at: int) -> int:
+        """Return what loops hand from step to step, by combination of the static axes."""
+        static, columns = self.sample(at)
+        program = trace(static, self.run, columns).jaxpr
+        masks = _masks(program, columns)
+        return or_else(lambda: bytes_carried(program.jaxpr, masks, self.chunk), int)
 
     def samples(self) -> Iterator[tuple[Static, Columns]]:
         """Yield a sample of each combination of the static axes."""
@@ -286,6 +293,13 @@ def examine(run: Partial, grid: Grid) -> Structure:
     return first
 
 
+def _masks(program: Any, columns: Columns) -> list[int]:
+    """Return the axes that each input of a program depends on, as a mask."""
+    # Bound arrays come first, the same for all points.
+    axes = [1 << i for i, axis in enumerate(columns) for _ in axis]
+    return [0] * (len(program.jaxpr.invars) - len(axes)) + axes
+
+
 def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
     """Return what work depends on which axes, for a point, and which static one holds most.
 
@@ -296,10 +310,7 @@ def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
     held = []
     for static, columns in job.samples():
         program = trace(static, run, columns).jaxpr
-        # Bound arrays come first, the same for all points.
-        axes = [1 << i for i, axis in enumerate(columns) for _ in axis]
-        bound = len(program.jaxpr.invars) - len(axes)
-        masks = [0] * bound + axes
+        masks = _masks(program, columns)
         counted = or_else(partial(work_by_axes, program, masks), dict[int, int])
         for mask, operations in counted.items():
             work[mask] += operations

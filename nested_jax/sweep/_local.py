@@ -21,9 +21,6 @@ from nested_jax.sweep._lanes import Layout
 # A chunk's working memory that a CPU's caches serve: at four times as much, small networks train
 # up to 40 % slower. Twice as much costs less than the second compilation that would avoid it.
 CPU_CHUNK_BYTES = 8 * 2**20
-# In lanes every step walks through all of it, and the second-level cache of one core has to hold
-# it: the level sweep takes 1.6 times as long a run in chunks of ten times as much.
-LANES_CHUNK_BYTES = 5 * 2**18
 # Lanes fill the widest vectors of float64 that a processor has; XLA would take half of them.
 LANES_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_prefer_vector_width": "512",
@@ -132,16 +129,14 @@ class LocalDevices:
             return int(MEMORY_SHARE * stats["bytes_limit"])
         return int(MEMORY_SHARE * _memory_of_the_machine()) // len(self.devices)
 
-    def bytes_wanted(self, *, lanes: bool) -> int:
-        """Return the memory that a chunk, in lanes or vmapped, should take to be fast."""
+    def bytes_wanted(self) -> int:
+        """Return the memory that a chunk should take to be fast."""
         available = self.bytes_available()
-        if not self._is_cpu():
-            return available
-        return min(available, LANES_CHUNK_BYTES if lanes else CPU_CHUNK_BYTES)
+        return min(available, CPU_CHUNK_BYTES) if self._is_cpu() else available
 
-    def bytes_tolerated(self, *, lanes: bool) -> int:
+    def bytes_tolerated(self) -> int:
         """Return the memory beyond which another, smaller chunk is worth its compilation."""
-        return min(self.bytes_available(), 2 * self.bytes_wanted(lanes=lanes))
+        return min(self.bytes_available(), 2 * self.bytes_wanted())
 
     def _is_cpu(self) -> bool:
         return self.devices[0].platform == "cpu"

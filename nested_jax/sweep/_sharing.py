@@ -134,6 +134,32 @@ def operations(eqn: Any) -> int:
     return made * COSTS.get(name, 1)
 
 
+def bytes_carried(jaxpr: Jaxpr, inputs: Sequence[int], sizes: Sequence[int]) -> int:
+    """Return the most that a loop hands from step to step, for all points of the axes.
+
+    Args:
+        jaxpr: The program of one point.
+        inputs: The axes that each input depends on, as a mask.
+        sizes: Number of points along each axis.
+    """
+    masks: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
+    most = 0
+    for eqn in jaxpr.eqns:
+        given = [0 if is_literal(atom) else masks.get(atom, 0) for atom in eqn.invars]
+        made = _outputs(eqn, given, None, 1)
+        masks.update(zip(eqn.outvars, made, strict=True))
+        if eqn.primitive.name == "scan":
+            scan = scan_of(eqn)
+            carried, inside = made[: scan.carries], [*given]
+            inside[scan.constants : scan.constants + scan.carries] = carried
+            points = [math.prod(n for i, n in enumerate(sizes) if m >> i & 1) for m in carried]
+            own = sum(n * _bytes(out) for n, out in zip(points, eqn.outvars, strict=False))
+            most = max(most, own, bytes_carried(scan.body.jaxpr, inside, sizes))
+        elif eqn.primitive.name in CALLS:
+            most = max(most, bytes_carried(body_of(eqn)[0], given, sizes))
+    return most
+
+
 def bytes_held(jaxpr: Jaxpr) -> int:
     """Return the most that a program holds at a time if nothing were fused."""
     last = {atom: i for i, eqn in enumerate(jaxpr.eqns) for atom in _variables(eqn.invars)}
