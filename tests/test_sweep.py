@@ -822,9 +822,9 @@ def test_rejects_devices_beside_an_executor():
 # --- Progress and interruption ---
 
 
-def test_is_quiet_unless_on_a_terminal(capfd):
+def test_is_quiet_unless_on_a_terminal(capsys):
     nj.sweep(powers, nj.Grid(base=[1.0], exponent=[1]))
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("progress", [True, False])

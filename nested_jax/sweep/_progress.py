@@ -38,7 +38,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # Up to rich 14.3.3 one that is disabled ends with a line.
+            self._bar.stop()
 
     def running(self, runs: int) -> None:
         """Say that compilation is over; `runs` are this process's, of which some may be done."""
