@@ -278,14 +278,15 @@ def _spectrum(function, vector, iterations, key):
 
 
 def _nudge(image, v):
-    """Return a multiple of the rolled `v` at the level of rounding, linear to differentiate.
+    """Return the rolled `v` with weights at the level of rounding, linear to differentiate.
 
     Once a matrix of low rank has been exhausted, nothing is left of its image beside the
     directions that were found, and matfree divides by that 0. Of the nudge something is left: a
-    new direction to go on in.
+    new direction to go on in. The weights differ, because a roll alone is undone by its transpose.
     """
     size = jnp.finfo(image.dtype).eps * jnp.linalg.norm(image) + _least(image.dtype)
-    return jax.lax.stop_gradient(size) * jnp.roll(v, 1)
+    weights = jnp.linspace(1, 2, image.size, dtype=image.dtype)
+    return jax.lax.stop_gradient(size) * weights * jnp.roll(v, 1)
 
 
 def _least(dtype):
