@@ -56,6 +56,33 @@ def program_with(name):
 # --- Every item is where it is looked for ---
 
 
+@pytest.mark.parametrize("name", ["constvars", "invars", "eqns", "outvars"])
+def test_a_jaxpr_has(name):
+    assert hasattr(jax.make_jaxpr(everything)(0.5, 0.5).jaxpr, name)
+
+
+@pytest.mark.parametrize("name", ["primitive", "invars", "outvars", "params", "effects"])
+def test_an_equation_has(name):
+    assert hasattr(first(everything, "scan", 0.5, 0.5), name)
+
+
+@pytest.mark.parametrize("name", ["name", "bind", "multiple_results"])
+def test_a_primitive_has(name):
+    assert hasattr(first(everything, "scan", 0.5, 0.5).primitive, name)
+
+
+@pytest.mark.parametrize("name", ["shape", "dtype"])
+def test_an_operand_has(name):
+    assert hasattr(first(everything, "scan", 0.5, 0.5).invars[-1].aval, name)
+
+
+def test_a_variable_is_one_object():
+    program = jax.make_jaxpr(lambda x: jnp.sin(x) + x)(0.5).jaxpr
+    sine, total = program.eqns
+    assert sine.invars[0] is program.invars[0] is total.invars[1]
+    assert sine.outvars[0] is total.invars[0]
+
+
 @pytest.mark.parametrize("name", sorted(_jaxpr.PARAMETERS))
 def test_primitive_has_the_parameters(name):
     eqn = first(program_with(name), name, 0.5, 0.5)
