@@ -118,7 +118,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Measure a part and append a line for each row as soon as it is there."""
+    """Measure a part and append each row to the file at once."""
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("platform", choices=("gpu", "cpu"))

@@ -28,7 +28,7 @@ def on_host(value: Any) -> Any:
 
 
 def how_to_keep_static(name: str, value: Any) -> str:
-    """Return what an error adds for a traced value: optax traces whatever it is not told of."""
+    """Return what an error adds for a traced value: `optax.inject_hyperparams` traces numbers."""
     hint = f" (With `optax.inject_hyperparams`, pass static_args=({name!r},).)"
     return hint if is_traced(value) else ""
 

@@ -189,7 +189,7 @@ def all_eqns(jaxpr: "Jaxpr") -> Iterator[Any]:
 
 
 def entries(atom: Any) -> int:
-    """Return the number of entries of an operand or a result; 1 for what is no array."""
+    """Return the number of entries of an operand or a result; 1 unless it is an array."""
     return math.prod(getattr(atom.aval, "shape", ()))
 
 
