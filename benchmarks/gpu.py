@@ -51,8 +51,8 @@ class Part(NamedTuple):
 # In this order: what is only known on a GPU comes first, in case time runs out.
 PARTS = (
     Part("tests", "gpu", 200),
-    Part("levels_scan", "gpu", 90),
-    Part("levels_pallas", "gpu", 60),
+    Part("levels_scan", "gpu", 120),
+    Part("levels_pallas", "gpu", 120),
     Part("heatmap", "gpu", 60),
     Part("update_step", "gpu", 120),
     Part("levels_scan", "cpu", 90),
