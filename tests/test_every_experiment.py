@@ -298,10 +298,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(name, tmp_path, capsys, mon
         refused = refusal(capsys, name, "--out", out)
         assert refused.startswith(f"`--out` must be a folder to write in, got {out} (")
 
-    def write_bytes(path, data):
-        raise OSError(errno.EROFS, "Read-only file system", str(path))
+    def fsync(file):
+        raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr("os.fsync", fsync)
     refused = refusal(capsys, name, "--out", tmp_path / "a")
     rule = "`--out` must be a folder to write in"
     assert refused == f"{rule}, got {tmp_path / 'a'} (Read-only file system)."
