@@ -117,10 +117,10 @@ def test_parameters_mean_what_is_read():
 
 
 def test_counts_of_a_scan():
-    def run(a, b, xs):
-        return lax.scan(lambda c, x: ((c[0] * a, c[1] + b), c[0]), (b, xs[0]), (xs, {"k": xs}))
+    def run(a, b, d, xs):
+        return lax.scan(lambda c, x: ((c[0] * a, c[1] + b * d), c[0]), (b, xs[0]), (xs, {"k": xs}))
 
-    eqn = first(run, "scan", 1.0, 2.0, jnp.ones((4, 3)))
+    eqn = first(run, "scan", 1.0, 2.0, jnp.ones(3), jnp.ones((4, 3)))
     scan = _jaxpr.scan_of(eqn)
     assert (scan.length, scan.reverse, scan.unroll) == (4, False, 1)
     # Not how many there are, which is JAX's business, but whose they are.
@@ -130,7 +130,7 @@ def test_counts_of_a_scan():
     carried = slice(scan.constants, scan.constants + scan.carries)
     body = scan.body.jaxpr
     assert [v.aval for v in body.invars[carried]] == [v.aval for v in body.outvars[: scan.carries]]
-    assert scan.carries == 2
+    assert scan.carries == 2 != scan.constants
 
 
 def test_counts_of_a_while():
