@@ -36,7 +36,7 @@ def levels_scan(quick: bool) -> Iterator[Row]:
             tx = nj.nested_momentum(0.01, model_level, 0.95, max_levels=MOST)
             key, warmup = jax.random.key(seed), steps // 10
             trace = nj.rollout(tx, problem, key, steps, warmup=warmup, unroll=unroll)
-            return {"loss": trace.loss}
+            return {"loss": trace.mean_loss}
 
         for row in _levels(run, seeds, MOST):
             yield row | {"what": f"{row['what']} × {steps:,} steps, scan, unroll {unroll}"}
@@ -55,7 +55,7 @@ def levels_pallas(quick: bool) -> Iterator[Row]:
         found = kernels.regression_rollout(
             decays, 0.01, key, steps, **levels, warmup=steps // 10, implementation=word
         )
-        return {"loss": found.loss}
+        return {"loss": found.mean_loss}
 
     for row in _levels(run, (1,) if quick else (1, 10, 100), most):
         yield row | {"what": f"{row['what']} × {steps:,} steps, {word}"}

@@ -57,7 +57,7 @@ def _recorded(task: Task) -> Partial:
         trace = nj.rollout(
             tx, problem, None, task.steps, warmup=task.warmup, initial=initial, draws=recorded
         )
-        return {"loss": trace.loss}
+        return {"loss": trace.mean_loss}
 
     draws = {name: jnp.asarray(values) for name, values in task.draws.items()}
     world, model = draws.pop("world"), draws.pop("model")

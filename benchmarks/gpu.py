@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import _report
-from nested_jax._files import write
+from nested_jax._core.files import write
 
 ROOT = Path(__file__).parents[1]
 # Seconds for all of it, and what is left of them below which no part is started.

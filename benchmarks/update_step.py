@@ -107,7 +107,7 @@ PEERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         nj.adafactor,
         lambda: optax.adafactor(paper_rate, min_dim_size_to_factor=2),
     ),
-    "factored_adamw": (lambda: nj.factored_adamw(schedule=nj.fixed(CYCLE)), factored_pieces),
+    "factored_adamw": (lambda: nj.factored_adamw(schedule=nj.constant(CYCLE)), factored_pieces),
 }
 # Leaves of `factored_adamw`, which is compiled like `adafactor`, for minutes with more.
 AFFORDABLE = 768

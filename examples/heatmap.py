@@ -10,7 +10,7 @@ import nested_jax as nj
 from nested_jax import plots, schedules
 
 images, labels = map(jnp.asarray, load_digits(return_X_y=True))
-train, test = nj.split(len(labels), (0.8, 0.2))
+train, test = nj.split_indices(len(labels), (0.8, 0.2))
 model = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(10)])
 
 
@@ -40,7 +40,7 @@ def main(steps=1000, seeds=2, store="results/heatmap"):
     rates, decays = nj.powers_of_two(-10, 0), nj.powers_of_two(-13, -2)
     grid = nj.Grid(learning_rate=rates, weight_decay=decays, seed=range(seeds))
     results = nj.sweep(lambda **point: run(steps=steps, **point), grid, store=store)
-    print(nj.best(results, by="error", over="seed"))
+    print(nj.best_point(results, by="error", over="seed"))
     errors = results.error.mean("seed")
     figure = plots.heatmap(errors, y="learning_rate", x="weight_decay", label="test error")
     plots.save(figure, f"{store}.png")

@@ -56,8 +56,8 @@ def optimizer(config: "Config", step: str, kind: Any, clip: Any, cap: Any) -> An
     ramp = max(config.steps // 10, 1)
     schedules = {
         "relative": None,
-        "ramp-up": nj.warmup(nj.fixed(config.steps), ramp),
-        "ramp-up and decay": nj.warmup(nj.cosine(config.steps), ramp),
+        "ramp-up": nj.with_warmup(nj.constant(config.steps), ramp),
+        "ramp-up and decay": nj.with_warmup(nj.cosine(config.steps), ramp),
     }
     tx = nj.adafactor(cap, b2=beta2(kind), clip_threshold=clip, schedule=schedules[step])
     return nj.with_metrics(tx)
@@ -136,7 +136,7 @@ def train_one(config, images, train, test, tx, seed, shifts=False) -> dict[str, 
     logits = model.apply(trace.params, test[0])
     return {
         **{name: getattr(trace.records, name)[at] for name in GAUGES},
-        "loss": jnp.asarray(trace.curve).reshape(POINTS, -1).mean(1),
+        "loss": jnp.asarray(trace.loss_curve).reshape(POINTS, -1).mean(1),
         "train_loss": base.loss(trace.params, ClassificationBatch(*train)),
         "test_error": jnp.mean(logits.argmax(1) != test[1]),
     }

@@ -92,7 +92,7 @@ def given(shape: tuple[int, ...] = ()) -> nj.Problem:
 def adam(rate, b1=B1, b2=B2, eps=1e-8, amsgrad=False, debias=True) -> Any:
     """Return Adam with every choice there is, measured."""
     scale = nj.scale_by_adam(b1, b2, eps, amsgrad=amsgrad, debias=debias)
-    return nj.with_metrics(optax.chain(scale, nj.scale_by_rate(rate)))
+    return nj.with_metrics(optax.chain(scale, nj.scale_by_learning_rate(rate)))
 
 
 def silence(config: "Config") -> "xr.Dataset":
@@ -265,7 +265,7 @@ def player(method: str, game: Game, rate: Any) -> Any:
     if method == "AdaGrad":  # Its own sum makes the rate fall.
         return boxed(optax.adagrad(rate, initial_accumulator_value=0.0))
     scale = nj.scale_by_adam(game.b1, game.b2, amsgrad=method == "AMSGrad", debias=False)
-    return boxed(optax.chain(scale, nj.scale_by_rate(falling)))
+    return boxed(optax.chain(scale, nj.scale_by_learning_rate(falling)))
 
 
 def boxed(tx: Any, radius: float = 1.0) -> Any:
@@ -303,7 +303,7 @@ def play(game: Game, tx: Any, key: jax.Array, steps: int) -> dict[str, jax.Array
 
     rows = None if draws is None else draws.reshape(WINDOWS, stride)
     _, worlds = jax.lax.scan(window, start[1], rows, WINDOWS)
-    lost = stride * jnp.cumsum(jnp.asarray(trace.curve))
+    lost = stride * jnp.cumsum(jnp.asarray(trace.loss_curve))
     played = stride * jnp.arange(1, WINDOWS + 1)
     return {"theta": trace.records, "regret": jax.vmap(nj.online_regret)(lost, worlds) / played}
 

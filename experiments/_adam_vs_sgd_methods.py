@@ -34,7 +34,7 @@ def _mean_square_decay(momentum):
 
 
 METHODS = {
-    "sgd": Method("SGD", lambda rate, rho, levels, decay: nj.scale_by_rate(rate), None),
+    "sgd": Method("SGD", lambda rate, rho, levels, decay: nj.scale_by_learning_rate(rate), None),
     "momentum": Method("momentum", lambda rate, rho, levels, decay: nj.momentum(rate, rho)),
     "nesterov": Method("Nesterov", lambda rate, rho, levels, decay: nj.nesterov(rate, rho)),
     "nested": Method(

@@ -105,7 +105,7 @@ def train(
     draws: jax.Array,
     size: int,
     curve: bool = True,
-) -> nj.Trace:
+) -> nj.Rollout:
     """Train on all examples, `size` a step."""
     steps = config.examples // size
     stride = SPAN // size if curve else None
@@ -158,9 +158,9 @@ def online(config: "Config", images: _data.Images) -> "xr.Dataset":
         tx = optimizer(config, optimizer_name, learning_rate, 0.9, penalised)
         trace = train(config, tx, problem, params, start.draws[seed], 1)
         # Not `loss > start`, which is false for NaN.
-        last = jnp.mean(jnp.asarray(trace.curve)[-WINDOW // SPAN :])
+        last = jnp.mean(jnp.asarray(trace.loss_curve)[-WINDOW // SPAN :])
         diverged = ~(last <= start.loss[0, seed])
-        return {"curve": trace.curve, "loss": trace.loss, "diverged": diverged}
+        return {"curve": trace.loss_curve, "loss": trace.mean_loss, "diverged": diverged}
 
     bound = Partial(run, *training(images), start(config, images, "online", runs))
     grid = nj.Grid(
@@ -205,7 +205,7 @@ def activations(config: "Config", images: _data.Images) -> "xr.Dataset":
 
 def _validated(config, images):
     """Return the function that trains without a fold and evaluates on it."""
-    folds = nj.fold_masks(len(images.train_labels), config.folds, seed=config.seed)
+    folds = nj.held_out_masks(len(images.train_labels), config.folds, seed=config.seed)
     held = len(images.train_labels) // config.folds
     models = {word: network(config, images, activation=word) for word in _models.ACTIVATIONS}
 
@@ -242,7 +242,7 @@ def tuned(tuning: "xr.Dataset") -> dict[str, dict[str, Any]]:
 
 def chosen(results: "xr.Dataset") -> dict[str, Any]:
     """Return the settings of least mean validation loss, by axis."""
-    best = nj.best(results, by="loss", over="fold")
+    best = nj.best_point(results, by="loss", over="fold")
     return {name: best[name].item() for name in UNTUNED if name in best.coords}
 
 
@@ -269,7 +269,7 @@ def final(
         for name, part in (("train", examples), ("test", test)):
             loss, error = evaluate(model, trace.params, *part)
             found |= {f"{name}_loss": loss, f"{name}_error": error}
-        return {"curve": trace.curve, **found}
+        return {"curve": trace.loss_curve, **found}
 
     test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
     bound = Partial(run, training(images), test, start(config, images, "final", config.seeds))

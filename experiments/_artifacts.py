@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._cli import UsageError
-from nested_jax._files import write
+from nested_jax._core.files import write
 
 if TYPE_CHECKING:
     import xarray as xr

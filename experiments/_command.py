@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from experiments import _artifacts, _cli, _data
 from experiments._cli import UsageError
-from nested_jax import _checks
+from nested_jax._core import checks as _checks
 
 if TYPE_CHECKING:
     import xarray as xr

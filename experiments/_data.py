@@ -140,7 +140,7 @@ def _digits() -> Images:
         ) from None
     pixels, classes = load_digits(return_X_y=True)
     images, labels = np.asarray(pixels, np.float32) / 16, np.asarray(classes, np.int32)
-    train, test = nj.split(len(labels), (1 - DIGITS_TEST, DIGITS_TEST))
+    train, test = nj.split_indices(len(labels), (1 - DIGITS_TEST, DIGITS_TEST))
     return Images(
         images[train],
         labels[train],

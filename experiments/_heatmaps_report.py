@@ -17,7 +17,7 @@ from experiments import _heatmaps_figures as figures
 from experiments import _heatmaps_numbers as numbers
 from experiments._heatmaps_variants import SCHEDULES, VARIANTS
 from nested_jax import plots
-from nested_jax.sweep import load, save
+from nested_jax.sweeps import load, save
 
 TITLE = "Learning rate against weight decay: 14 heatmaps"
 QUESTION = """Decoupled weight decay is said to let learning rate and decay be tuned apart: the

@@ -52,7 +52,7 @@ class Variant(NamedTuple):
 
 
 SCHEDULES: dict[str, Callable[[int], nj.Schedule]] = {
-    "fixed": nj.fixed,
+    "fixed": nj.constant,
     "step_drop": nj.step_drop,
     "cosine": nj.cosine,
     "warm_restarts": lambda steps: nj.warm_restarts(max(1.0, FIRST_CYCLE * steps), 2.0),

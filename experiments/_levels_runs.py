@@ -98,4 +98,4 @@ def _report(
         draws=draws,
         implementation=config.implementation,
     )
-    return {"loss": trace.loss, "first_beyond": trace.first_beyond}
+    return {"loss": trace.mean_loss, "first_beyond": trace.diverged_at}

@@ -185,7 +185,7 @@ def _regression(config: Config) -> xr.Dataset:
             bound=BOUND,
             stride=window,
         )
-        return {"loss": trace.loss, "curve": trace.curve, "diverged": trace.diverged}
+        return {"loss": trace.mean_loss, "curve": trace.loss_curve, "diverged": trace.diverged}
 
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     axes = {"rate": RATES, "decay": REGRESSION_DECAYS, "seed": range(config.seeds)}
@@ -226,15 +226,15 @@ def _tuning(config: Config) -> xr.Dataset:
     return results.assign_coords(learning_rate=rates)
 
 
-def _end(trace: nj.Trace, surface: Any) -> dict[str, jax.Array]:
+def _end(trace: nj.Rollout, surface: Any) -> dict[str, jax.Array]:
     """Return the last loss, the steps after which it stays below the goal (-1: never), and more.
 
     A run has diverged if it ends a thousand times as high as it began, or nowhere.
     """
-    above = ~(jnp.asarray(trace.curve) < surface.goal)
+    above = ~(jnp.asarray(trace.loss_curve) < surface.goal)
     settled = above.size - jnp.argmax(above[::-1])
     settled = jnp.where(above.any(), settled, 0)
-    loss, first = surface.loss(trace.params), jnp.asarray(trace.curve)[0]
+    loss, first = surface.loss(trace.params), jnp.asarray(trace.loss_curve)[0]
     return {
         "loss": loss,
         "settled": jnp.where(above[-1], -1, settled),
@@ -270,7 +270,7 @@ def _races(config: Config, rates: xr.DataArray) -> xr.Dataset:
         path = jnp.concatenate([begin[None], trace.records])
         return {
             "path": path,
-            "height": jnp.append(jnp.asarray(trace.curve), place.loss(trace.params)),
+            "height": jnp.append(jnp.asarray(trace.loss_curve), place.loss(trace.params)),
             **jax.vmap(lambda params: theory.curvature(place.loss, params))(path)._asdict(),
             "jacobian": jax.vmap(lambda params: _jacobian(place, params))(path[jnp.array([0, -1])]),
         }

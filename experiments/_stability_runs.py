@@ -186,7 +186,8 @@ def losses(config: "Config", key: jax.Array, cases: Sequence[Case], *, seeds: in
             )
             rate = rates[case, model_level - 1, data_level - 1]
             tx = optax.chain(
-                momentum(config, readout, matched[case], model_level), nj.scale_by_rate(rate)
+                momentum(config, readout, matched[case], model_level),
+                nj.scale_by_learning_rate(rate),
             )
             trace = nj.rollout(
                 tx,
@@ -196,9 +197,9 @@ def losses(config: "Config", key: jax.Array, cases: Sequence[Case], *, seeds: in
                 warmup=config.warmup,
                 stride=stride,
             )
-            last = jnp.log(jnp.asarray(trace.curve)[WINDOWS // 2 :])
+            last = jnp.log(jnp.asarray(trace.loss_curve)[WINDOWS // 2 :])
             times = stride * (jnp.arange(last.size) - (last.size - 1) / 2)
-            return {"loss": trace.loss, "slope": jnp.sum(times * last) / jnp.sum(times**2)}
+            return {"loss": trace.mean_loss, "slope": jnp.sum(times * last) / jnp.sum(times**2)}
 
         grid = nj.Grid(
             seed=range(seeds),

@@ -25,7 +25,7 @@ from typing import Annotated
 
 from experiments import _adam_vs_sgd_runs as runs
 from experiments import _cli, _command, _data
-from nested_jax import _checks
+from nested_jax._core import checks as _checks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ from jax.tree_util import Partial
 import nested_jax as nj
 from experiments import _cli, _command, _data, _models
 from experiments._heatmaps_variants import VARIANTS, Variant, cells, optimizer, units
-from nested_jax import _checks
+from nested_jax._core import checks as _checks
 
 if TYPE_CHECKING:
     import xarray as xr

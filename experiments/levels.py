@@ -25,7 +25,8 @@ import numpy as np
 import nested_jax as nj
 from experiments import _artifacts, _cli, _command
 from experiments._levels_runs import function, initial_loss
-from nested_jax import _checks, theory
+from nested_jax import theory
+from nested_jax._core import checks as _checks
 
 if TYPE_CHECKING:
     import xarray as xr

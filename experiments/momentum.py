@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 from experiments import _cli, _command, _momentum_runs
-from nested_jax import _checks
+from nested_jax._core import checks as _checks
 
 
 @dataclasses.dataclass(frozen=True)

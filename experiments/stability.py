@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments import _artifacts, _cli, _command
 from experiments._stability_runs import WINDOWS
-from nested_jax import _checks
+from nested_jax._core import checks as _checks
 
 if TYPE_CHECKING:
     import xarray as xr

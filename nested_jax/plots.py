@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.special import stdtrit
 
-from nested_jax._files import write
+from nested_jax._core.files import write
 
 _CONVERGED = matplotlib.colormaps["viridis"]
 # Reds without their palest third, which would pass for the yellow end of viridis.

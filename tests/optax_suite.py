@@ -174,11 +174,11 @@ def ema(decay, debias=True, accumulator_dtype=None):
 
 def scale_by_learning_rate(learning_rate, *, flip_sign=True):
     _only_default(flip_sign=(flip_sign, True))
-    return nj.scale_by_rate(learning_rate)
+    return nj.scale_by_learning_rate(learning_rate)
 
 
 def clip_by_block_rms(threshold):
-    return nj.clip_by_rms(threshold)
+    return nj.clip_by_block_rms(threshold)
 
 
 def scale_by_factored_rms(
@@ -203,7 +203,7 @@ def _times(value, schedule):
 
 
 def constant_schedule(value):
-    return _times(value, nj.fixed(1))
+    return _times(value, nj.constant(1))
 
 
 def cosine_decay_schedule(init_value, decay_steps, alpha=0.0, exponent=1.0):
@@ -213,7 +213,7 @@ def cosine_decay_schedule(init_value, decay_steps, alpha=0.0, exponent=1.0):
 
 def warmup_constant_schedule(init_value, peak_value, warmup_steps):
     _only_default(init_value=(init_value, 0.0))
-    return _times(peak_value, nj.warmup(nj.fixed(1), warmup_steps))
+    return _times(peak_value, nj.with_warmup(nj.constant(1), warmup_steps))
 
 
 def adam(learning_rate, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, mu_dtype=None, *, nesterov=False):

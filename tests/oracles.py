@@ -72,7 +72,7 @@ def multiplier(schedule: Schedule | None, step: int) -> float:
     return 1.0 if schedule is None else schedule(step)
 
 
-def fixed(total: int) -> Schedule:
+def constant(total: int) -> Schedule:
     """Return eta = 1 for a run of `total` steps."""
     return Schedule(lambda step: 1.0, lambda step: float(total))
 
@@ -119,7 +119,7 @@ def warm_restarts(first_cycle: int, growth: float = 1.0, floor: float = 0.0) -> 
     return Schedule(lambda step: half_cosine(cycle(step)[0], floor), lambda step: cycle(step)[1])
 
 
-def warmup(schedule: Schedule, steps: int) -> Schedule:
+def with_warmup(schedule: Schedule, steps: int) -> Schedule:
     """Multiply a schedule by min(1, (step + 1) / steps); `steps` = 0 is no warm-up.
 
     The ramp starts at 1/steps, not at 0, and is 1 first at step `steps` - 1. The inner schedule is
@@ -297,7 +297,7 @@ def rms(x: Array) -> float:
     return math.sqrt(np.mean(x**2))
 
 
-def clip_by_rms(u: Array, threshold: float | None) -> Array:
+def clip_by_block_rms(u: Array, threshold: float | None) -> Array:
     """Return U / max(1, RMS(U) / d) (Shazeer & Stern 2018, Alg. 4); None does not clip."""
     return u if threshold is None else u / max(1.0, rms(u) / threshold)
 
@@ -391,7 +391,7 @@ def adafactor(
     assert momentum_of in ("update", "step")
     m = np.zeros_like(theta)
     for step, u in enumerate(factored_directions(gradients, **options)):
-        u = clip_by_rms(u, clip_threshold)
+        u = clip_by_block_rms(u, clip_threshold)
         if momentum_of == "update":
             u = m = b1 * m + (1 - b1) * u
         capped = relative_rate(step, learning_rate, warmup_init)

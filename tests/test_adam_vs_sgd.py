@@ -150,7 +150,7 @@ def test_training_learns_the_examples_drawn_each_after_its_loss_was_taken(images
     start = runs.start(SMALL, images, "online", 2)
     params = jax.tree.map(lambda x: x[1, 1], start.params)
     problem = nj.classification(model.apply, model.init, *examples, size)
-    tx = nj.scale_by_rate(0.05)
+    tx = nj.scale_by_learning_rate(0.05)
     trace = runs.train(SMALL, tx, problem, params, start.draws[1], size)
 
     @jax.jit
@@ -167,14 +167,14 @@ def test_training_learns_the_examples_drawn_each_after_its_loss_was_taken(images
         params, value = step(params, at)
         losses.append(value)
     expected = np.asarray(losses).reshape(1000 // runs.SPAN, -1).mean(1)
-    np.testing.assert_allclose(trace.curve, expected, rtol=1e-4)  # Roundings of 1,000 steps.
+    np.testing.assert_allclose(trace.loss_curve, expected, rtol=1e-4)  # Roundings of 1,000 steps.
 
 
 def test_a_fold_is_evaluated_on_what_was_not_trained_on(images):
     bound = runs._validated(SMALL, images)
     point = {"optimizer_name": "momentum", "learning_rate": 0.1, "initialisation": 0, "fold": 1}
     found = bound(**point)
-    mask = nj.fold_masks(len(images.train_labels), 2, seed=SMALL.seed)[1]
+    mask = nj.held_out_masks(len(images.train_labels), 2, seed=SMALL.seed)[1]
     start = runs.start(SMALL, images, "tuning", 2)
     model = runs.network(SMALL, images)
     seen = images.train_images[~mask], images.train_labels[~mask]

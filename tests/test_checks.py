@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from nested_jax import _checks, _dtypes
-from nested_jax._checks import (
+from nested_jax._core import checks as _checks
+from nested_jax._core import dtypes as _dtypes
+from nested_jax._core.checks import (
     check_at_least,
     check_below,
     check_callable,

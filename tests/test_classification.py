@@ -60,7 +60,7 @@ def test_steps_are_those_of_the_oracle(x64):
     trace = nj.rollout(nj.momentum(rate, 0.0), problem, KEY, 20, stride=1, draws=order)
     params, _ = problem.init(jax.random.split(KEY)[0])
     w, b = np.asarray(params["w"]), np.zeros(CLASSES)
-    for at, loss in zip(order, trace.curve, strict=True):
+    for at, loss in zip(order, trace.loss_curve, strict=True):
         expected, dw, db = oracle(w, b, IMAGES[at], LABELS[at])
         np.testing.assert_allclose(loss, expected, rtol=RTOL)
         w, b = w - rate * dw, b - rate * db
@@ -92,7 +92,7 @@ def test_a_batch_has_the_labels_of_its_images():
 
 @pytest.mark.parametrize("fold", range(3))
 def test_what_a_fold_holds_out_is_not_drawn(fold):
-    folds = nj.fold_masks(EXAMPLES, 3)
+    folds = nj.held_out_masks(EXAMPLES, 3)
     counts = drawn(logistic(folds=folds, fold=fold))
     assert not counts[folds[fold]].any()
     expected = counts.sum() / (~folds[fold]).sum()
@@ -100,14 +100,14 @@ def test_what_a_fold_holds_out_is_not_drawn(fold):
 
 
 def test_recorded_draws_are_positions_among_the_training_examples():
-    folds = nj.fold_masks(EXAMPLES, 3)
+    folds = nj.held_out_masks(EXAMPLES, 3)
     training = np.flatnonzero(~folds[1])
     batch, _ = logistic(folds=folds, fold=1).observe(np.arange(len(training)), None)
     np.testing.assert_array_equal(batch.images, IMAGES[training].astype(np.float32))
 
 
 def test_folds_and_rates_are_vmappable_in_one_compilation(x64):
-    traces, folds = [], nj.fold_masks(EXAMPLES, 3)
+    traces, folds = [], nj.held_out_masks(EXAMPLES, 3)
 
     def solve(rate, fold, images):
         traces.append(None)
@@ -123,10 +123,12 @@ def test_folds_and_rates_are_vmappable_in_one_compilation(x64):
 
 
 def test_a_sweep_holds_its_folds_against_the_masks():
-    folds = nj.fold_masks(EXAMPLES, 3)
+    folds = nj.held_out_masks(EXAMPLES, 3)
 
     def run(fold):
-        return {"loss": nj.rollout(nj.momentum(0.1), logistic(folds=folds, fold=fold), KEY, 2).loss}
+        return {
+            "loss": nj.rollout(nj.momentum(0.1), logistic(folds=folds, fold=fold), KEY, 2).mean_loss
+        }
 
     with pytest.raises(ValueError, match=r"`fold`\[3\] = 3: `fold` must be less than 3, got 3."):
         nj.sweep(run, nj.Grid(fold=range(4)))

@@ -1,4 +1,4 @@
-"""Tests of `clip_by_rms` against its definition, optax and what its state is to report."""
+"""Tests of `clip_by_block_rms` against its definition, optax and what its state is to report."""
 
 import math
 import re
@@ -17,7 +17,7 @@ FLOAT32_RTOL = 10 * np.finfo(np.float32).eps
 
 
 def clip(updates, threshold):
-    tx = nj.clip_by_rms(threshold)
+    tx = nj.clip_by_block_rms(threshold)
     return tx.update(updates, tx.init(updates))
 
 
@@ -50,7 +50,7 @@ def test_agrees_with_the_oracle_and_optax(x64, threshold):
     clipped, state = clip(updates, threshold)
     theirs = optax.clip_by_block_rms(threshold).update(updates, optax.EmptyState())[0]
     for name in updates:
-        expected = oracles.clip_by_rms(np.asarray(updates[name]), threshold)
+        expected = oracles.clip_by_block_rms(np.asarray(updates[name]), threshold)
         np.testing.assert_allclose(clipped[name], expected, rtol=RTOL)
         np.testing.assert_allclose(clipped[name], theirs[name], rtol=RTOL)
     rms = {name: oracles.rms(np.asarray(u)) for name, u in updates.items()}
@@ -67,7 +67,7 @@ def test_what_is_below_the_threshold_leaves_bit_for_bit():
 
 
 def test_state_is_of_the_last_update():
-    tx = nj.clip_by_rms(1.0)
+    tx = nj.clip_by_block_rms(1.0)
     state = tx.init(jnp.ones(2))
     assert (state.rms, state.factor) == (0, 1)
     _, state = tx.update(jnp.full(2, 4.0), state)
@@ -115,7 +115,7 @@ def test_16_bit_updates_are_measured_in_float32(dtype):
 def test_state_keeps_its_types(x64):
     for dtypes in [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64)]:
         updates = [jnp.ones(2, dtype) for dtype in dtypes]
-        tx = nj.clip_by_rms(np.float64(0.5))
+        tx = nj.clip_by_block_rms(np.float64(0.5))
         state = tx.init(updates)
         clipped, fresh = jax.jit(tx.update)(updates, state)
         assert jax.tree.map(jax.typeof, fresh) == jax.tree.map(jax.typeof, state)
@@ -138,11 +138,11 @@ def test_threshold_is_vmappable():
 def test_rejects_a_threshold_out_of_range(threshold):
     message = f"`threshold` must be positive and finite, got {threshold:g}."
     with pytest.raises(ValueError, match=re.escape(message)):
-        nj.clip_by_rms(threshold)
+        nj.clip_by_block_rms(threshold)
 
 
 @pytest.mark.parametrize("threshold", [None, "1", True])
 def test_rejects_a_threshold_that_is_no_number(threshold):
     message = f"`threshold` must be positive and finite, got {threshold!r}."
     with pytest.raises(TypeError, match=re.escape(message)):
-        nj.clip_by_rms(threshold)
+        nj.clip_by_block_rms(threshold)

@@ -67,13 +67,13 @@ CASES = [
         {"outer": (0.9, 0.999), "inner": (0.5, 0.99)},
     ),
     Case("scale_by_accumulated_momentum", nj.scale_by_accumulated_momentum, DECAY),
-    Case("scale_by_rate", nj.scale_by_rate, RATES),
+    Case("scale_by_learning_rate", nj.scale_by_learning_rate, RATES),
     Case(
-        "scale_by_rate[schedule]",
-        lambda learning_rate, factor: nj.scale_by_rate(learning_rate, fading(factor)),
+        "scale_by_learning_rate[schedule]",
+        lambda learning_rate, factor: nj.scale_by_learning_rate(learning_rate, fading(factor)),
         RATES | {"factor": (0.5, 0.999)},
     ),
-    Case("nesterov_momentum", nj.nesterov_momentum, RATES | DECAY),
+    Case("scale_by_nesterov_momentum", nj.scale_by_nesterov_momentum, RATES | DECAY),
     Case("scale_by_adam", nj.scale_by_adam, BETAS | EPS),
     Case(
         "scale_by_adam[amsgrad]",
@@ -86,7 +86,7 @@ CASES = [
         WEIGHT_DECAY | RATES,
         needs_params=True,
     ),
-    Case("clip_by_rms", nj.clip_by_rms, {"threshold": (0.5, 0.8)}, reach="leaf"),
+    Case("clip_by_block_rms", nj.clip_by_block_rms, {"threshold": (0.5, 0.8)}, reach="leaf"),
     Case(
         "scale_by_factored_rms",
         nj.scale_by_factored_rms,

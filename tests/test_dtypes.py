@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import nested_jax as nj
-from nested_jax._dtypes import cast, in_dtype, positive_root, root, squared
+from nested_jax._core.dtypes import cast, in_dtype, positive_root, root, squared
 
 # Of the paths below, those of many leaves: few equations a leaf are what tracing time is made of.
 LEAVES = 50
@@ -32,7 +32,7 @@ OPTIMIZERS = {
     "adafactor": nj.adafactor,
     "whole": lambda rate: nj.adafactor(rate, factored=False),
     "steps": lambda rate: nj.adafactor(rate, b1=0.9, momentum_of="step"),
-    "factored_adamw": lambda rate: nj.factored_adamw(rate, schedule=nj.fixed(9)),
+    "factored_adamw": lambda rate: nj.factored_adamw(rate, schedule=nj.constant(9)),
     "with_metrics": lambda rate: nj.with_metrics(nj.adam(rate)),
 }
 TRANSFORMS = {
@@ -40,9 +40,9 @@ TRANSFORMS = {
     "scale_by_adam": nj.scale_by_adam,
     "scale_by_factored_rms": nj.scale_by_factored_rms,
     "scale_by_nested_momentum": lambda: nj.scale_by_nested_momentum([0.9]),
-    "scale_by_rate": lambda: nj.scale_by_rate(RATE),
+    "scale_by_learning_rate": lambda: nj.scale_by_learning_rate(RATE),
     "scale_by_relative_step": nj.scale_by_relative_step,
-    "clip_by_rms": lambda: nj.clip_by_rms(1.0),
+    "clip_by_block_rms": lambda: nj.clip_by_block_rms(1.0),
     "add_decoupled_weight_decay": lambda: nj.add_decoupled_weight_decay(RATE),
 }
 EVERYTHING = TRANSFORMS | {n: lambda make=make: make(RATE) for n, make in OPTIMIZERS.items()}

@@ -69,7 +69,7 @@ def test_a_rollout_is_that_of_the_cpu(name, dtype):
 
         def run(key):
             trace = nj.rollout(optimizers()[name], problem, key, 2000, warmup=500, stride=500)
-            return trace.loss, trace.curve, trace.first_beyond
+            return trace.mean_loss, trace.loss_curve, trace.diverged_at
 
         with on_cpu():
             expected = jax.jit(run)(jax.random.key(0))
@@ -85,14 +85,14 @@ def test_a_sweep_is_that_of_the_cpu(dtype):
         tx = nj.nested_momentum(learning_rate, levels, max_levels=4)
         problem = nj.drifting_regression(dim=5)
         trace = nj.rollout(tx, problem, jax.random.key(seed), 1000, warmup=200)
-        return {"loss": trace.loss, "first_beyond": trace.first_beyond}
+        return {"loss": trace.mean_loss, "diverged_at": trace.diverged_at}
 
     grid = nj.Grid(learning_rate=[0.003, 0.01], levels=range(1, 5), seed=range(9))
     with jax.enable_x64(dtype == "float64"):
         actual = nj.sweep(run, grid, progress=False)
         expected = nj.sweep(run, grid, devices=jax.devices("cpu")[:1], progress=False)
     np.testing.assert_allclose(actual.loss, expected.loss, rtol=RTOL[dtype])
-    np.testing.assert_array_equal(actual.first_beyond, expected.first_beyond)
+    np.testing.assert_array_equal(actual.diverged_at, expected.diverged_at)
 
 
 def published(implementation, **changes):
@@ -144,7 +144,7 @@ def test_kernels_are_the_scan(monkeypatch):
         kernel.loss.sel(model_level=stable.model_level), stable, rtol=KERNEL_RTOL
     )
     np.testing.assert_allclose(np.log(kernel.loss), np.log(scan.loss), rtol=GROWTH_RTOL)
-    np.testing.assert_array_equal(kernel.first_beyond, scan.first_beyond)
+    np.testing.assert_array_equal(kernel.diverged_at, scan.diverged_at)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

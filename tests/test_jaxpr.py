@@ -11,8 +11,10 @@ import pytest
 from jax import lax
 
 import nested_jax as nj
-from nested_jax import _jaxpr, theory
-from nested_jax.sweep import _job, _lanes, _layout, _local, _sharing
+from nested_jax import theory
+from nested_jax._core import jaxpr as _jaxpr
+from nested_jax.sweeps.engine import _examination, _job, _local, _survey, _tracing
+from nested_jax.sweeps.lanes import _interpreter, _layout, _sharing
 
 STEPS = 100  # From here on lanes pay.
 AXES = {"a": np.linspace(0.1, 0.9, 16), "b": np.linspace(-1, 1, 8)}
@@ -224,7 +226,7 @@ def fresh(function):
 @functools.cache
 def vmapped(function):
     columns = tuple({name: np.float32(values)} for name, values in AXES.items())
-    return _job.evaluate((), None, jax.tree_util.Partial(fresh(function)), columns)
+    return _tracing.evaluate((), None, jax.tree_util.Partial(fresh(function)), columns)
 
 
 def assert_swept_with_one_warning(function, match):
@@ -259,7 +261,7 @@ def edited(jaxpr, edit):
 
 def change_params(monkeypatch, edit):
     """Let a sweep see jaxprs with other parameters; JAX itself keeps the true ones."""
-    trace = _job.trace
+    trace = _tracing.trace
 
     def traced(*arguments):
         true = trace(*arguments)
@@ -267,7 +269,8 @@ def change_params(monkeypatch, edit):
         program = types.SimpleNamespace(jaxpr=jaxpr, consts=true.jaxpr.consts)
         return types.SimpleNamespace(jaxpr=program, out_info=true.out_info)
 
-    monkeypatch.setattr(_job, "trace", traced)
+    for module in (_examination, _job, _survey, _tracing):
+        monkeypatch.setattr(module, "trace", traced)
 
 
 def without(primitive, *names):
@@ -281,8 +284,8 @@ def without(primitive, *names):
 def test_nothing_is_missing_here():
     """The tests below take something away from a sweep that does without a warning, in lanes."""
     columns = tuple({name: np.float32(values)} for name, values in AXES.items())
-    program = _job.trace((), jax.tree_util.Partial(everything), columns).jaxpr
-    assert _job.layout_of(program, columns, [True, True]) is not None
+    program = _tracing.trace((), jax.tree_util.Partial(everything), columns).jaxpr
+    assert _layout.layout_of(program, columns, [True, True]) is not None
     results = nj.sweep(everything, nj.Grid(**AXES), progress=False)
     np.testing.assert_allclose(results.y, vmapped(everything)["y"], RTOL, ATOL)
 
@@ -329,7 +332,7 @@ def test_sweeps_without_a_name_of_jax_extend(name, monkeypatch):
 
 
 def test_sweeps_where_literals_are_not_recognized(monkeypatch):
-    for module in (_jaxpr, _lanes, _layout, _sharing):
+    for module in (_jaxpr, _interpreter, _layout, _sharing):
         monkeypatch.setattr(module, "is_literal", lambda value: False, raising=False)
     assert_swept_with_one_warning(everything, "Error")
 

@@ -13,7 +13,7 @@ from jax._src.mesh import AbstractDevice
 
 import nested_jax as nj
 from nested_jax import kernels
-from nested_jax._jaxpr import all_eqns
+from nested_jax._core.jaxpr import all_eqns
 from nested_jax.kernels import _blocks, _regression
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 from tests import oracles
@@ -46,8 +46,8 @@ def quickly(program, *arguments):
 
 
 def assert_same(actual, expected, rtol):
-    np.testing.assert_allclose(actual.loss, expected.loss, rtol=rtol)
-    np.testing.assert_array_equal(actual.first_beyond, expected.first_beyond)
+    np.testing.assert_allclose(actual.mean_loss, expected.mean_loss, rtol=rtol)
+    np.testing.assert_array_equal(actual.diverged_at, expected.diverged_at)
     scale = np.abs(expected.params).max()
     np.testing.assert_allclose(actual.params, expected.params, rtol=rtol, atol=rtol * scale)
 
@@ -88,9 +88,9 @@ def test_replays_the_oracle(x64, model_levels, data_levels, dim, steps, as_funct
         draws=(lambda t: jax.tree.map(lambda z: z[t], tree)) if as_function else tree,
         implementation="interpret",
     )
-    assert trace.loss.dtype == trace.params.dtype == np.float64
-    np.testing.assert_allclose(trace.loss, mean, rtol=FLOAT64_RTOL)
-    assert trace.first_beyond == np.flatnonzero(losses > bound * (1 + 1e-9))[0]
+    assert trace.mean_loss.dtype == trace.params.dtype == np.float64
+    np.testing.assert_allclose(trace.mean_loss, mean, rtol=FLOAT64_RTOL)
+    assert trace.diverged_at == np.flatnonzero(losses > bound * (1 + 1e-9))[0]
     assert trace.diverged
 
 
@@ -118,12 +118,12 @@ def test_agrees_with_the_scan_at_all_levels(x64):
     over_decays = jax.vmap(run, (None, 0, None))
     over_all = jax.vmap(over_decays, (None, None, 0))
     expected, actual = both(lambda word: over_all(word, np.array(decays), np.arange(1, 4)))
-    assert actual.loss.shape == (3, 10)
+    assert actual.mean_loss.shape == (3, 10)
     assert 0 < np.mean(actual.diverged) < 1
     assert_same(actual, expected, SCAN_RTOL)
     # A pair shares a loop; a run alone has its own. Runs do not know of each other.
     alone = quickly(jax.jit(functools.partial(run, "interpret")), decays[3], 2)
-    np.testing.assert_allclose(actual.loss[1, 3], alone.loss, rtol=SCAN_RTOL)
+    np.testing.assert_allclose(actual.mean_loss[1, 3], alone.mean_loss, rtol=SCAN_RTOL)
 
 
 @pytest.mark.slow
@@ -141,9 +141,11 @@ def test_diverges_as_the_scan_does(x64):
 
     decays, rates = np.array([0.95, 0.95, 0.5, 0.5]), np.array([8.0, 50.0, 4.0, 50.0])
     expected, actual = both(lambda word: jax.vmap(functools.partial(run, word))(decays, rates))
-    assert (expected.loss > 1e10).all()
-    np.testing.assert_allclose(np.log(actual.loss), np.log(expected.loss), rtol=GROWTH_RTOL)
-    np.testing.assert_array_equal(actual.first_beyond, expected.first_beyond)
+    assert (expected.mean_loss > 1e10).all()
+    np.testing.assert_allclose(
+        np.log(actual.mean_loss), np.log(expected.mean_loss), rtol=GROWTH_RTOL
+    )
+    np.testing.assert_array_equal(actual.diverged_at, expected.diverged_at)
 
 
 def test_an_overflow_is_beyond_an_infinite_bound():
@@ -153,8 +155,8 @@ def test_an_overflow_is_beyond_an_infinite_bound():
         )
 
     expected, actual = both(run)
-    assert not np.isfinite(actual.loss)
-    assert actual.first_beyond == expected.first_beyond > 0
+    assert not np.isfinite(actual.mean_loss)
+    assert actual.diverged_at == expected.diverged_at > 0
 
 
 def test_nan_is_beyond_any_bound():
@@ -163,8 +165,8 @@ def test_nan_is_beyond_any_bound():
     trace = kernels.regression_rollout(
         [0.5], 0.01, KEY, 8, dim=2, initial=initial, implementation="interpret"
     )
-    assert trace.first_beyond == 0
-    assert np.isnan(trace.loss)
+    assert trace.diverged_at == 0
+    assert np.isnan(trace.mean_loss)
 
 
 @pytest.mark.slow
@@ -188,13 +190,13 @@ def test_every_number_may_be_traced():
     values = [np.array([0.9, 0.5]), 0.01, 2, 0.2, 50, 5.0]
     expected = run("scan", *values)
     actual = quickly(jax.jit(functools.partial(run, "interpret")), *values)
-    assert actual.loss.dtype == actual.params.dtype == np.float32
-    assert actual.first_beyond.dtype == np.int32
+    assert actual.mean_loss.dtype == actual.params.dtype == np.float32
+    assert actual.diverged_at.dtype == np.int32
     assert_same(actual, expected, FLOAT32_RTOL)
     # Each along an axis of its own, or all along one.
     pairs = [np.stack([value, value]) for value in values]
     together = quickly(jax.jit(jax.vmap(functools.partial(run, "interpret"))), *pairs)
-    np.testing.assert_allclose(together.loss, [expected.loss] * 2, rtol=FLOAT32_RTOL)
+    np.testing.assert_allclose(together.mean_loss, [expected.mean_loss] * 2, rtol=FLOAT32_RTOL)
 
 
 @pytest.mark.slow
@@ -210,16 +212,16 @@ def test_sweeps_like_the_scan():
             max_data_levels=2,
             implementation=implementation,
         )
-        return {"loss": trace.loss, "first_beyond": trace.first_beyond}
+        return {"loss": trace.mean_loss, "diverged_at": trace.diverged_at}
 
     grid = nj.Grid(levels=[1, 2, 3], data_levels=[1, 2], learning_rate=[0.01, 0.02], seed=range(3))
     expected, actual = (
         nj.sweep(functools.partial(run, word), grid, progress=False)
         for word in ("scan", "interpret")
     )
-    assert actual.loss.shape == (3, 2, 2, 3)
-    np.testing.assert_allclose(actual.loss, expected.loss, rtol=FLOAT32_RTOL)
-    assert (actual.first_beyond == -1).all()
+    assert actual.mean_loss.shape == (3, 2, 2, 3)
+    np.testing.assert_allclose(actual.mean_loss, expected.mean_loss, rtol=FLOAT32_RTOL)
+    assert (actual.diverged_at == -1).all()
 
 
 def traced_over_levels(steps):
@@ -311,8 +313,8 @@ def test_without_triton_an_error_names_the_scan(monkeypatch):
     run = functools.partial(kernels.regression_rollout, [0.5], 0.01, KEY, 20)
     with pytest.raises(ValueError, match='`implementation` must be "scan" where JAX has no Triton'):
         run(implementation="pallas")
-    assert np.isfinite(run(implementation="interpret").loss)
-    assert np.isfinite(run(implementation="scan").loss)
+    assert np.isfinite(run(implementation="interpret").mean_loss)
+    assert np.isfinite(run(implementation="scan").mean_loss)
 
 
 @pytest.mark.parametrize(("size", "lanes"), [(1, 1), (2, 2), (3, 4), (16, 16), (17, 32)])

@@ -9,11 +9,12 @@ import pytest
 from jax import lax
 from jax.tree_util import Partial
 
-from nested_jax._jaxpr import all_eqns
-from nested_jax.sweep import _lane_rules, _layout
-from nested_jax.sweep._job import column_in_jax, evaluate, trace
-from nested_jax.sweep._lanes import Layout
-from nested_jax.sweep._layout import layout_of
+from nested_jax._core.jaxpr import all_eqns
+from nested_jax.sweeps.engine._tracing import evaluate, trace
+from nested_jax.sweeps.grid import column_in_jax
+from nested_jax.sweeps.lanes import _layout, _rules
+from nested_jax.sweeps.lanes._interpreter import Layout
+from nested_jax.sweeps.lanes._layout import layout_of
 
 RTOL = 1e-12  # A few hundred roundings of float64; sums may add up in another order.
 ATOL = 1e-13  # Where terms of order 1 cancel.
@@ -262,11 +263,11 @@ FOREIGN = {
 
 
 def test_the_tables_are_complete(x64):
-    assert primitives(as_run(ELEMENTWISE)) | {"copy_p"} >= _lane_rules.ELEMENTWISE
-    assert primitives(as_run(ALONG)) >= _lane_rules.ALONG_OWN_AXES
-    own = _lane_rules.RULES.keys() - _lane_rules.ELEMENTWISE - _lane_rules.ALONG_OWN_AXES
+    assert primitives(as_run(ELEMENTWISE)) | {"copy_p"} >= _rules.ELEMENTWISE
+    assert primitives(as_run(ALONG)) >= _rules.ALONG_OWN_AXES
+    own = _rules.RULES.keys() - _rules.ELEMENTWISE - _rules.ALONG_OWN_AXES
     assert primitives(as_run(MOVED | DOTS)) >= own
-    assert not primitives(as_run(FOREIGN)) <= _lane_rules.NATIVE
+    assert not primitives(as_run(FOREIGN)) <= _rules.NATIVE
 
 
 def test_rules_of_entries(x64):
@@ -293,7 +294,7 @@ def test_a_large_product_is_left_to_vmap(x64):
     table = {"large": DOTS["above the most terms"], "small": DOTS["ij,j->i"]}
     program = trace((), Partial(as_run(table)), in_jax(AXES)).jaxpr
     dots = [eqn for eqn in all_eqns(program) if eqn.primitive.name == "dot_general"]
-    assert [_lane_rules.is_native(eqn) for eqn in dots] == [False] * 2 + [True] * 3
+    assert [_rules.is_native(eqn) for eqn in dots] == [False] * 2 + [True] * 3
 
 
 # --- Loops ---

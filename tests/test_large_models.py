@@ -70,7 +70,7 @@ def test_the_recipe_for_transforms_that_take_norms(x64):
 @pytest.mark.parametrize("leaves", [64, 65, 200])
 def test_clipping_tells_the_extremes_of_many_leaves(leaves):
     rms = np.random.default_rng(0).permutation(np.arange(1, leaves + 1)).astype(np.float32)
-    tx, updates = nj.clip_by_rms(2.0), [jnp.full(2, x) for x in rms]
+    tx, updates = nj.clip_by_block_rms(2.0), [jnp.full(2, x) for x in rms]
     _, state = tx.update(updates, tx.init(updates))
     assert (state.rms, state.factor) == (leaves, np.float32(2 / leaves))
     updates[leaves // 2] *= jnp.nan
@@ -82,7 +82,7 @@ def test_clipping_tells_the_extremes_of_many_leaves(leaves):
 def test_clipping_many_leaves_is_differentiable():
     def largest(scale):
         updates = [scale * (i + 1) for i in range(100)]
-        tx = nj.clip_by_rms(2.0)
+        tx = nj.clip_by_block_rms(2.0)
         return tx.update(updates, tx.init(updates))[1].rms
 
     assert jax.grad(largest)(jnp.float32(0.5)) == 100

@@ -12,9 +12,10 @@ from jax import lax
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from nested_jax.sweep import _layout
-from nested_jax.sweep._job import Job, evaluate
-from nested_jax.sweep._local import LocalDevices
+from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._local import LocalDevices
+from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.lanes import _layout
 
 RTOL = 1e-12  # Some steps of float64, each a few roundings.
 ATOL = 1e-13  # Where terms of order 1 cancel.
@@ -355,7 +356,7 @@ def stream(rate, seed, levels=2, decay=0.5, max_levels=4):
     tx = nj.nested_momentum(rate, levels, decay, max_levels=max_levels)
     problem = nj.drifting_regression(3, 2, 0.9)
     trace = nj.rollout(tx, problem, jax.random.key(seed), 120, stride=40)
-    return {"loss": trace.loss, "curve": trace.curve, "first_beyond": trace.first_beyond}
+    return {"loss": trace.mean_loss, "curve": trace.loss_curve, "diverged_at": trace.diverged_at}
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -490,14 +491,17 @@ OPTIMIZERS = {
     "adam": nj.adam,
     "amsgrad": lambda rate, decay: nj.adam(rate, decay, amsgrad=True),
     "adamw": lambda rate, decay: nj.adamw(
-        rate, 0.01, decay, normalized=True, schedule=nj.warmup(nj.cosine(120), 10)
+        rate, 0.01, decay, normalized=True, schedule=nj.with_warmup(nj.cosine(120), 10)
     ),
     "adafactor": lambda rate, decay: nj.adafactor(b1=decay, decay_rate=1 - rate),
     "adafactor, not factored": lambda rate, decay: nj.adafactor(
         rate, b1=decay, factored=False, relative_step=False
     ),
     "clipped": lambda rate, decay: optax.chain(
-        nj.clip_by_rms(decay), optax.clip_by_global_norm(decay), optax.clip(0.1), optax.sgd(rate)
+        nj.clip_by_block_rms(decay),
+        optax.clip_by_global_norm(decay),
+        optax.clip(0.1),
+        optax.sgd(rate),
     ),
     "metrics": lambda rate, decay: nj.with_metrics(nj.momentum(rate, decay)),
     "optax.adamw": lambda rate, decay: optax.adamw(rate, decay),
@@ -543,7 +547,7 @@ def test_rollouts_are_in_lanes(x64, monkeypatch):
             stride=40,
             record=lambda params, state: {"norm": nj.metrics_of(state).gradient_norm, "x": params},
         )
-        names = "loss", "curve", "first_beyond", "diverged"
+        names = "mean_loss", "loss_curve", "diverged_at", "diverged"
         return {name: getattr(trace, name) for name in names} | trace.records
 
     monkeypatch.setattr(_layout, "FOREIGN_SHARE", 1.0)  # Few runs share their draws.

@@ -108,7 +108,7 @@ def test_a_nan_is_not_hidden():
 
 def test_clipping_is_of_the_leaf_that_needs_it_most():
     gradient = {"b": np.array([0.5, -0.5]), "w": np.full((3, 4), -8.0)}
-    tx = with_metrics(optax.chain(nj.clip_by_rms(2.0), nj.scale_by_rate(RATE)))
+    tx = with_metrics(optax.chain(nj.clip_by_block_rms(2.0), nj.scale_by_learning_rate(RATE)))
     _, (metrics,) = measured(tx, [gradient])
     close(metrics.update_rms, 8.0)
     close(metrics.clip_factor, 0.25)
@@ -178,8 +178,8 @@ def test_of_several_transforms_the_extreme_one_is_reported():
     def group(rate, decay, threshold):
         return optax.chain(
             nj.scale_by_adam(eps=0.0),
-            nj.clip_by_rms(threshold),
-            nj.scale_by_rate(rate),
+            nj.clip_by_block_rms(threshold),
+            nj.scale_by_learning_rate(rate),
             nj.add_decoupled_weight_decay(decay),
         )
 
@@ -240,7 +240,7 @@ def test_extra_arguments_are_handed_on():
 
 def test_sixteen_bit_entries_are_squared_in_float32():
     large = jnp.full(4, 300, jnp.float16)  # Whose squares float16 does not hold.
-    tx = with_metrics(nj.scale_by_rate(1.0))
+    tx = with_metrics(nj.scale_by_learning_rate(1.0))
     _, state = tx.update(large, tx.init(large))
     assert metrics_of(state).gradient_norm == 600
     assert metrics_of(state).step_rms == 300

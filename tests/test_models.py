@@ -103,7 +103,7 @@ def test_an_autoencoder_learns_by_the_problem_with_another_loss():
         loss=lambda params, batch: _models.reconstruction(model, params, batch.images)
     )
     trace = nj.rollout(nj.adam(1e-2), problem, KEY, 300, stride=100)
-    assert trace.curve[-1] < 0.5 * trace.curve[0]
+    assert trace.loss_curve[-1] < 0.5 * trace.loss_curve[0]
 
 
 @pytest.mark.parametrize(

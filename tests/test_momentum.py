@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import nested_jax as nj
-from nested_jax.transforms import AccumulatedMomentumState, ScaleByRateState
+from nested_jax.transforms import ScaleByAccumulatedMomentumState, ScaleByLearningRateState
 from tests import oracles
 from tests.trajectories import assert_agree, given_gradients, given_params, run
 
@@ -114,9 +114,9 @@ def test_equals_optax(x64):
             nj.nested_momentum(1.0, 2, 0.9, debias=True),
             optax.chain(optax.ema(0.9), optax.scale(-1)),
         ),
-        (nj.scale_by_rate(0.1), optax.scale_by_learning_rate(0.1)),
-        (nj.scale_by_rate(falling), optax.scale_by_learning_rate(falling)),
-        (nj.scale_by_rate(1, halved), optax.scale_by_learning_rate(halved)),
+        (nj.scale_by_learning_rate(0.1), optax.scale_by_learning_rate(0.1)),
+        (nj.scale_by_learning_rate(falling), optax.scale_by_learning_rate(falling)),
+        (nj.scale_by_learning_rate(1, halved), optax.scale_by_learning_rate(halved)),
     ]
     # All in one program: compiling is most of the time.
     ours = jax.jit(lambda g: [outflow(tx, g) for tx, _ in pairs])(gradients)
@@ -135,9 +135,9 @@ def test_given_decays_take_the_place_of_levels(x64):
 
 
 def test_rate_reports_itself():
-    tx = nj.scale_by_rate(falling, schedule=halved)
+    tx = nj.scale_by_learning_rate(falling, schedule=halved)
     state = tx.init(jnp.ones(2))
-    assert isinstance(state, ScaleByRateState)
+    assert isinstance(state, ScaleByLearningRateState)
     assert (state.count, state.count.dtype, state.rate) == (0, jnp.int32, 0.0)
     for step in range(10):
         update, state = tx.update(jnp.ones(2), state)
@@ -147,8 +147,8 @@ def test_rate_reports_itself():
 
 
 def test_rate_of_a_very_long_run_does_not_wrap():
-    tx = nj.scale_by_rate(0.1)
-    last = ScaleByRateState(jnp.asarray(2**31 - 1, jnp.int32), jnp.zeros(()))
+    tx = nj.scale_by_learning_rate(0.1)
+    last = ScaleByLearningRateState(jnp.asarray(2**31 - 1, jnp.int32), jnp.zeros(()))
     assert tx.update(jnp.ones(()), last)[1].count == 2**31 - 1
 
 
@@ -159,17 +159,21 @@ def test_a_rate_neither_promotes_nor_rounds_16_bit_updates(dtype):
     expected = (-rate * update.astype(float)).astype(dtype)
     assert expected[0] != -3.0
     for learning_rate in (rate, jnp.float32(rate), lambda step: rate):
-        tx = nj.scale_by_rate(learning_rate)
+        tx = nj.scale_by_learning_rate(learning_rate)
         actual, _ = jax.jit(tx.update)(update, tx.init(update))
         assert actual.dtype == dtype
         np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_float64_rate_is_exact_under_x64(x64):
-    update, _ = nj.scale_by_rate(0.1).update(jnp.ones(2), nj.scale_by_rate(0.1).init(jnp.ones(2)))
+    update, _ = nj.scale_by_learning_rate(0.1).update(
+        jnp.ones(2), nj.scale_by_learning_rate(0.1).init(jnp.ones(2))
+    )
     np.testing.assert_array_equal(update, -0.1)
     narrow = jnp.ones(2, jnp.float32)
-    update, state = nj.scale_by_rate(0.1).update(narrow, nj.scale_by_rate(0.1).init(narrow))
+    update, state = nj.scale_by_learning_rate(0.1).update(
+        narrow, nj.scale_by_learning_rate(0.1).init(narrow)
+    )
     assert (update.dtype, state.rate.dtype) == (jnp.float32, jnp.float64)
 
 
@@ -232,7 +236,7 @@ def test_state_is_stable_and_donatable(tx):
 def test_accumulated_state_is_named_after_its_factory():
     tx = nj.scale_by_accumulated_momentum(0.5)
     state = tx.init(jnp.ones(2))
-    assert isinstance(state, AccumulatedMomentumState)
+    assert isinstance(state, ScaleByAccumulatedMomentumState)
     for expected in (1.0, 1.5, 1.75):
         _, state = tx.update(jnp.ones(2), state)
         np.testing.assert_array_equal(state.momentum, expected)
@@ -258,8 +262,13 @@ def test_masked_leaves_pass_and_numbers_can_be_injected():
         (nj.momentum, (0.1, math.nan), ValueError, "`decay` must lie in [0, 1), got nan."),
         (nj.momentum, (-0.1,), ValueError, "`learning_rate` must be non-negative and finite, got "),
         (nj.momentum, ("fast",), TypeError, "`learning_rate` must be non-negative and finite, got"),
-        (nj.scale_by_rate, (math.inf,), ValueError, "`learning_rate` must be non-negative and fin"),
-        (nj.scale_by_rate, (0.1, 0.5), TypeError, "`schedule` must be callable, got 0.5."),
+        (
+            nj.scale_by_learning_rate,
+            (math.inf,),
+            ValueError,
+            "`learning_rate` must be non-negative and fin",
+        ),
+        (nj.scale_by_learning_rate, (0.1, 0.5), TypeError, "`schedule` must be callable, got 0.5."),
         (nj.nested_momentum, (0.1, 0), ValueError, "`levels` must be an integer of at least 1, go"),
         (nj.nested_momentum, (0.1, 2, 1.5), ValueError, "`decay` must lie in [0, 1), got 1.5."),
         (nj.nested_momentum, (math.nan,), ValueError, "`learning_rate` must be non-negative and f"),

@@ -210,7 +210,7 @@ def test_a_run_settles_after_its_last_loss_above_the_goal(x64):
     surface = SURFACES["collinear"]._replace(loss=lambda p: p[0], goal=0.5)
 
     def end(curve):
-        trace = runs.nj.Trace(0, 0, jnp.array(curve), None, jnp.array([curve[-1], 0]), None, None)
+        trace = runs.nj.Rollout(0, 0, jnp.array(curve), None, jnp.array([curve[-1], 0]), None, None)
         return {name: x.item() for name, x in runs._end(trace, surface).items()}
 
     assert end([1.0, 0.1, 2.0, 0.2, 0.1]) == {"loss": 0.1, "settled": 3, "diverged": False}

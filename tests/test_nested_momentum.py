@@ -13,7 +13,7 @@ import pytest
 from scipy import special
 
 import nested_jax as nj
-from nested_jax.transforms import NestedMomentumState
+from nested_jax.transforms import ScaleByNestedMomentumState
 from tests import oracles
 from tests.trajectories import assert_agree, given_gradients, given_params, run
 
@@ -281,7 +281,7 @@ def test_state_is_stable_and_donatable(debias):
     params["empty"] = jnp.ones((0, 2))
     tx = nj.scale_by_nested_momentum(jnp.array([0.9, 0.5]), debias)
     state = jax.eval_shape(tx.init, params)
-    assert isinstance(state, NestedMomentumState)
+    assert isinstance(state, ScaleByNestedMomentumState)
     assert len(state.momenta) == 2
     assert len(state.gains) == 2 * debias
     updates, after = jax.eval_shape(tx.update, params, state)

@@ -1,4 +1,4 @@
-"""Tests of `nesterov_momentum` against the look-ahead form it recasts."""
+"""Tests of `scale_by_nesterov_momentum` against the look-ahead form it recasts."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import nested_jax as nj
-from nested_jax.transforms import NesterovMomentumState
+from nested_jax.transforms import ScaleByNesterovMomentumState
 from tests import oracles
 from tests.trajectories import assert_agree, distance, given_gradients, given_params, run
 
@@ -79,7 +79,7 @@ def test_equals_optax_while_rate_and_decay_are_constant_and_only_then(x64):
 
 def rate_of_convergence(learning_rate, decay, curvature):
     """Return the largest eigenvalue of one step on a quadratic, from (p, s) to (p', s')."""
-    tx = nj.nesterov_momentum(learning_rate, decay)
+    tx = nj.scale_by_nesterov_momentum(learning_rate, decay)
     _, state = tx.update(jnp.zeros(()), tx.init(jnp.zeros(())))
 
     def step(p_and_s):
@@ -190,7 +190,7 @@ def test_every_number_is_vmappable(x64):
         np.testing.assert_allclose(actual, solve(*numbers), rtol=1e-12)
 
 
-@pytest.mark.parametrize("factory", [nj.nesterov, nj.nesterov_momentum])
+@pytest.mark.parametrize("factory", [nj.nesterov, nj.scale_by_nesterov_momentum])
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -210,7 +210,7 @@ def test_rejects(factory, arguments, error, message):
 def test_iterate_rejects_states_with_none_or_several(found):
     params = jnp.ones(2)
     state = optax.chain(optax.identity(), *[nj.nesterov(0.1)] * found).init(params)
-    message = rf"`state` must hold one NesterovMomentumState, got {found}\."
+    message = rf"`state` must hold one ScaleByNesterovMomentumState, got {found}\."
     with pytest.raises(ValueError, match=message):
         nj.nesterov_iterate(params, state)
 
@@ -222,5 +222,5 @@ def test_state_reports_rate_and_decay(x64):
         _, state = tx.update(jnp.ones(2), state)
         np.testing.assert_allclose(state.rate, falling(step) * wave(step), rtol=1e-15)
         np.testing.assert_allclose(state.decay, rising(step + 1), rtol=1e-15)
-    assert isinstance(state, NesterovMomentumState)
+    assert isinstance(state, ScaleByNesterovMomentumState)
     assert (int(state.count), state.count.dtype) == (6, jnp.int32)

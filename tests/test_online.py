@@ -94,7 +94,7 @@ def test_regret_of_gradient_descent_down_a_slope_is_a_series(x64):
     # theta_t = -rate * t, so the loss is -rate * T (T - 1) / 2; the best is -radius all along.
     steps, rate = 50, 0.01
     trace = nj.rollout(nj.momentum(rate, 0.0), online_convex([[1.0]]), KEY, steps)
-    regret = online_regret(steps * trace.loss, trace.world, 2.0)
+    regret = online_regret(steps * trace.mean_loss, trace.world, 2.0)
     np.testing.assert_allclose(regret, 2 * steps - rate * steps * (steps - 1) / 2, rtol=RTOL)
 
 
@@ -107,7 +107,7 @@ def test_regret_is_zero_of_the_best_and_of_no_other(x64, curvatures):
     def regret(start):
         initial = (start, problem.init(KEY)[1])
         trace = nj.rollout(STILL, problem, KEY, 30, initial=initial)
-        return online_regret(30 * trace.loss, trace.world)
+        return online_regret(30 * trace.mean_loss, trace.world)
 
     # The key that draws is the same with and without `initial`.
     np.testing.assert_allclose(regret(best), 0, atol=30 * 4 * RTOL)
@@ -123,7 +123,7 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
         traces.append(None)
         problem = online_convex([[c], [-1.0]], h * jnp.ones((2, 1)), probabilities=[p, 1 - p])
         trace = nj.rollout(nj.momentum(0.1), problem, KEY, 10)
-        return online_regret(10 * trace.loss, trace.world, radius)
+        return online_regret(10 * trace.mean_loss, trace.world, radius)
 
     program = jax.jit(jax.vmap(solve))
     grid = [(2.0, 0.1, 0.5, 1.0), (5.0, 0.0, 0.1, 3.0)]

@@ -14,7 +14,7 @@ from tests.test_contract import CASES
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Bare transforms without a counter of steps; the docstrings of their states say so.
-UNCOUNTED = ("nested_momentum", "accumulated_momentum", "scale_by_adam", "clip_by_rms")
+UNCOUNTED = ("nested_momentum", "accumulated_momentum", "scale_by_adam", "clip_by_block_rms")
 
 
 def updated(tx, updates, params, **extra_args):
@@ -88,11 +88,11 @@ FACTORIES = {
     nj.factored_adamw: {"schedule": schedules.cosine(100)},
     nj.scale_by_nested_momentum: {"decays": np.array([0.9, 0.5])},
     nj.scale_by_accumulated_momentum: {"decay": 0.9},
-    nj.scale_by_rate: {"learning_rate": 0.1},
-    nj.nesterov_momentum: {"learning_rate": 0.1},
+    nj.scale_by_learning_rate: {"learning_rate": 0.1},
+    nj.scale_by_nesterov_momentum: {"learning_rate": 0.1},
     nj.scale_by_adam: {},
     nj.add_decoupled_weight_decay: {"weight_decay": 0.1},
-    nj.clip_by_rms: {"threshold": 1.0},
+    nj.clip_by_block_rms: {"threshold": 1.0},
     nj.scale_by_factored_rms: {},
     nj.scale_by_relative_step: {"learning_rate": 0.1},
 }

@@ -53,9 +53,9 @@ def test_restarts_at_100_300_700_1500():
 
 
 def test_warmup_reaches_the_schedule_after_its_steps():
-    eta = oracles.warmup(oracles.fixed(9), 4)
+    eta = oracles.with_warmup(oracles.constant(9), 4)
     assert [eta(t) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert oracles.warmup(oracles.fixed(9), 0)(0) == 1
+    assert oracles.with_warmup(oracles.constant(9), 0)(0) == 1
     assert eta.cycle_steps(0) == 9
 
 
@@ -289,7 +289,10 @@ def test_momentum_before_or_after_the_rate(momentum_of, second):
 
 
 def test_factored_adamw_by_hand():
-    gradients, schedule = [{"b": np.array([1.0, -7.0])}], oracles.warmup(oracles.fixed(16), 2)
+    gradients, schedule = (
+        [{"b": np.array([1.0, -7.0])}],
+        oracles.with_warmup(oracles.constant(16), 2),
+    )
     (after,) = oracles.factored_adamw(
         {"b": np.array([3.0, 4.0])}, gradients, 0.1, 0.4, schedule=schedule
     )

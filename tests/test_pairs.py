@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nested_jax import _pairs
-from nested_jax._pairs import Pair, add, at_most, difference, multiply, pair
+from nested_jax.schedules import _pairs
+from nested_jax.schedules._pairs import Pair, add, at_most, difference, multiply, pair
 
 # Of 48 digits, three are lost to the rounding of the products that are shut off.
 FLOAT32_ERROR = 2.0**-45

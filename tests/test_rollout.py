@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import nested_jax as nj
-from nested_jax._jaxpr import all_eqns, scan_of
+from nested_jax._core.jaxpr import all_eqns, scan_of
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 from tests import oracles
 
@@ -104,8 +104,8 @@ def test_replays_the_oracle(x64, model_levels, data_levels, as_function):
     losses, mean = oracles.drifting_regression(*chance, decays=decays, **options)
     tx = nj.nested_momentum(0.01, decays=decays)
     trace = replay(tx, data_levels, chance, as_function, warmup=150, stride=1)
-    assert np.max(np.abs(trace.curve - losses)) < FLOAT64_TOLERANCE * np.max(losses)
-    np.testing.assert_allclose(trace.loss, mean, rtol=FLOAT64_TOLERANCE)
+    assert np.max(np.abs(trace.loss_curve - losses)) < FLOAT64_TOLERANCE * np.max(losses)
+    np.testing.assert_allclose(trace.mean_loss, mean, rtol=FLOAT64_TOLERANCE)
     assert not trace.diverged
 
 
@@ -116,8 +116,8 @@ def test_replays_a_divergence_of_the_oracle(x64):
     assert mean > 1e20
     trace = replay(nj.nested_momentum(0.5, decays=decays), 1, chance, bound=1e6)
     # Errors grow as the losses do.
-    np.testing.assert_allclose(trace.loss, mean, rtol=10 * FLOAT64_TOLERANCE)
-    assert trace.first_beyond == np.flatnonzero(losses > 1e6)[0]
+    np.testing.assert_allclose(trace.mean_loss, mean, rtol=10 * FLOAT64_TOLERANCE)
+    assert trace.diverged_at == np.flatnonzero(losses > 1e6)[0]
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -132,8 +132,8 @@ def test_padding_does_not_change_when_a_run_overflows(levels):
     both = jax.jit(jax.vmap(lambda key: [run(levels, key), run(levels + 2, key)]))
     short, padded = both(keys)
     assert np.all(short.diverged)
-    np.testing.assert_array_equal(padded.first_beyond, short.first_beyond)
-    assert not np.isfinite([short.loss, padded.loss]).any()
+    np.testing.assert_array_equal(padded.diverged_at, short.diverged_at)
+    assert not np.isfinite([short.mean_loss, padded.mean_loss]).any()
 
 
 def test_a_random_walk_is_followed_as_theory_says():
@@ -151,7 +151,7 @@ def test_a_random_walk_is_followed_as_theory_says():
         loss=lambda params, batch: 0.5 * (params - batch) ** 2,
     )
     run = jax.jit(
-        jax.vmap(lambda k: nj.rollout(optax.sgd(rate), problem, k, 2500, warmup=100).loss)
+        jax.vmap(lambda k: nj.rollout(optax.sgd(rate), problem, k, 2500, warmup=100).mean_loss)
     )
     # The loss is half the square of the error and the noise, which are independent.
     errors = 2 * np.asarray(run(jax.random.split(KEY, seeds)), np.float64) - noise**2
@@ -177,8 +177,8 @@ class WithAndWithoutJit(chex.TestCase):
 
         trace = run(KEY)
         close = functools.partial(chex.assert_trees_all_close, rtol=1e-5)
-        close(trace.loss, losses[7:].mean())
-        close(trace.curve, losses.reshape(6, 5).mean(1))
+        close(trace.mean_loss, losses[7:].mean())
+        close(trace.loss_curve, losses.reshape(6, 5).mean(1))
         close(trace.params, path[-1])
         close(trace.opt_state, state)
         close(trace.world, world)
@@ -200,7 +200,7 @@ class WithAndWithoutJit(chex.TestCase):
 def test_runs_any_optimizer(tx):
     losses, path, _, _ = by_hand(tx, BOWL, KEY, 20)
     trace = jax.jit(lambda key: nj.rollout(tx, BOWL, key, 20))(KEY)
-    np.testing.assert_allclose(trace.loss, losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(trace.mean_loss, losses.mean(), rtol=1e-5)
     chex.assert_trees_all_close(trace.params, path[-1], rtol=1e-4)
 
 
@@ -245,7 +245,7 @@ def test_draws_depend_on_neither_blocks_nor_length():
     @jax.jit
     def curves(key):
         run = functools.partial(nj.rollout, optax.sgd(0.01), BOWL, key)
-        return [run(n, stride=k).curve for n, k in [(2400, 100), (1200, 100), (2400, 1200)]]
+        return [run(n, stride=k).loss_curve for n, k in [(2400, 100), (1200, 100), (2400, 1200)]]
 
     curve, shorter, coarser = curves(KEY)
     assert curve.shape == (24,)
@@ -265,15 +265,15 @@ def test_windows_and_means_are_those_of_the_losses(steps, stride):
     warmups = jnp.array([0, steps // 3, steps - 1])
     run = jax.jit(jax.vmap(lambda warmup: scripted(losses, warmup=warmup, stride=stride)))
     trace = run(warmups)
-    for warmup, loss in zip(warmups, trace.loss, strict=True):
+    for warmup, loss in zip(warmups, trace.mean_loss, strict=True):
         np.testing.assert_allclose(loss, losses[int(warmup) :].mean(), rtol=FLOAT32_RTOL)
     if stride is None:
-        assert trace.curve is None
+        assert trace.loss_curve is None
     else:
         expected = losses.reshape(-1, stride).mean(1)
-        np.testing.assert_allclose(trace.curve[0], expected, rtol=FLOAT32_RTOL)
+        np.testing.assert_allclose(trace.loss_curve[0], expected, rtol=FLOAT32_RTOL)
     assert trace.records is None
-    np.testing.assert_array_equal(trace.first_beyond, -1)
+    np.testing.assert_array_equal(trace.diverged_at, -1)
 
 
 INF, NAN = math.inf, math.nan
@@ -300,10 +300,10 @@ def test_first_step_beyond_the_bound():
     bounds = jnp.array([bound for _, bound, _ in cases])
     run = jax.jit(jax.vmap(lambda losses, bound: scripted(losses, bound=bound, warmup=10)))
     trace = run(jnp.asarray(script), bounds)
-    np.testing.assert_array_equal(trace.first_beyond, [first for _, _, first in cases])
+    np.testing.assert_array_equal(trace.diverged_at, [first for _, _, first in cases])
     np.testing.assert_array_equal(trace.diverged, [first >= 0 for _, _, first in cases])
     # What happened before the end of the warm-up is in no mean; later it is kept as it is.
-    np.testing.assert_allclose(trace.loss, script[:, 10:].mean(1), rtol=FLOAT32_RTOL)
+    np.testing.assert_allclose(trace.mean_loss, script[:, 10:].mean(1), rtol=FLOAT32_RTOL)
 
 
 def test_losses_are_taken_before_the_update():
@@ -311,14 +311,14 @@ def test_losses_are_taken_before_the_update():
         init=lambda key: (jnp.ones(()), None), loss=lambda params, batch: params**2
     )
     trace = nj.rollout(optax.sgd(0.25), problem, KEY, 6, stride=1)
-    np.testing.assert_array_equal(trace.curve, 0.25 ** np.arange(6))
+    np.testing.assert_array_equal(trace.loss_curve, 0.25 ** np.arange(6))
     assert trace.params == 0.5**6
 
 
 def test_bias_of_long_sums_stays_small_in_float32():
     # Added up one by one, 100,000 tenths are off by 1e-3 of their sum.
     trace = nj.rollout(optax.sgd(0.0), SCRIPT, KEY, 100_000, draws=lambda t: jnp.float32(0.1))
-    np.testing.assert_allclose(trace.loss, 0.1, rtol=2e-6)
+    np.testing.assert_allclose(trace.mean_loss, 0.1, rtol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
@@ -327,9 +327,13 @@ def test_losses_are_float32_or_wider(x64, dtype):
     problem = SCRIPT._replace(init=lambda key: (jnp.zeros((), dtype), None))
     trace = nj.rollout(optax.sgd(0.1), problem, KEY, 3000, draws=losses, stride=1000, warmup=5)
     wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
-    assert (trace.loss.dtype, trace.curve.dtype, trace.params.dtype) == (wide, wide, dtype)
-    np.testing.assert_allclose(trace.loss, float(losses[0]), rtol=2e-6)
-    assert (trace.first_beyond.dtype, trace.diverged.dtype) == (jnp.int32, jnp.bool)
+    assert (trace.mean_loss.dtype, trace.loss_curve.dtype, trace.params.dtype) == (
+        wide,
+        wide,
+        dtype,
+    )
+    np.testing.assert_allclose(trace.mean_loss, float(losses[0]), rtol=2e-6)
+    assert (trace.diverged_at.dtype, trace.diverged.dtype) == (jnp.int32, jnp.bool)
 
 
 @pytest.mark.parametrize("steps", [np.int64(8), jnp.asarray(8)])
@@ -346,10 +350,10 @@ def test_many_seeds_one_seed_and_none():
     run = jax.vmap(lambda key: nj.rollout(optax.sgd(0.01), BOWL, key, 50, stride=10, warmup=5))
     keys = jax.random.split(KEY, 3)
     many, one, none = jax.jit(lambda keys: [run(keys), run(keys[2:]), run(keys[:0])])(keys)
-    assert len(set(many.loss.tolist())) == 3
+    assert len(set(many.mean_loss.tolist())) == 3
     chex.assert_trees_all_close(one, jax.tree.map(lambda x: x[2:], many), rtol=1e-5)
-    assert one.loss.shape == (1,)
-    assert none.curve.shape == (0, 5)
+    assert one.mean_loss.shape == (1,)
+    assert none.loss_curve.shape == (0, 5)
 
 
 @pytest.mark.parametrize("start", [1.0, np.ones(()), jnp.ones(())])
@@ -361,7 +365,7 @@ def test_starts_from_given_parameters_and_world(start):
     draws = {"noise": jnp.zeros((10, 3))}
     without_key = nj.rollout(nj.momentum(0.0), BOWL, None, 10, initial=initial, draws=draws)
     expected = np.mean(1 + 3.5 * (np.arange(50, 60) / 10) ** 2)
-    np.testing.assert_allclose(without_key.loss, expected, rtol=FLOAT32_RTOL)
+    np.testing.assert_allclose(without_key.mean_loss, expected, rtol=FLOAT32_RTOL)
 
 
 def test_problems_without_chance_or_world_and_with_keys_in_it():
@@ -380,7 +384,7 @@ def test_randomness_is_drawn_in_blocks_and_once_for_all_rates():
     problem = nj.drifting_regression(dim=3)
 
     def run(learning_rate):
-        return nj.rollout(nj.momentum(learning_rate), problem, KEY, 2500).loss
+        return nj.rollout(nj.momentum(learning_rate), problem, KEY, 2500).mean_loss
 
     program = str(jax.make_jaxpr(jax.vmap(run))(jnp.ones(17)))
     shapes = re.findall(r":u32\[([\d,]*)\] = random_bits", program)

@@ -29,7 +29,7 @@ MOST = 400  # Restarts looked at, of each case.
 getcontext().prec = 60  # The oracle's digits: errors below 1e-50 of a boundary.
 
 CASES = {
-    "fixed": ("fixed", 7),
+    "constant": ("constant", 7),
     "step_drop": ("step_drop", 10),
     "step_drop own": ("step_drop", 17, (0.25, 0.5, 1.0), 0.3),
     "step_drop none": ("step_drop", 5, ()),
@@ -46,7 +46,7 @@ CASES = {
 def built(library, case, ramp=None):
     name, *args = CASES[case]
     schedule = getattr(library, name)(*args)
-    return schedule if ramp is None else library.warmup(schedule, ramp)
+    return schedule if ramp is None else library.with_warmup(schedule, ramp)
 
 
 def both(schedule, steps):
@@ -262,14 +262,14 @@ def test_a_drop_is_the_decimal_that_it_is_written_as():
 
 
 def test_warmup_of_all_step_counters():
-    schedule = nj.warmup(nj.fixed(10), 5)
+    schedule = nj.with_warmup(nj.constant(10), 5)
     assert float(schedule(jnp.int32(2**31 - 1))) == 1
     np.testing.assert_allclose(both(schedule, jnp.arange(3))[0], [0.2, 0.4, 0.6], FLOAT32_RTOL)
 
 
 def test_warmup_of_a_schedule_of_ones_own():
     own = nj.Schedule(multiplier=lambda step: 0.5, cycle_steps=lambda step: 7.0)
-    schedule = nj.warmup(own, 2)
+    schedule = nj.with_warmup(own, 2)
     assert [float(schedule(step)) for step in range(3)] == [0.25, 0.5, 0.5]
     assert schedule.cycle_steps(0) == 7
 
@@ -292,17 +292,17 @@ def test_equals_optax_where_they_coincide():
 
 # Two values of every number; a growth of exactly 1 and one above in the same program.
 VMAPPED = {
-    "fixed": [[5, 9]],
+    "constant": [[5, 9]],
     "step_drop": [[10, 23], [[0.3, 0.6, 0.8], [0.1, 0.5, 0.9]], [0.1, 0.5]],
     "cosine": [[10, 33], [0.0, 0.2]],
     "warm_restarts": [[10.0, 3.0], [1.0, 1.5], [0.0, 0.1]],
-    "warmup": [[0, 9]],
+    "with_warmup": [[0, 9]],
 }
 
 
 def with_numbers(name, *numbers):
-    if name == "warmup":
-        return nj.warmup(nj.warm_restarts(5, 2), *numbers)
+    if name == "with_warmup":
+        return nj.with_warmup(nj.warm_restarts(5, 2), *numbers)
     return getattr(nj, name)(*numbers)
 
 
@@ -343,7 +343,7 @@ def test_a_grid_of_restarts_is_one_program():
     ]
 
 
-@pytest.mark.parametrize("case", ["fixed", "step_drop", "cosine", "restarts 1.5"])
+@pytest.mark.parametrize("case", ["constant", "step_drop", "cosine", "restarts 1.5"])
 def test_counters_of_all_kinds_agree(case):
     schedule = built(nj, case, 3)
     expected = both(schedule, jnp.arange(30))
@@ -356,7 +356,7 @@ def test_counters_of_all_kinds_agree(case):
 
 
 def test_is_stable_under_scan():
-    schedule = nj.warmup(nj.warm_restarts(4, 2, 0.1), 3)
+    schedule = nj.with_warmup(nj.warm_restarts(4, 2, 0.1), 3)
     start = (jnp.ones(()), jnp.zeros(()))
     steps = jnp.arange(30)
     body = lambda carry, t: ((schedule(t), schedule.cycle_steps(t)), carry[0])  # noqa: E731
@@ -372,13 +372,13 @@ def test_output_dtypes(dtype, enabled):
         default = jnp.float64 if enabled else jnp.float32
         expected = default if dtype in (None, jnp.int32) else jnp.float32
         for schedule in (
-            nj.fixed(one(8)),
+            nj.constant(one(8)),
             nj.step_drop(one(8)),
             nj.step_drop(one(8), [one(1)], one(1)),
             nj.cosine(one(8), one(1)),
             nj.warm_restarts(one(8), one(2), one(1)),
-            nj.warmup(nj.fixed(one(8)), one(4)),
-            nj.warmup(nj.fixed(one(8)), 4),
+            nj.with_warmup(nj.constant(one(8)), one(4)),
+            nj.with_warmup(nj.constant(one(8)), 4),
         ):
             for value in (schedule(jnp.int32(3)), schedule.cycle_steps(jnp.int32(3))):
                 assert value.dtype == expected
@@ -402,7 +402,7 @@ def test_gradients_are_those_of_differences(x64, name):
                 shift = 1e-6 if j != 1 or name != "step_drop" else 0.0
                 either = [[*numbers[:j], number + d, *numbers[j + 1 :]] for d in (-shift, shift)]
                 difference = jax.jit(value)(either[1]) - jax.jit(value)(either[0])
-                if name == "warmup" and i == 0:
+                if name == "with_warmup" and i == 0:
                     difference = 0.0  # No warm-up: flat.
                 expected = difference / (2 * shift) if shift else np.zeros(3)
                 # Central differences: a relative 1e-12, and roundings over the shift.
@@ -476,19 +476,19 @@ def test_normalized_decay_knows_the_cycle(x64):
     ("name", "arguments", "error", "message"),
     [
         (
-            "fixed",
+            "constant",
             {"total_steps": "5"},
             TypeError,
             "`total_steps` must be a whole number of at least 1, got '5'.",
         ),
         (
-            "fixed",
+            "constant",
             {"total_steps": True},
             TypeError,
             "`total_steps` must be a whole number of at least 1, got True.",
         ),
         (
-            "fixed",
+            "constant",
             {"total_steps": 0},
             ValueError,
             "`total_steps` must be a whole number of at least 1, got 0.",
@@ -571,25 +571,25 @@ def test_normalized_decay_knows_the_cycle(x64):
         ),
         ("warm_restarts", {"floor": math.nan}, ValueError, "`floor` must lie in [0, 1], got nan."),
         (
-            "warmup",
+            "with_warmup",
             {"steps": -1},
             ValueError,
             "`steps` must be a whole number of at least 0, got -1.",
         ),
         (
-            "warmup",
+            "with_warmup",
             {"steps": 1.5},
             ValueError,
             "`steps` must be a whole number of at least 0, got 1.5.",
         ),
         (
-            "warmup",
+            "with_warmup",
             {"schedule": 0.5, "steps": 3},
             TypeError,
             "`schedule` must be a Schedule, which has cycles, got 0.5.",
         ),
         (
-            "warmup",
+            "with_warmup",
             {"schedule": len, "steps": 3},
             TypeError,
             "`schedule` must be a Schedule, which has cycles, got <built-in function len>.",
@@ -610,7 +610,7 @@ def test_normalized_decay_knows_the_cycle(x64):
 )
 def test_rejects(name, arguments, error, message):
     given = {"first_cycle": 5} if name == "warm_restarts" else {"total_steps": 5}
-    given = {"schedule": nj.fixed(5)} if name == "warmup" else given
+    given = {"schedule": nj.constant(5)} if name == "with_warmup" else given
     given = {} if name == "Schedule" else given
     with pytest.raises(error, match="^" + re.escape(message) + "$"):
         getattr(nj, name)(**given | arguments)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from nested_jax.sweep._sharing import bytes_carried, bytes_held, work_by_axes
+from nested_jax.sweeps.lanes._sharing import bytes_carried, bytes_held, work_by_axes
 
 A, B = 0b01, 0b10  # Masks of two axes.
 

@@ -156,8 +156,8 @@ def test_losses_are_those_of_rollouts(x64):
         problem = nj.drifting_regression(3, d, 0.95, 0.1, max_levels=2)
         trace = nj.rollout(tx, problem, jax.random.fold_in(key, seed), 400, warmup=100, stride=20)
         at = {"case": case, "seed": seed, "model_level": m, "data_level": d}
-        np.testing.assert_allclose(results.loss.sel(at), trace.loss, rtol=RENORMALIZED_RTOL)
-        slope = np.polyfit(20 * np.arange(10), np.log(trace.curve[10:]), 1)[0]
+        np.testing.assert_allclose(results.loss.sel(at), trace.mean_loss, rtol=RENORMALIZED_RTOL)
+        slope = np.polyfit(20 * np.arange(10), np.log(trace.loss_curve[10:]), 1)[0]
         np.testing.assert_allclose(results.slope.sel(at), slope, rtol=1e-6, atol=1e-12)
 
 

@@ -16,10 +16,11 @@ import pytest
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from nested_jax.sweep import _store
-from nested_jax.sweep._job import Job, digest
-from nested_jax.sweep._local import LocalDevices
-from nested_jax.sweep._store import MANIFEST, Store
+from nested_jax.sweeps.engine import _store
+from nested_jax.sweeps.engine._fingerprint import digest, fingerprint_of
+from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._local import LocalDevices
+from nested_jax.sweeps.engine._store import MANIFEST, Store
 
 # As long as wide, so that there are as many chunks whichever axis is cut.
 GRID = nj.Grid(word=["a", "bc"], rate=[0.1, 0.2, 0.3], seed=range(3))
@@ -511,7 +512,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
 
 
 def fingerprint(grid):
-    return Job(Partial(SCALED), grid, (3, 3)).fingerprint("cpu")
+    return fingerprint_of(Job(Partial(SCALED), grid, (3, 3)), "cpu")
 
 
 def test_of_two_processes_that_begin_at_once_the_first_decides(tmp_path, monkeypatch):
@@ -580,7 +581,7 @@ def run(word, rate, seed):
     return {"x": jnp.where(rate > 0, noise, 0).sum() * len(word), "y": jax.nn.relu(noise)}
 
 store, busy, ready = pathlib.Path(sys.argv[1]), sys.argv[2] == "busy", pathlib.Path(sys.argv[3])
-grid = nj.Grid(word=["a", "bc"], rate=nj.linear(0.1, 0.2, 15), seed=range(3))
+grid = nj.Grid(word=["a", "bc"], rate=np.linspace(0.1, 0.2, 15), seed=range(3))
 if busy:
     # Whatever else the process did must not show in what the program is called.
     jax.nn.relu(jnp.ones(3)), jax.jit(lambda x: jnp.where(x, 1, 2))(jnp.ones(3, bool))

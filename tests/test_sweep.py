@@ -18,12 +18,15 @@ import xarray as xr
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from nested_jax.sweep import _layout, _local, _sweep, load, save
-from nested_jax.sweep._chunks import LANES_BYTES, chunk_of
-from nested_jax.sweep._grid import Grid
-from nested_jax.sweep._job import Job
-from nested_jax.sweep._local import LocalDevices
-from nested_jax.sweep._store import Store
+from nested_jax.sweeps import _sweep, load, save
+from nested_jax.sweeps.engine import _local
+from nested_jax.sweeps.engine._chunks import LANES_BYTES, chunk_of
+from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._local import LocalDevices
+from nested_jax.sweeps.engine._survey import bytes_carried_by
+from nested_jax.sweeps.engine._store import Store
+from nested_jax.sweeps.grid._grid import Grid
+from nested_jax.sweeps.lanes import _layout
 
 FLOAT32_RTOL = 1e-5  # 40 steps that contract; a vmapped sum may add up in another order.
 MEMORY_RTOL = 0.02  # Buffers of a few scalars come and go with the shape of a loop.
@@ -116,7 +119,11 @@ def test_rollouts_are_those_of_a_loop():
         problem = nj.drifting_regression(dim=2)
         tx = nj.nested_momentum(learning_rate, levels, max_levels=3)
         trace = nj.rollout(tx, problem, jax.random.key(seed), 40, warmup=10, stride=20)
-        return {"loss": trace.loss, "curve": trace.curve, "first_beyond": trace.first_beyond}
+        return {
+            "loss": trace.mean_loss,
+            "curve": trace.loss_curve,
+            "diverged_at": trace.diverged_at,
+        }
 
     grid = nj.Grid(levels=[1, 3], learning_rate=[0.01, 0.1], seed=range(2))
     results = nj.sweep(run, grid, chunk=8)
@@ -243,7 +250,7 @@ def test_a_chunk_of_nothing_but_nan_is_data(tmp_path, bars):
     assert first.equals(again)
     np.testing.assert_array_equal(np.isnan(first.loss), [[0, 0], [1, 1], [1, 1]])
     assert [bar.diverged for bar in bars] == [4, 4]
-    assert nj.best(first, over="b").a == 1
+    assert nj.best_point(first, over="b").a == 1
 
 
 # --- Chunks and devices ---
@@ -363,13 +370,13 @@ def test_what_a_loop_carries_in_lanes_fits_a_cache(monkeypatch, entries, points)
         return {"x": jax.lax.scan(step, jnp.full(entries, rate), length=200)[0].sum()}
 
     grid = nj.Grid(rate=np.linspace(0.1, 0.9, 250_000))
-    job = LocalDevices(jax.devices()[:1]).plan(Partial(run), grid, "auto")
+    job = LocalDevices(jax.devices()[:1]).plan(Partial(run), grid, "auto", "auto")
     assert job.layouts("cpu") != (None,)
-    assert job.bytes_carried(0) == job.chunk[0] * entries * 4
+    assert bytes_carried_by(job, 0) == job.chunk[0] * entries * 4
     if points:
         assert points <= job.chunk[0] < 1.1 * points
     else:
-        assert 0.5 * LANES_BYTES < job.bytes_carried(0) <= LANES_BYTES
+        assert 0.5 * LANES_BYTES < bytes_carried_by(job, 0) <= LANES_BYTES
 
 
 def test_a_chunk_that_does_not_fit_says_what_to_pass(monkeypatch):
@@ -406,7 +413,7 @@ def test_the_program_that_holds_most_decides_on_the_chunk(monkeypatch, compilati
         return {"x": jnp.sort(jnp.full({"small": 10, "large": 10_000}[word], rate)).sum()}
 
     one = jax.devices()[:1]
-    grid = nj.Grid(word=["small", "large"], rate=nj.linear(0.0, 1.0, 40))
+    grid = nj.Grid(word=["small", "large"], rate=np.linspace(0.0, 1.0, 40))
     needed = bytes_of(run, grid.sub(word=["large"]), (40,))
     monkeypatch.setattr(LocalDevices, "bytes_available", lambda self: needed // 4)
     compilations.clear()
@@ -454,10 +461,10 @@ def test_memory_is_bounded_by_the_chunk_and_flat_in_steps():
     def run(steps, learning_rate, seed):
         problem = nj.drifting_regression(dim=2)
         tx = nj.momentum(learning_rate)
-        return {"loss": nj.rollout(tx, problem, jax.random.key(seed), steps).loss}
+        return {"loss": nj.rollout(tx, problem, jax.random.key(seed), steps).mean_loss}
 
     small = nj.Grid(learning_rate=[0.1, 0.2], seed=range(4))
-    large = nj.Grid(learning_rate=nj.logarithmic(0.01, 0.2, 20), seed=range(40))
+    large = nj.Grid(learning_rate=np.geomspace(0.01, 0.2, 20), seed=range(40))
     short = bytes_of(functools.partial(run, 2000), small, (1, 4))
     assert bytes_of(functools.partial(run, 2000), large, (1, 4)) == short
     long = bytes_of(functools.partial(run, 8000), small, (1, 4))
@@ -608,8 +615,8 @@ def test_values_are_checked_before_anything_is_compiled(axes, message, compilati
 def lasting(steps, warmup):
     problem = nj.drifting_regression(2)
     trace = nj.rollout(nj.momentum(0.1), problem, jax.random.key(0), 50, warmup=warmup)
-    schedule = nj.warmup(nj.fixed(steps), steps)
-    return {"x": trace.loss * schedule(3) * nj.cosine(steps)(3)}
+    schedule = nj.with_warmup(nj.constant(steps), steps)
+    return {"x": trace.mean_loss * schedule(3) * nj.cosine(steps)(3)}
 
 
 @pytest.mark.parametrize(
@@ -998,7 +1005,7 @@ def found():
 
 
 def test_the_best_run_has_its_coordinates_and_all_results(found):
-    point = nj.best(found)
+    point = nj.best_point(found)
     assert (point.seed, point.kind, point.draw, point.rate) == (1, "good", 2, 3.0)
     assert float(point.loss) == float(found.loss.min()) == -1.0
     assert point.curve.dims == ("curve_0",)
@@ -1008,29 +1015,29 @@ def test_the_best_run_has_its_coordinates_and_all_results(found):
 
 
 def test_the_best_point_over_seeds_did_not_diverge_at_any(found):
-    point = nj.best(found, over="seed")
+    point = nj.best_point(found, over="seed")
     assert (point.kind, point.rate) == ("good", 1.0)  # Rate 2 has a seed that is NaN; 3 is equal.
     assert float(point.loss) == 2.0
     assert point.attrs["averaged"] == ["seed"]
     np.testing.assert_allclose(point.curve, [1.0, 1.1, 1.2], rtol=1e-6)
     assert (float(point.steps), float(point.fine)) == (1.0, pytest.approx(2 / 3))
     assert "seed" not in point.coords
-    over = nj.best(found.isel(draw=[0, 2]), over=["seed", "kind"])
+    over = nj.best_point(found.isel(draw=[0, 2]), over=["seed", "kind"])
     assert (float(over.rate), float(over.loss)) == (1.0, 4.0)
-    assert nj.best(found.isel(draw=[0]), over=["seed", "kind", "draw"]).loss == 4.0
+    assert nj.best_point(found.isel(draw=[0]), over=["seed", "kind", "draw"]).loss == 4.0
 
 
 def test_the_best_by_another_result_or_the_largest(found):
-    assert nj.best(found, by="steps").seed == 0
-    assert nj.best(found, by="steps", mode="max").seed == 2
-    assert nj.best(found, by="fine", over=["kind", "draw"], mode="max").seed == 0
-    point = nj.best(found, by="narrow")
+    assert nj.best_point(found, by="steps").seed == 0
+    assert nj.best_point(found, by="steps", mode="max").seed == 2
+    assert nj.best_point(found, by="fine", over=["kind", "draw"], mode="max").seed == 0
+    point = nj.best_point(found, by="narrow")
     assert (point.rate, point.narrow.dtype) == (3.0, np.float32)
-    assert nj.best(found, mode="max").kind == "None"
+    assert nj.best_point(found, mode="max").kind == "None"
     # Of what was selected, and of results that did not come from a sweep.
-    assert nj.best(found.sel(kind="None"), over="seed").loss == 6.0
+    assert nj.best_point(found.sel(kind="None"), over="seed").loss == 6.0
     plain = xr.Dataset({"loss": ("a", [3.0, 1.0, 2.0])})
-    assert nj.best(plain).loss == 1.0
+    assert nj.best_point(plain).loss == 1.0
 
 
 @pytest.mark.parametrize(
@@ -1053,13 +1060,13 @@ def test_the_best_by_another_result_or_the_largest(found):
 )
 def test_best_rejects(found, arguments, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
-        nj.best(found, **arguments)
+        nj.best_point(found, **arguments)
 
 
 def test_what_is_infinite_is_not_the_best():
     results = nj.sweep(lambda a: {"loss": 1 / a}, nj.Grid(a=[0.0, 2.0]))
-    assert nj.best(results, mode="max").a == 2.0
-    assert nj.best(-results, mode="min").a == 2.0
+    assert nj.best_point(results, mode="max").a == 2.0
+    assert nj.best_point(-results, mode="min").a == 2.0
 
 
 def test_best_rejects_a_sweep_that_diverged_everywhere(found):
@@ -1067,16 +1074,16 @@ def test_best_rejects_a_sweep_that_diverged_everywhere(found):
     with pytest.raises(
         ValueError, match=r"`by` must be finite somewhere, got none of 'loss' \(all"
     ):
-        nj.best(everywhere)
+        nj.best_point(everywhere)
 
 
 def test_an_axis_may_have_any_name_for_best():
     results = nj.sweep(lambda **axes: {"loss": axes["a b"]}, Grid(**{"a b": [2.0, 1.0]}))
-    assert nj.best(results)["a b"] == 1.0
+    assert nj.best_point(results)["a b"] == 1.0
 
 
 def test_saved_results_are_the_same(found, tmp_path):
-    for results in (found, nj.best(found), nj.best(found, over="seed")):
+    for results in (found, nj.best_point(found), nj.best_point(found, over="seed")):
         save(results, tmp_path / "results.nc")
         again = load(tmp_path / "results.nc")
         assert again.identical(results)
@@ -1089,9 +1096,9 @@ def test_saved_results_still_have_a_best_point(tmp_path):
     results = nj.sweep(lambda a: {"loss": a, "v": a * jnp.ones(2)}, nj.Grid(a=[2.0, 1.0]))
     save(results, str(tmp_path / "results.nc"))
     again = load(str(tmp_path / "results.nc"))
-    assert nj.best(again).a == 1.0
+    assert nj.best_point(again).a == 1.0
     with pytest.raises(ValueError, match="`by` must be a number a run, got dimensions"):
-        nj.best(again, by="v")
+        nj.best_point(again, by="v")
 
 
 def test_a_file_is_saved_whole_or_not_at_all(found, tmp_path, monkeypatch):

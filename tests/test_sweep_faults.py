@@ -38,7 +38,7 @@ def run(word, rate, seed):
             "none": jnp.zeros((0, 2))}
 
 LENGTH = 100
-GRID = nj.Grid(word=["a", "bc"], rate=nj.linear(0.01, 0.9, 15), seed=range(6))
+GRID = nj.Grid(word=["a", "bc"], rate=np.linspace(0.01, 0.9, 15), seed=range(6))
 
 def keep(results, path):
     np.savez(path, **{name: results[name].values for name in results})
@@ -226,7 +226,7 @@ import sys
 index, address, store = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
 jax.distributed.initialize(address, 2, index)
 if index:
-    from nested_jax.sweep._store import Store
+    from nested_jax.sweeps.engine._store import Store
 
     def fail(self, index, arrays):
         raise OSError(28, "No space left on device")
@@ -255,7 +255,7 @@ RAY = """
 import signal, threading
 import ray
 from jax.tree_util import Partial
-from nested_jax.sweep import RayWorkers, _ray
+from nested_jax.sweeps import RayWorkers, _ray
 
 def chunks(store):
     return len(list(pathlib.Path(store).glob("chunk-*")))

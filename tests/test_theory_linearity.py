@@ -54,12 +54,14 @@ LINEAR = {
     ),
     "scale_by_nested_momentum[mean]": nj.scale_by_nested_momentum([0.9, 0.8], readout="mean"),
     "scale_by_accumulated_momentum": nj.scale_by_accumulated_momentum(0.99),
-    "scale_by_rate": nj.scale_by_rate(0.3),
-    "scale_by_rate[schedule]": nj.scale_by_rate(lambda step: 0.3, lambda step: 0.5),
+    "scale_by_learning_rate": nj.scale_by_learning_rate(0.3),
+    "scale_by_learning_rate[schedule]": nj.scale_by_learning_rate(
+        lambda step: 0.3, lambda step: 0.5
+    ),
     "scale_by_relative_step[absolute]": nj.scale_by_relative_step(
         0.1, relative_step=False, scale_by_parameter=False
     ),
-    "nesterov_momentum": nj.nesterov_momentum(0.1, 0.9),
+    "scale_by_nesterov_momentum": nj.scale_by_nesterov_momentum(0.1, 0.9),
     "momentum": nj.momentum(0.1, 0.9),
     "nested_momentum": nj.nested_momentum(0.1, 4, 0.9, max_levels=7),
     "nesterov": nj.nesterov(0.1, 0.9),
@@ -86,16 +88,19 @@ HOMOGENEITY, SUPERPOSITION, SHIFT, PARAMETERS = theory.Linearity._fields
 
 REFUSED = {
     "scale_by_nested_momentum[debias]": (nj.scale_by_nested_momentum([0.9], True), {SHIFT}),
-    "scale_by_rate[late]": (nj.scale_by_rate(0.1, nj.step_drop(30_000)), {SHIFT}),
-    "scale_by_rate[slow]": (nj.scale_by_rate(0.1, cosine), {SHIFT}),
+    "scale_by_learning_rate[late]": (nj.scale_by_learning_rate(0.1, nj.step_drop(30_000)), {SHIFT}),
+    "scale_by_learning_rate[slow]": (nj.scale_by_learning_rate(0.1, cosine), {SHIFT}),
     "momentum[cosine]": (nj.momentum(0.1, schedule=nj.cosine(1000)), {SHIFT}),
     "momentum[restarts]": (nj.momentum(0.1, schedule=nj.warm_restarts(100)), {SHIFT}),
-    "nesterov_momentum[schedule]": (nj.nesterov_momentum(0.1, looking_ahead), {SHIFT}),
+    "scale_by_nesterov_momentum[schedule]": (
+        nj.scale_by_nesterov_momentum(0.1, looking_ahead),
+        {SHIFT},
+    ),
     "scale_by_adam": (nj.scale_by_adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "adam": (nj.adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "adamw": (nj.adamw(), {HOMOGENEITY, SUPERPOSITION, SHIFT, PARAMETERS}),
     "add_decoupled_weight_decay": (nj.add_decoupled_weight_decay(0.1), {PARAMETERS}),
-    "clip_by_rms": (nj.clip_by_rms(1.0), {HOMOGENEITY, SUPERPOSITION}),
+    "clip_by_block_rms": (nj.clip_by_block_rms(1.0), {HOMOGENEITY, SUPERPOSITION}),
     "scale_by_factored_rms": (nj.scale_by_factored_rms(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "scale_by_relative_step": (nj.scale_by_relative_step(), {SHIFT, PARAMETERS}),
     "adafactor": (nj.adafactor(), set(theory.Linearity._fields)),
@@ -179,7 +184,7 @@ def test_errors_in_closed_form(x64):
     assert float(errors.homogeneity) == pytest.approx(1.0, abs=1e-7)
     assert float(errors.shift) == 0
     # A rate that falls by half a step has halved after a delay of one, and so on.
-    errors = theory.linearity(nj.scale_by_rate(1.0, lambda step: 0.5**step))
+    errors = theory.linearity(nj.scale_by_learning_rate(1.0, lambda step: 0.5**step))
     assert float(errors.shift) == pytest.approx(1.0)
     assert float(errors.homogeneity) <= 1e-15
     # Decay acts on parameters of 1 by 0.1; the input is below 1.5.

@@ -409,7 +409,7 @@ def test_stationary_loss_is_that_of_long_runs():
         tx = nj.nested_momentum(0.01, levels, max_levels=5)
         problem = nj.drifting_regression(10, data_levels, max_levels=5)
         key = jax.random.key(seed)
-        return {"loss": nj.rollout(tx, problem, key, 10_000, warmup=4000).loss}
+        return {"loss": nj.rollout(tx, problem, key, 10_000, warmup=4000).mean_loss}
 
     grid = nj.Grid(levels=range(1, 6), data_levels=data_levels, seed=range(seeds))
     losses = nj.sweep(run, grid, progress=False).loss.values

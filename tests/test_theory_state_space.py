@@ -54,8 +54,8 @@ def test_a_system_does_what_its_transform_does(x64, name):
     [
         ("scale_by_nested_momentum", 2),  # The stage of decay 0 is none.
         ("scale_by_nested_momentum[deep]", 18),
-        ("scale_by_rate", 0),
-        ("nesterov_momentum", 1),
+        ("scale_by_learning_rate", 0),
+        ("scale_by_nesterov_momentum", 1),
         ("nested_momentum", 3),
         ("with_metrics", 1),
         ("optax.inject_hyperparams", 1),

@@ -35,13 +35,13 @@ class Descent(NamedTuple):
     Attributes:
         rows: The parameters and, below them, the momenta, outermost first.
         counted: Sum of the losses that are counted.
-        first_beyond: First step whose loss was not within the bound; the largest integer if
+        diverged_at: First step whose loss was not within the bound; the largest integer if
             there was none.
     """
 
     rows: Float[Array, "rows lanes"]
     counted: Float[Array, ""]
-    first_beyond: Int[Array, ""]
+    diverged_at: Int[Array, ""]
 
 
 def lanes(size: int) -> int:
@@ -154,7 +154,7 @@ def _drift_kernel(multiply_add, keeps, takes, rows, inflows, new_rows, outflows)
 
 
 def _descent_kernel(
-    multiply_add, numbers, steps, rows, features, targets, new_rows, counted, first_beyond
+    multiply_add, numbers, steps, rows, features, targets, new_rows, counted, diverged_at
 ):
     runs, stages, shape = rows.shape[0], rows.shape[1] - 1, (rows.shape[0], rows.shape[2])
     number, step_number = _entries(numbers, 1), _entries(steps, 1)
@@ -187,7 +187,7 @@ def _descent_kernel(
         return params, (*moved, *momenta[depth:]), *totals
 
     depths = [*range(STAGES_OF_A_LOOP, stages, STAGES_OF_A_LOOP), stages]
-    params, momenta, counted[...], first_beyond[...] = jax.lax.switch(
+    params, momenta, counted[...], diverged_at[...] = jax.lax.switch(
         jnp.max(which) if which.ndim else which,
         [functools.partial(loop, depth) for depth in depths],
         rows[:, 0],
@@ -209,7 +209,7 @@ def _wide(number, shape):
 
 
 def _moved(multiply_add, keeps, takes, momenta, inflow):
-    """Move a cascade one step on, as `nested_jax._cascade.cascade` does."""
+    """Move a cascade one step on, as `nested_jax._core.cascade.cascade` does."""
     fresh = []
     for keep, take, momentum in zip(keeps[::-1], takes[::-1], momenta[::-1], strict=True):
         inflow = multiply_add(take, inflow, keep * momentum)

@@ -9,38 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from nested_jax._cascade import stage_decays
-from nested_jax._checks import as_scalars, check_choice, check_non_negative
-from nested_jax._draws import source_of_draws
-from nested_jax._dtypes import complement
-from nested_jax._types import ScalarLike
+from nested_jax._core.cascade import stage_decays
+from nested_jax._core.checks import as_scalars, check_choice, check_non_negative
+from nested_jax._core.draws import source_of_draws
+from nested_jax._core.dtypes import complement
+from nested_jax._core.types import ScalarLike
+from nested_jax._rollout import rollout
 from nested_jax.kernels._blocks import descent_block, drift_block, lanes, loop_of, padded
 from nested_jax.optimizers import nested_momentum
 from nested_jax.problems import drifting_regression
-from nested_jax.rollout import rollout
 
 IMPLEMENTATIONS = ("scan", "pallas", "interpret")
 # Steps that are drawn at once and stay in one kernel: ten launches of it for the level sweep.
 STEPS_OF_A_BLOCK = 3000
 
 
-class RegressionTrace(NamedTuple):
+class RegressionRollout(NamedTuple):
     """What a run of `regression_rollout` reports, as in `nested_jax.Trace`.
 
     Attributes:
-        loss: Mean loss over the steps from `warmup` on.
-        first_beyond: First step whose loss was above `bound` or not finite; -1 if none was.
+        mean_loss: Mean loss over the steps from `warmup` on.
+        diverged_at: First step whose loss was above `bound` or not finite; -1 if none was.
         params: Parameters after the last step.
     """
 
-    loss: Float[Array, ""]
-    first_beyond: Int[Array, ""]
+    mean_loss: Float[Array, ""]
+    diverged_at: Int[Array, ""]
     params: Float[Array, " features"]
 
     @property
     def diverged(self) -> Bool[Array, ""]:
         """Whether any loss was above the bound or not finite."""
-        return self.first_beyond >= 0
+        return self.diverged_at >= 0
 
 
 def regression_rollout(
@@ -60,7 +60,7 @@ def regression_rollout(
     initial: tuple[Any, Any] | None = None,
     draws: Any = None,
     implementation: str = "scan",
-) -> RegressionTrace:
+) -> RegressionRollout:
     r"""Run nested momentum on a drifting regression: by a scan, or by kernels made for it.
 
     It is `rollout(nested_momentum(learning_rate, decays=decays), problem, key, steps, ...)` for
@@ -102,7 +102,7 @@ def regression_rollout(
             or ``"interpret"``, the kernels run step by step on any device, slowly. Static.
 
     Returns:
-        A `RegressionTrace`.
+        A `RegressionRollout`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -115,7 +115,7 @@ def regression_rollout(
         >>> from nested_jax import kernels
         >>> decays = nj.nested_decays(3, 0.95)
         >>> trace = kernels.regression_rollout(decays, 1e-2, jax.random.key(0), 2000, warmup=500)
-        >>> bool(trace.loss < 1), bool(trace.diverged)
+        >>> bool(trace.mean_loss < 1), bool(trace.diverged)
         (True, False)
     """
     check_choice("implementation", implementation, IMPLEMENTATIONS)
@@ -125,11 +125,11 @@ def regression_rollout(
     )
     tx = nested_momentum(learning_rate, decays=decays)
 
-    def scan() -> RegressionTrace:
+    def scan() -> RegressionRollout:
         trace = rollout(
             tx, problem, key, steps, warmup=warmup, bound=bound, initial=initial, draws=draws
         )
-        return RegressionTrace(trace.loss, trace.first_beyond, trace.params)
+        return RegressionRollout(trace.mean_loss, trace.diverged_at, trace.params)
 
     if implementation == "scan":
         return scan()
@@ -173,7 +173,7 @@ class _Carry(NamedTuple):
     rows: Array
     weights: Array
     total: Array
-    first_beyond: Array
+    diverged_at: Array
 
 
 def _by_kernels(
@@ -190,7 +190,7 @@ def _by_kernels(
     initial,
     draws,
     interpret,
-) -> RegressionTrace:
+) -> RegressionRollout:
     """Run by two kernels a block of steps: the drift, whose rows give the targets, the descent."""
     key_init, key_draw = (None, None) if key is None else jax.random.split(key)
     params, world = problem.init(key_init) if initial is None else initial
@@ -220,7 +220,7 @@ def _by_kernels(
             targets + cast(noise_std) * chance.noise,
             interpret,
         )
-        first = jnp.minimum(carry.first_beyond, found.first_beyond)
+        first = jnp.minimum(carry.diverged_at, found.diverged_at)
         return _Carry(found.rows, weights, carry.total + found.counted, first)
 
     rows = jnp.zeros((1 + len(decays), lanes(dim + 1)), params.dtype)
@@ -228,7 +228,7 @@ def _by_kernels(
         rows=rows.at[0, : dim + 1].set(params),
         weights=padded(jnp.stack(world.weights)),
         total=jnp.zeros((), params.dtype),
-        first_beyond=jnp.full((), steps, jnp.int32),
+        diverged_at=jnp.full((), steps, jnp.int32),
     )
     block = min(steps, STEPS_OF_A_BLOCK)
     starts = block * jnp.arange(steps // block, dtype=jnp.int32)
@@ -236,8 +236,8 @@ def _by_kernels(
     if steps % block:
         start = jnp.full((), steps - steps % block, jnp.int32)
         carry = run_block(carry, start, steps % block)
-    return RegressionTrace(
-        loss=carry.total / (steps - warmup),
-        first_beyond=jnp.where(carry.first_beyond < steps, carry.first_beyond, -1),
+    return RegressionRollout(
+        mean_loss=carry.total / (steps - warmup),
+        diverged_at=jnp.where(carry.diverged_at < steps, carry.diverged_at, -1),
         params=carry.rows[0, : dim + 1],
     )

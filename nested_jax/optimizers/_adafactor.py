@@ -5,17 +5,17 @@ from typing import Any
 
 import optax
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_callable,
     check_choice,
     check_non_negative,
     check_positive,
     check_unit_interval,
 )
-from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax._core.types import Params, ScalarLike, ScalarOrSchedule, Schedule
 from nested_jax.transforms import (
     add_decoupled_weight_decay,
-    clip_by_rms,
+    clip_by_block_rms,
     scale_by_factored_rms,
     scale_by_nested_momentum,
     scale_by_relative_step,
@@ -141,7 +141,7 @@ def adafactor(
             min_dim_size_to_factor=min_dim_size_to_factor,
             factored_dims=factored_dims,
         ),
-        *([] if clip_threshold is None else [clip_by_rms(clip_threshold)]),
+        *([] if clip_threshold is None else [clip_by_block_rms(clip_threshold)]),
         *([step, *average, *late] if averages_steps else [*average, step]),
         add_decoupled_weight_decay(
             weight_decay, schedule=schedule, normalized=normalized, mask=mask

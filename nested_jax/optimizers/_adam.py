@@ -5,14 +5,14 @@ from typing import Any
 
 import optax
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_flag,
 )
-from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax._core.types import Params, ScalarLike, ScalarOrSchedule, Schedule
 from nested_jax.transforms import (
     add_decoupled_weight_decay,
     scale_by_adam,
-    scale_by_rate,
+    scale_by_learning_rate,
 )
 
 
@@ -52,7 +52,7 @@ def adam(
         >>> tx = nj.adam(3e-4, b2=0.99, amsgrad=True)
     """
     return optax.chain(
-        scale_by_adam(b1, b2, eps, amsgrad=amsgrad), scale_by_rate(learning_rate, schedule)
+        scale_by_adam(b1, b2, eps, amsgrad=amsgrad), scale_by_learning_rate(learning_rate, schedule)
     )
 
 
@@ -105,7 +105,7 @@ def adamw(
     check_flag("decay_times_rate", decay_times_rate)
     return optax.chain(
         scale_by_adam(b1, b2, eps),
-        scale_by_rate(learning_rate, schedule),
+        scale_by_learning_rate(learning_rate, schedule),
         add_decoupled_weight_decay(
             weight_decay,
             learning_rate=learning_rate if decay_times_rate else None,

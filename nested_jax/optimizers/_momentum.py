@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import optax
 
-from nested_jax._types import ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax._core.types import ScalarLike, ScalarOrSchedule, Schedule
 from nested_jax.transforms import (
     nested_decays,
-    nesterov_momentum,
     scale_by_accumulated_momentum,
+    scale_by_learning_rate,
     scale_by_nested_momentum,
-    scale_by_rate,
+    scale_by_nesterov_momentum,
 )
 
 
@@ -49,7 +49,9 @@ def momentum(
         >>> round(float(update), 4)  # -0.1 (1 + 0.5 + 0.25), on its way to -0.2
         -0.175
     """
-    return optax.chain(scale_by_accumulated_momentum(decay), scale_by_rate(learning_rate, schedule))
+    return optax.chain(
+        scale_by_accumulated_momentum(decay), scale_by_learning_rate(learning_rate, schedule)
+    )
 
 
 def nested_momentum(
@@ -103,7 +105,7 @@ def nested_momentum(
         decays = nested_decays(levels, decay, max_levels)
     return optax.chain(
         scale_by_nested_momentum(decays, debias, readout=readout),
-        scale_by_rate(learning_rate, schedule),
+        scale_by_learning_rate(learning_rate, schedule),
     )
 
 
@@ -120,7 +122,7 @@ def nesterov(
 
     The parameters are :math:`p = \theta + \rho_t s`, where the next gradient is due;
     `nesterov_iterate(params, state)` gives :math:`\theta`. For constant rate and decay it is
-    `optax.sgd(learning_rate, momentum=decay, nesterov=True)`; see `nesterov_momentum`.
+    `optax.sgd(learning_rate, momentum=decay, nesterov=True)`; see `scale_by_nesterov_momentum`.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
@@ -138,4 +140,4 @@ def nesterov(
         >>> import nested_jax as nj
         >>> tx = nj.nesterov(0.01, decay=lambda step: step / (step + 3))
     """
-    return nesterov_momentum(learning_rate, decay, schedule=schedule)
+    return scale_by_nesterov_momentum(learning_rate, decay, schedule=schedule)

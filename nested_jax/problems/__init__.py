@@ -10,6 +10,8 @@ from nested_jax.problems._drifting_regression import (
 )
 from nested_jax.problems._drifting_regression import RegressionBatch as RegressionBatch
 from nested_jax.problems._drifting_regression import drifting_regression as drifting_regression
+from nested_jax.problems._folds import held_out_masks as held_out_masks
+from nested_jax.problems._folds import split_indices as split_indices
 from nested_jax.problems._online import OnlineBatch as OnlineBatch
 from nested_jax.problems._online import OnlineWorld as OnlineWorld
 from nested_jax.problems._online import online_comparator as online_comparator

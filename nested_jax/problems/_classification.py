@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_below,
     check_callable,
     check_count,
@@ -17,8 +17,8 @@ from nested_jax._checks import (
     is_traced,
     record,
 )
-from nested_jax._dtypes import widened
-from nested_jax._types import Params, ScalarLike
+from nested_jax._core.dtypes import widened
+from nested_jax._core.types import Params, ScalarLike
 from nested_jax.problems._problem import Problem
 
 
@@ -69,7 +69,7 @@ def classification(
         labels: The class of each, integers from 0.
         batch_size: b >= 1, static.
         folds: Which examples each fold holds out, boolean of shape (folds, examples), as
-            `nested_jax.fold_masks` returns them; none if not given.
+            `nested_jax.held_out_masks` returns them; none if not given.
         fold: Which fold holds out, an integer from 0; may be traced.
 
     Returns:

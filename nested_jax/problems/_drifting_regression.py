@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nested_jax._cascade import cascade, check_levels, stage_decays
-from nested_jax._checks import check_non_negative, check_static_count
-from nested_jax._dtypes import complement, widened
-from nested_jax._types import ScalarLike
+from nested_jax._core.cascade import cascade, check_levels, stage_decays
+from nested_jax._core.checks import check_non_negative, check_static_count
+from nested_jax._core.dtypes import complement, widened
+from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
 
 MODEL_INIT_STD = 2.0  # Of the published experiment; large, so that learning shows.

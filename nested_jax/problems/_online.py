@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nested_jax._checks import check_non_negative, check_positive, is_traced
-from nested_jax._dtypes import widened
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import check_non_negative, check_positive, is_traced
+from nested_jax._core.dtypes import widened
+from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
 
 SUM_TOLERANCE = 1e-6  # Of probabilities that come in float32.
@@ -127,7 +127,7 @@ def online_comparator(world: OnlineWorld, radius: ScalarLike = 1.0) -> Float[Arr
     and 0 where :math:`B_i` is.
 
     Args:
-        world: The world after the steps in question, such as `Trace.world`.
+        world: The world after the steps in question, such as `Rollout.world`.
         radius: r > 0, may be traced.
 
     Returns:
@@ -162,8 +162,8 @@ def online_regret(
     .. math:: R(T) = \sum_{t=1}^T f_t(\theta_t) - \min_{|\theta_i| \le r} \sum_{t=1}^T f_t(\theta)
 
     Args:
-        loss: The sum of the losses so far: T times `Trace.loss`, of a run without warm-up.
-        world: The world after these T steps, such as `Trace.world`.
+        loss: The sum of the losses so far: T times `Rollout.mean_loss`, of a run without warm-up.
+        world: The world after these T steps, such as `Rollout.world`.
         radius: r > 0, may be traced.
 
     Returns:
@@ -177,7 +177,7 @@ def online_regret(
         >>> import jax, nested_jax as nj
         >>> problem = nj.online_convex([[1.0]])
         >>> trace = nj.rollout(nj.momentum(0.25, decay=0.0), problem, jax.random.key(0), 4)
-        >>> float(nj.online_regret(4 * trace.loss, trace.world))  # -1.5 on the way, -4 at -1
+        >>> float(nj.online_regret(4 * trace.mean_loss, trace.world))  # -1.5 on the way, -4 at -1
         2.5
     """
     best = online_comparator(world, radius)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._checks import as_scalars, check_finite, check_non_negative
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import as_scalars, check_finite, check_non_negative
+from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
 
 
@@ -48,7 +48,7 @@ def quadratic(
         >>> problem = nj.quadratic([1.0, 100.0])
         >>> tx = nj.momentum(4 / 11**2, decay=(9 / 11) ** 2)  # the best for a condition of 100
         >>> trace = nj.rollout(tx, problem, jax.random.key(0), 200, stride=100)
-        >>> bool(trace.curve[1] < 1e-10 * trace.curve[0])
+        >>> bool(trace.loss_curve[1] < 1e-10 * trace.loss_curve[0])
         True
     """
     curvatures = as_scalars("eigenvalues", eigenvalues)

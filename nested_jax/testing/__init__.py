@@ -80,7 +80,7 @@ def check_contract(case: Case) -> None:
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.testing import Case, check_contract
-        >>> check_contract(Case("rate", nj.scale_by_rate, {"learning_rate": (0.1, 0.2)}))
+        >>> check_contract(Case("rate", nj.scale_by_learning_rate, {"learning_rate": (0.1, 0.2)}))
     """
     for check in CHECKS:
         check(case)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nested_jax._checks import check_choice
+from nested_jax._core.checks import check_choice
 
 # Both sides of a comparison are one recurrence in float32 over a few steps, fused differently.
 RTOL = 1e-5

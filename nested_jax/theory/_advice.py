@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nested_jax._checks import check_choice, check_positive, is_traced
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import check_choice, check_positive, is_traced
+from nested_jax._core.types import ScalarLike
 from nested_jax.theory._mean_square import mean_square_limit
 from nested_jax.theory._responses import dc_gain
 from nested_jax.theory._state_space import System

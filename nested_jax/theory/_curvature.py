@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from matfree import decomp
 
-from nested_jax._checks import check_callable, check_static_count
-from nested_jax._types import Params
+from nested_jax._core.checks import check_callable, check_static_count
+from nested_jax._core.types import Params
 
 ITERATIONS = 64
 """Products with the matrix by default: enough for the ends of most spectra, exact up to here."""

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._checks import check_count, is_traced
-from nested_jax._dtypes import complement
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import check_count, is_traced
+from nested_jax._core.dtypes import complement
+from nested_jax._core.types import ScalarLike
 from nested_jax.theory._solving import solve
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from nested_jax._checks import check_transformation, is_traced
+from nested_jax._core.checks import check_transformation, is_traced
 
 # The input lasts a quarter of the run, so that it can be delayed and its echo be heard.
 STEPS, BURST = 64, 16

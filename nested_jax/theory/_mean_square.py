@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nested_jax._checks import check_count, check_flag, check_non_negative, check_positive
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import check_count, check_flag, check_non_negative, check_positive
+from nested_jax._core.types import ScalarLike
 from nested_jax.theory._discounted_energy import discounted_energy
 from nested_jax.theory._stability import (
     closed_loop,

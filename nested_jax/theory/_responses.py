@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_non_negative,
     check_number,
     check_static_count,
     check_unit_interval,
     is_traced,
 )
-from nested_jax._types import ScalarLike
+from nested_jax._core.types import ScalarLike
 from nested_jax.theory._geometric import is_negligible, late_power, spectral_radius
 from nested_jax.theory._solving import solve
 from nested_jax.theory._state_space import StateSpace, System, as_state_space, simulated

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_count,
     check_unit_interval,
     is_traced,
     record,
 )
-from nested_jax._types import ScalarLike
+from nested_jax._core.types import ScalarLike
 from nested_jax.theory._responses import dc_gain, response
 from nested_jax.theory._state_space import StateSpace, System, as_state_space
 

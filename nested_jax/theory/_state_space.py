@@ -11,10 +11,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from nested_jax._checks import as_scalars, check_transformation, check_unit_interval, is_traced
-from nested_jax._dtypes import complement
-from nested_jax._jaxpr import influential
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import as_scalars, check_transformation, check_unit_interval, is_traced
+from nested_jax._core.dtypes import complement
+from nested_jax._core.jaxpr import influential
+from nested_jax._core.types import ScalarLike
 from nested_jax.theory._linearity import (
     Linearity,
     check_linearity,
@@ -23,7 +23,7 @@ from nested_jax.theory._linearity import (
     tested,
 )
 
-# Zero updates before the linearisation: `nesterov_momentum` knows its decay after the first.
+# Zero updates before the linearisation: `scale_by_nesterov_momentum` knows its decay after the first.
 SETTLING = 2
 # What was measured of the latest transforms: several questions are asked of one, and each would
 # compile its tests again. Identities of its functions, dtype -> the transform, what was found.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     as_scalars,
     check_count,
     check_fraction,
@@ -17,8 +17,8 @@ from nested_jax._checks import (
     check_unit_interval,
     is_traced,
 )
-from nested_jax._dtypes import complement
-from nested_jax._types import ScalarLike
+from nested_jax._core.dtypes import complement
+from nested_jax._core.types import ScalarLike
 from nested_jax.theory._state_space import StateSpace, cascade, cascade_dynamics
 
 
@@ -51,7 +51,7 @@ def heavy_ball(decay: ScalarLike = 0.9) -> StateSpace:
 def nesterov(decay: ScalarLike = 0.9) -> StateSpace:
     r"""Return momentum that looks ahead, :math:`H(z) = 1 + \rho z / (z - \rho)`.
 
-    It is `optax.trace(decay, nesterov=True)`; `nesterov_momentum(rate, decay)` is minus the rate
+    It is `optax.trace(decay, nesterov=True)`; `scale_by_nesterov_momentum(rate, decay)` is minus the rate
     times it. The gain is :math:`1 / (1 - \rho)`.
 
     Args:
@@ -69,7 +69,7 @@ def nesterov(decay: ScalarLike = 0.9) -> StateSpace:
         4.0
 
     References:
-        Nesterov (1983), Soviet Mathematics Doklady 27, 372-376; see `nesterov_momentum`.
+        Nesterov (1983), Soviet Mathematics Doklady 27, 372-376; see `scale_by_nesterov_momentum`.
     """
     check_unit_interval("decay", decay)
     return _one_state(decay, 1.0, decay * decay, 1.0 + decay)

@@ -2,8 +2,8 @@
 
 from nested_jax.transforms._adam import ScaleByAdamState as ScaleByAdamState
 from nested_jax.transforms._adam import scale_by_adam as scale_by_adam
-from nested_jax.transforms._clipping import ClipByRmsState as ClipByRmsState
-from nested_jax.transforms._clipping import clip_by_rms as clip_by_rms
+from nested_jax.transforms._clipping import ClipByBlockRmsState as ClipByBlockRmsState
+from nested_jax.transforms._clipping import clip_by_block_rms as clip_by_block_rms
 from nested_jax.transforms._factored_rms import FactoredMoment as FactoredMoment
 from nested_jax.transforms._factored_rms import ScaleByFactoredRmsState as ScaleByFactoredRmsState
 from nested_jax.transforms._factored_rms import scale_by_factored_rms as scale_by_factored_rms
@@ -11,21 +11,27 @@ from nested_jax.transforms._metrics import Metrics as Metrics
 from nested_jax.transforms._metrics import WithMetricsState as WithMetricsState
 from nested_jax.transforms._metrics import metrics_of as metrics_of
 from nested_jax.transforms._metrics import with_metrics as with_metrics
-from nested_jax.transforms._momentum import AccumulatedMomentumState as AccumulatedMomentumState
+from nested_jax.transforms._momentum import (
+    ScaleByAccumulatedMomentumState as ScaleByAccumulatedMomentumState,
+)
 from nested_jax.transforms._momentum import (
     scale_by_accumulated_momentum as scale_by_accumulated_momentum,
 )
-from nested_jax.transforms._nested_momentum import NestedMomentumState as NestedMomentumState
+from nested_jax.transforms._nested_momentum import (
+    ScaleByNestedMomentumState as ScaleByNestedMomentumState,
+)
 from nested_jax.transforms._nested_momentum import matched_delay_decays as matched_delay_decays
 from nested_jax.transforms._nested_momentum import nested_decays as nested_decays
 from nested_jax.transforms._nested_momentum import (
     scale_by_nested_momentum as scale_by_nested_momentum,
 )
-from nested_jax.transforms._nesterov import NesterovMomentumState as NesterovMomentumState
+from nested_jax.transforms._nesterov import (
+    ScaleByNesterovMomentumState as ScaleByNesterovMomentumState,
+)
 from nested_jax.transforms._nesterov import nesterov_iterate as nesterov_iterate
-from nested_jax.transforms._nesterov import nesterov_momentum as nesterov_momentum
-from nested_jax.transforms._rate import ScaleByRateState as ScaleByRateState
-from nested_jax.transforms._rate import scale_by_rate as scale_by_rate
+from nested_jax.transforms._nesterov import scale_by_nesterov_momentum as scale_by_nesterov_momentum
+from nested_jax.transforms._rate import ScaleByLearningRateState as ScaleByLearningRateState
+from nested_jax.transforms._rate import scale_by_learning_rate as scale_by_learning_rate
 from nested_jax.transforms._relative_step import (
     ScaleByRelativeStepState as ScaleByRelativeStepState,
 )

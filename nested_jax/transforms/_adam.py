@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._cascade import average
-from nested_jax._checks import check_flag, check_non_negative, check_unit_interval
-from nested_jax._dtypes import (
+from nested_jax._core.cascade import average
+from nested_jax._core.checks import check_flag, check_non_negative, check_unit_interval
+from nested_jax._core.dtypes import (
     cast,
     check_updates,
     complement,
@@ -20,7 +20,7 @@ from nested_jax._dtypes import (
     widened_real,
     zeros_widened,
 )
-from nested_jax._types import ScalarLike, Updates
+from nested_jax._core.types import ScalarLike, Updates
 
 
 class ScaleByAdamState(NamedTuple):

@@ -7,16 +7,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._checks import check_positive
-from nested_jax._dtypes import check_arrays, root_mean_square, transformation, widened, widened_real
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import check_positive
+from nested_jax._core.dtypes import (
+    check_arrays,
+    root_mean_square,
+    transformation,
+    widened,
+    widened_real,
+)
+from nested_jax._core.types import ScalarLike
 
 # Scalars that XLA may compare in one program.
 GROUP = 64
 
 
-class ClipByRmsState(NamedTuple):
-    """State of `clip_by_rms`: what the last update showed, for `with_metrics`.
+class ClipByBlockRmsState(NamedTuple):
+    """State of `clip_by_block_rms`: what the last update showed, for `with_metrics`.
 
     Attributes:
         rms: The largest root mean square of a leaf before clipping; 0 before the first update.
@@ -27,7 +33,7 @@ class ClipByRmsState(NamedTuple):
     factor: jax.Array
 
 
-def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
+def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
     r"""Shrink each leaf whose root mean square is above a threshold.
 
     .. math:: u \leftarrow \frac{u}{\max(1, \mathrm{RMS}(u) / d)}, \quad
@@ -52,7 +58,7 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
-        >>> tx = nj.clip_by_rms(2.0)
+        >>> tx = nj.clip_by_block_rms(2.0)
         >>> updates = {"low": jnp.array([1.0, -1.0]), "high": jnp.array([4.0, -4.0])}
         >>> updates, state = tx.update(updates, tx.init(updates))
         >>> updates["low"], updates["high"]
@@ -71,7 +77,7 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         # Of widened dtypes: float8 and float32 are not promoted to one.
         dtypes = [widened_real(p.dtype) for p in jax.tree.leaves(params)]
         dtype = jnp.result_type(jnp.float32, *dtypes)
-        return ClipByRmsState(rms=jnp.zeros((), dtype), factor=jnp.ones((), dtype))
+        return ClipByBlockRmsState(rms=jnp.zeros((), dtype), factor=jnp.ones((), dtype))
 
     def update_fn(updates, state, params):
         del params
@@ -81,7 +87,7 @@ def clip_by_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         values = [rms.astype(state.rms.dtype) for _, rms in clipped]
         rms = _largest(values, jnp.zeros_like(state.rms))
         # The factor falls with the root mean square: the largest of one is the smallest of other.
-        fresh = ClipByRmsState(rms=rms, factor=_factor(rms, threshold))
+        fresh = ClipByBlockRmsState(rms=rms, factor=_factor(rms, threshold))
         return treedef.unflatten([u for u, _ in clipped]), fresh
 
     return transformation(init_fn, update_fn)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_choice,
     check_flag,
     check_fraction,
@@ -16,7 +16,7 @@ from nested_jax._checks import (
     check_static_count,
     check_unit_interval,
 )
-from nested_jax._dtypes import (
+from nested_jax._core.dtypes import (
     check_arrays,
     complement,
     incremented,
@@ -26,7 +26,7 @@ from nested_jax._dtypes import (
     widened,
     widened_real,
 )
-from nested_jax._types import ScalarLike, ScalarOrSchedule
+from nested_jax._core.types import ScalarLike, ScalarOrSchedule
 
 # How the axes of an array are ordered; its last two are factored. Equal sizes: the later axis.
 AXIS_ORDERS = {

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._checks import check_transformation
-from nested_jax._dtypes import cast, in_dtype, root, squared, widened, with_arrays
-from nested_jax._types import OptState
+from nested_jax._core.checks import check_transformation
+from nested_jax._core.dtypes import cast, in_dtype, root, squared, widened, with_arrays
+from nested_jax._core.types import OptState
 from nested_jax.transforms._adam import ScaleByAdamState
-from nested_jax.transforms._clipping import ClipByRmsState
-from nested_jax.transforms._nesterov import NesterovMomentumState
-from nested_jax.transforms._rate import ScaleByRateState
+from nested_jax.transforms._clipping import ClipByBlockRmsState
+from nested_jax.transforms._nesterov import ScaleByNesterovMomentumState
+from nested_jax.transforms._rate import ScaleByLearningRateState
 from nested_jax.transforms._relative_step import ScaleByRelativeStepState
 from nested_jax.transforms._weight_decay import AddDecoupledWeightDecayState
 
-RATE_STATES = (ScaleByRateState, ScaleByRelativeStepState, NesterovMomentumState)
+RATE_STATES = (ScaleByLearningRateState, ScaleByRelativeStepState, ScaleByNesterovMomentumState)
 INJECTED_STATES = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
 
 
@@ -26,8 +26,8 @@ class Metrics(NamedTuple):
 
     Attributes:
         gradient_norm: Euclidean norm of all that came in.
-        update_rms: Largest root mean square of a leaf before `clip_by_rms`.
-        clip_factor: Smallest factor a leaf was multiplied by in `clip_by_rms`.
+        update_rms: Largest root mean square of a leaf before `clip_by_block_rms`.
+        clip_factor: Smallest factor a leaf was multiplied by in `clip_by_block_rms`.
         step_rms: Root mean square, over all entries, of what left: the effective step.
         signal_to_noise: Mean over all entries of :math:`|\hat m| / \sqrt{\hat v}` in
             `scale_by_adam`, 0 where both are 0; also of the unmaximised v with `amsgrad`.
@@ -158,7 +158,7 @@ def _find(state: OptState, kinds: Any) -> list[Any]:
 
 
 def _measure(updates, steps, inner) -> Metrics:
-    clips, decays = _find(inner, ClipByRmsState), _find(inner, AddDecoupledWeightDecayState)
+    clips, decays = _find(inner, ClipByBlockRmsState), _find(inner, AddDecoupledWeightDecayState)
     rates = [link.rate for link in _find(inner, RATE_STATES)]
     if not rates:
         injected = [link.hyperparams for link in _find(inner, INJECTED_STATES)]

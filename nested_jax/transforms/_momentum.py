@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import optax
 
-from nested_jax._checks import check_unit_interval
-from nested_jax._dtypes import (
+from nested_jax._core.checks import check_unit_interval
+from nested_jax._core.dtypes import (
     cast,
     check_updates,
     in_dtype,
@@ -14,10 +14,10 @@ from nested_jax._dtypes import (
     transformation,
     zeros_widened,
 )
-from nested_jax._types import ScalarLike, Updates
+from nested_jax._core.types import ScalarLike, Updates
 
 
-class AccumulatedMomentumState(NamedTuple):
+class ScaleByAccumulatedMomentumState(NamedTuple):
     """State of `scale_by_accumulated_momentum`.
 
     Attributes:
@@ -64,7 +64,7 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
     check_unit_interval("decay", decay)
 
     def init_fn(params):
-        return AccumulatedMomentumState(momentum=zeros_widened(params))
+        return ScaleByAccumulatedMomentumState(momentum=zeros_widened(params))
 
     def update_fn(updates, state, params):
         del params
@@ -73,6 +73,6 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
         momentum = jax.tree.map(
             lambda s, u: factor(s.dtype)[0] * s + cast(u, s.dtype), state.momentum, updates
         )
-        return narrowed(momentum, updates), AccumulatedMomentumState(momentum=momentum)
+        return narrowed(momentum, updates), ScaleByAccumulatedMomentumState(momentum=momentum)
 
     return transformation(init_fn, update_fn)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nested_jax._cascade import cascade, check_levels, stage_decays
-from nested_jax._checks import (
+from nested_jax._core.cascade import cascade, check_levels, stage_decays
+from nested_jax._core.checks import (
     as_scalars,
     check_choice,
     check_flag,
@@ -18,7 +18,7 @@ from nested_jax._checks import (
     is_traced,
     on_host,
 )
-from nested_jax._dtypes import (
+from nested_jax._core.dtypes import (
     cast,
     check_updates,
     complement,
@@ -27,12 +27,12 @@ from nested_jax._dtypes import (
     transformation,
     zeros_widened,
 )
-from nested_jax._types import ScalarLike, Updates
+from nested_jax._core.types import ScalarLike, Updates
 
 READOUTS = ("last", "zero_lag", "mean")
 
 
-class NestedMomentumState(NamedTuple):
+class ScaleByNestedMomentumState(NamedTuple):
     r"""State of `scale_by_nested_momentum`, which needs no count of steps.
 
     Attributes:
@@ -141,7 +141,7 @@ def scale_by_nested_momentum(
         momenta = tuple(zeros_widened(params) for _ in decays)
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(momenta))
         gains = tuple(jnp.zeros((), dtype) for _ in decays) if debias else ()
-        return NestedMomentumState(momenta=momenta, gains=gains)
+        return ScaleByNestedMomentumState(momenta=momenta, gains=gains)
 
     def update_fn(updates, state, params):
         del params
@@ -154,7 +154,7 @@ def scale_by_nested_momentum(
         outflow = momenta[0] if momenta else updates
         if weights is not None and momenta:
             outflow = _combined(weights, (*momenta, updates))
-        return narrowed(outflow, updates), NestedMomentumState(momenta=momenta, gains=gains)
+        return narrowed(outflow, updates), ScaleByNestedMomentumState(momenta=momenta, gains=gains)
 
     return transformation(init_fn, update_fn)
 

@@ -6,19 +6,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._cascade import average
-from nested_jax._checks import (
+from nested_jax._core.cascade import average
+from nested_jax._core.checks import (
     check_callable,
     check_non_negative,
     check_number_or_schedule,
     check_unit_interval,
 )
-from nested_jax._dtypes import check_updates, incremented, narrowed, transformation, zeros_widened
-from nested_jax._types import OptState, Params, ScalarOrSchedule, Schedule, Updates
+from nested_jax._core.dtypes import (
+    check_updates,
+    incremented,
+    narrowed,
+    transformation,
+    zeros_widened,
+)
+from nested_jax._core.types import OptState, Params, ScalarOrSchedule, Schedule, Updates
 
 
-class NesterovMomentumState(NamedTuple):
-    r"""State of `nesterov_momentum`.
+class ScaleByNesterovMomentumState(NamedTuple):
+    r"""State of `scale_by_nesterov_momentum`.
 
     Attributes:
         count: Number of updates so far, int32.
@@ -35,7 +41,7 @@ class NesterovMomentumState(NamedTuple):
     rate: jax.Array
 
 
-def nesterov_momentum(
+def scale_by_nesterov_momentum(
     learning_rate: ScalarOrSchedule,
     decay: ScalarOrSchedule = 0.9,
     *,
@@ -86,7 +92,7 @@ def nesterov_momentum(
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
-        >>> tx = nj.nesterov_momentum(0.5, decay=0.5)
+        >>> tx = nj.scale_by_nesterov_momentum(0.5, decay=0.5)
         >>> params = jnp.array(1.0)
         >>> update, state = tx.update(params, tx.init(params))  # the gradient of p^2 / 2 is p
         >>> params = params + update
@@ -106,7 +112,7 @@ def nesterov_momentum(
     def init_fn(params):
         count = jnp.zeros((), jnp.int32)
         scalars = (jnp.zeros((), float) for _ in range(2))
-        return NesterovMomentumState(count, zeros_widened(params), *scalars)
+        return ScaleByNesterovMomentumState(count, zeros_widened(params), *scalars)
 
     def update_fn(updates, state, params):
         del params
@@ -120,7 +126,7 @@ def nesterov_momentum(
         ahead = jnp.asarray(decay(count) if callable(decay) else decay, state.decay.dtype)
         velocity = average(state.decay, -rate, state.velocity, updates)
         step = average(ahead, -rate, velocity, updates)
-        state = NesterovMomentumState(count, velocity, ahead, rate)
+        state = ScaleByNesterovMomentumState(count, velocity, ahead, rate)
         return narrowed(step, updates), state
 
     return transformation(init_fn, update_fn)
@@ -140,7 +146,7 @@ def nesterov_iterate(params: Params, state: OptState) -> Params:
         :math:`\theta`, with the structure, shapes and dtypes of `params`.
 
     Raises:
-        ValueError: If `state` does not hold exactly one `NesterovMomentumState`.
+        ValueError: If `state` does not hold exactly one `ScaleByNesterovMomentumState`.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -151,11 +157,11 @@ def nesterov_iterate(params: Params, state: OptState) -> Params:
     """
 
     def is_found(node):
-        return isinstance(node, NesterovMomentumState)
+        return isinstance(node, ScaleByNesterovMomentumState)
 
     found = [node for node in jax.tree.leaves(state, is_leaf=is_found) if is_found(node)]
     if len(found) != 1:
-        raise ValueError(f"`state` must hold one NesterovMomentumState, got {len(found)}.")
+        raise ValueError(f"`state` must hold one ScaleByNesterovMomentumState, got {len(found)}.")
     (state,) = found
 
     def is_masked(node):

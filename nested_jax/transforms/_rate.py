@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._checks import check_callable, check_non_negative, check_number_or_schedule
-from nested_jax._dtypes import (
+from nested_jax._core.checks import check_callable, check_non_negative, check_number_or_schedule
+from nested_jax._core.dtypes import (
     cast,
     check_arrays,
     in_dtype,
@@ -16,11 +16,11 @@ from nested_jax._dtypes import (
     transformation,
     widened,
 )
-from nested_jax._types import ScalarOrSchedule, Schedule
+from nested_jax._core.types import ScalarOrSchedule, Schedule
 
 
-class ScaleByRateState(NamedTuple):
-    """State of `scale_by_rate`.
+class ScaleByLearningRateState(NamedTuple):
+    """State of `scale_by_learning_rate`.
 
     Attributes:
         count: Number of updates so far, int32.
@@ -31,7 +31,7 @@ class ScaleByRateState(NamedTuple):
     rate: jax.Array
 
 
-def scale_by_rate(
+def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule, schedule: Schedule | None = None
 ) -> optax.GradientTransformation:
     r"""Multiply updates by minus the learning rate, times a schedule's multiplier.
@@ -55,7 +55,7 @@ def scale_by_rate(
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
-        >>> tx = nj.scale_by_rate(0.5, schedule=lambda step: 0.5**step)
+        >>> tx = nj.scale_by_learning_rate(0.5, schedule=lambda step: 0.5**step)
         >>> state = tx.init(jnp.zeros(()))
         >>> for _ in range(3):
         ...     update, state = tx.update(jnp.ones(()), state)
@@ -68,7 +68,7 @@ def scale_by_rate(
 
     def init_fn(params):
         del params
-        return ScaleByRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
+        return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
 
     def update_fn(updates, state, params):
         del params
@@ -85,6 +85,6 @@ def scale_by_rate(
             return factor(wide)[0] * cast(u, wide)
 
         count = incremented(state.count)
-        return narrowed(jax.tree.map(leaf, updates), updates), ScaleByRateState(count, rate)
+        return narrowed(jax.tree.map(leaf, updates), updates), ScaleByLearningRateState(count, rate)
 
     return transformation(init_fn, update_fn)

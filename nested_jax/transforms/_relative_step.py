@@ -6,14 +6,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_callable,
     check_flag,
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import check_arrays, incremented, root_mean_square, transformation, widened
-from nested_jax._types import ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax._core.dtypes import (
+    check_arrays,
+    incremented,
+    root_mean_square,
+    transformation,
+    widened,
+)
+from nested_jax._core.types import ScalarLike, ScalarOrSchedule, Schedule
 
 DEFAULT_CAP = 1e-2  # Shazeer & Stern (2018), Algorithm 6.
 WARMUP_SLOPE = 1e-6  # Of their experiments: meets 1 / sqrt(t) at t = 10,000, where both are 1e-2.
@@ -55,7 +61,7 @@ def scale_by_relative_step(
     :math:`\rho_t = \min(\bar\rho, 1 / \sqrt t, 10^{-6} t)`, which peaks at
     :math:`10^{-2}` when :math:`t = 10^4`. Without `relative_step`,
     :math:`\rho_t = \bar\rho`; if `scale_by_parameter` is off too, so that
-    :math:`\max(\epsilon, \mathrm{RMS}(\theta))` is left out, this is `scale_by_rate`. The state
+    :math:`\max(\epsilon, \mathrm{RMS}(\theta))` is left out, this is `scale_by_learning_rate`. The state
     holds two scalars.
 
     Args:

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_callable,
     check_flag,
     check_non_negative,
     check_number_or_schedule,
 )
-from nested_jax._dtypes import (
+from nested_jax._core.dtypes import (
     cast,
     check_update,
     in_dtype,
@@ -23,7 +23,7 @@ from nested_jax._dtypes import (
     transformation,
     widened,
 )
-from nested_jax._types import Params, ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax._core.types import Params, ScalarLike, ScalarOrSchedule, Schedule
 
 
 class AddDecoupledWeightDecayState(NamedTuple):
@@ -53,7 +53,7 @@ def add_decoupled_weight_decay(
     .. math:: u \leftarrow u - \eta_t \lambda_t \theta, \quad t = 0, 1, \dots
 
     where u is what is about to be added to :math:`\theta`: this comes *last* in a chain, behind
-    `scale_by_rate`, which has put the sign and the rate. The schedule's multiplier :math:`\eta_t`
+    `scale_by_learning_rate`, which has put the sign and the rate. The schedule's multiplier :math:`\eta_t`
     scales step and decay alike; the rate does not scale the decay, so that the two can be tuned
     apart. With :math:`\lambda` the argument `weight_decay` and T the steps of the schedule's cycle
     that step t lies in,

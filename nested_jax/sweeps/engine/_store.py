@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax.sweep._job import digest
+from nested_jax.sweeps.engine._fingerprint import digest
 
 MANIFEST = "manifest.json"
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._checks import is_traced
-from nested_jax._jaxpr import (
+from nested_jax._core.checks import is_traced
+from nested_jax._core.jaxpr import (
     CALLS,
     all_eqns,
     bodies,
@@ -27,9 +27,9 @@ from nested_jax._jaxpr import (
     parameters,
     scan_of,
 )
-from nested_jax.sweep._lane_rules import is_native
-from nested_jax.sweep._lanes import Layout, Path, float_bytes, masks_of
-from nested_jax.sweep._sharing import follow, is_call, operations
+from nested_jax.sweeps.lanes._interpreter import Layout, Path, float_bytes, masks_of
+from nested_jax.sweeps.lanes._rules import is_native
+from nested_jax.sweeps.lanes._sharing import follow, is_call, operations
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -75,6 +75,7 @@ def layout_of(
     program: ClosedJaxpr,
     columns: Sequence[Mapping[str, np.ndarray]],
     whole: Sequence[bool],
+    always: bool = False,
 ) -> Layout | None:
     """Return how to lay out the points of a chunk, or None if they are better vmapped.
 
@@ -83,6 +84,7 @@ def layout_of(
         columns: The other arguments: the numbers of a chunk, one mapping an axis.
         whole: Whether all chunks have the same numbers, by axis. Only then can a program that they
             share depend on them.
+        always: Whether to lay points out even where vmap should be faster.
     """
     sizes = [len(next(iter(axis.values()))) for axis in columns]
     inputs = [mask for mask, axis in zip(masks_of(sizes), columns, strict=True) for _ in axis]
@@ -98,7 +100,7 @@ def layout_of(
             mixed[i] = np.array([chosen for chosen in choices if np.ptp(chosen)])
     axis = max(mixed, key=lambda i: len(mixed[i]), default=-1)
     in_pieces = axis >= 0 and len(mixed[axis]) > 0
-    if not _pays(program, masks, sizes, ENTRIES_IN_PIECES if in_pieces else ENTRIES):
+    if not always and not _pays(program, masks, sizes, ENTRIES_IN_PIECES if in_pieces else ENTRIES):
         return None
     if not in_pieces:
         return Layout(-1, ((),), (frozenset(alike.items()),))

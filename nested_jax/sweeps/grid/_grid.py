@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nested_jax.sweep._axes import Axis, Values, Zipped, label, listed, make_axis
+from nested_jax.sweeps.grid._axes import Axis, Values, Zipped, label, listed, make_axis
 
 
 class Grid(Mapping[str, Axis]):
@@ -16,8 +16,8 @@ class Grid(Mapping[str, Axis]):
 
     An axis of numbers is vmapped. Words, flags, None and functions make a *static* axis: its
     values reach the swept function as they are and may choose between programs, at the cost of a
-    compilation each. See `zipped` for hyperparameters that vary together, and `linear`,
-    `logarithmic`, `powers_of_two`, `uniform` and `log_uniform` for values.
+    compilation each. See `zipped` for hyperparameters that vary together, `powers_of_two` and
+    `log_uniform` for values.
 
     Args:
         **axes: One iterable of distinct values per axis, or a `zipped`. Integers stay integers

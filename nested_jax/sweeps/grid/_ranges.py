@@ -2,59 +2,7 @@
 
 import numpy as np
 
-from nested_jax._checks import check_number, check_positive, check_static_count
-
-
-def linear(low: float, high: float, size: int) -> np.ndarray:
-    """Return values at equal distances, for an axis of `Grid`.
-
-    Args:
-        low: The first value.
-        high: The last value, included; it may be the smaller.
-        size: Number of values, at least 1.
-
-    Returns:
-        Shape (size,).
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If `size` is less than 1.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> nj.linear(0, 1, 5)
-        array([0.  , 0.25, 0.5 , 0.75, 1.  ])
-    """
-    check_number("low", low)
-    check_number("high", high)
-    check_static_count("size", size, 1)
-    return np.linspace(low, high, size)
-
-
-def logarithmic(low: float, high: float, size: int) -> np.ndarray:
-    """Return values at equal ratios, for an axis of `Grid`.
-
-    Args:
-        low: The first value, positive.
-        high: The last value, positive, included; it may be the smaller.
-        size: Number of values, at least 1.
-
-    Returns:
-        Shape (size,).
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If an end is not positive, or `size` is less than 1.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> nj.logarithmic(1, 1e-3, 4)
-        array([1.   , 0.1  , 0.01 , 0.001])
-    """
-    check_positive("low", low)
-    check_positive("high", high)
-    check_static_count("size", size, 1)
-    return np.geomspace(low, high, size)
+from nested_jax._core.checks import check_number, check_positive, check_static_count
 
 
 def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
@@ -84,33 +32,6 @@ def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
         raise ValueError(f"`high` must be at least `low` = {low}, got {high}.")
     check_positive("scale", scale)
     return scale * 2.0 ** np.arange(low, high + 1)
-
-
-def uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
-    """Return uniform random values, for an axis of `Grid` or a column of `zipped`.
-
-    Args:
-        low: Lower end.
-        high: Upper end, excluded.
-        size: Number of values, at least 1.
-        seed: Of the draw, so that another process draws the same.
-
-    Returns:
-        Shape (size,).
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If `high` is not above `low`, `size` is less than 1, or `seed` is negative.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> values = nj.uniform(0.8, 1.0, 100, seed=0)
-        >>> bool(((0.8 <= values) & (values < 1.0)).all())
-        True
-    """
-    check_number("low", low)
-    _check_draw(low, high, size, seed)
-    return np.random.default_rng(seed).uniform(low, high, size)
 
 
 def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:

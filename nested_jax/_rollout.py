@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_below,
     check_callable,
     check_count,
@@ -19,9 +19,9 @@ from nested_jax._checks import (
     is_traced,
     record,
 )
-from nested_jax._draws import source_of_draws
-from nested_jax._dtypes import widened
-from nested_jax._types import OptState, Params, ScalarLike
+from nested_jax._core.draws import source_of_draws
+from nested_jax._core.dtypes import widened
+from nested_jax._core.types import OptState, Params, ScalarLike
 from nested_jax.problems import Problem
 
 # Steps whose randomness is drawn at once. Step by step costs 200 us a step on CPU, whatever is
@@ -32,22 +32,22 @@ DRAW_BLOCK = 1000
 SHORT_SUM = 32
 
 
-class Trace(NamedTuple):
+class Rollout(NamedTuple):
     """What a run reports.
 
     Attributes:
-        loss: Mean loss over the steps from `warmup` on.
-        first_beyond: First step whose loss was above `bound` or not finite; -1 if none was.
-        curve: With `stride`, the mean loss of each window of that many steps; else None.
+        mean_loss: Mean loss over the steps from `warmup` on.
+        diverged_at: First step whose loss was above `bound` or not finite; -1 if none was.
+        loss_curve: With `stride`, the mean loss of each window of that many steps; else None.
         records: With `record`, what it returned at the end of each window, stacked; else None.
         params: Parameters after the last step.
         opt_state: State of the optimizer after the last step.
         world: State of the problem after the last step.
     """
 
-    loss: Float[Array, " "]
-    first_beyond: Int[Array, ""]
-    curve: Float[Array, " windows"] | None
+    mean_loss: Float[Array, " "]
+    diverged_at: Int[Array, ""]
+    loss_curve: Float[Array, " windows"] | None
     records: Any
     params: Params
     opt_state: OptState
@@ -56,14 +56,14 @@ class Trace(NamedTuple):
     @property
     def diverged(self) -> Bool[Array, ""]:
         """Whether any loss was above the bound or not finite."""
-        return self.first_beyond >= 0
+        return self.diverged_at >= 0
 
 
 class _Carry(NamedTuple):
     params: Params
     opt_state: OptState
     world: Any
-    first_beyond: Array
+    diverged_at: Array
 
 
 def rollout(
@@ -79,7 +79,7 @@ def rollout(
     initial: tuple[Params, Any] | None = None,
     draws: Any = None,
     unroll: int = 1,
-) -> Trace:
+) -> Rollout:
     """Run an optimizer on a problem, online: one draw, one gradient, one update a step.
 
     Step t = 0, 1, ... observes a batch, takes loss and gradient at the parameters as they are,
@@ -99,7 +99,7 @@ def rollout(
         steps: Number of steps, static, at least 1.
         warmup: Steps that the mean loss leaves out, less than `steps`; may be traced.
         bound: Loss beyond which a run counts as diverged; may be traced.
-        stride: Length of the windows of `Trace.curve`; static, must divide `steps`. The draws of
+        stride: Length of the windows of `Rollout.loss_curve`; static, must divide `steps`. The draws of
             max(stride, 1000) steps are held at a time.
         record: (params, opt_state) -> tree of arrays, called at the end of each window.
         initial: (params, world) in place of `problem.init(key)`.
@@ -109,7 +109,7 @@ def rollout(
             GPU, 8 launch a third of the kernels that 1 does; on a CPU more than 1 is slower.
 
     Returns:
-        A `Trace`, with losses in the dtype of the problem's, or float32 if that is wider.
+        A `Rollout`, with losses in the dtype of the problem's, or float32 if that is wider.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -123,7 +123,7 @@ def rollout(
         >>> trace = jax.jit(lambda key: nj.rollout(tx, problem, key, 2000, warmup=500))(
         ...     jax.random.key(0)
         ... )
-        >>> bool(trace.loss < 1), bool(trace.diverged)
+        >>> bool(trace.mean_loss < 1), bool(trace.diverged)
         (True, False)
     """
     check_transformation("tx", tx)
@@ -148,7 +148,7 @@ def rollout(
         update, opt_state = tx.update(gradient, carry.opt_state, carry.params, value=loss)
         params = optax.apply_updates(carry.params, update)
         within = jnp.isfinite(loss) & (loss <= bound)  # The default bound is infinite.
-        first = jnp.where(within, carry.first_beyond, jnp.minimum(carry.first_beyond, t))
+        first = jnp.where(within, carry.diverged_at, jnp.minimum(carry.diverged_at, t))
         loss = loss.astype(widened(loss.dtype))
         sums = _added(sums, jnp.where(t >= warmup, loss, 0), t)
         return (_Carry(params, opt_state, world, first), sums), loss if stride else None
@@ -184,10 +184,10 @@ def rollout(
         state, last = run_block(state, steps - rest, rest // window, window)
         outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, last)
     (carry, total), (curve, records) = state, outputs
-    return Trace(
-        loss=total / (steps - warmup),
-        first_beyond=jnp.where(carry.first_beyond < steps, carry.first_beyond, -1),
-        curve=curve,
+    return Rollout(
+        mean_loss=total / (steps - warmup),
+        diverged_at=jnp.where(carry.diverged_at < steps, carry.diverged_at, -1),
+        loss_curve=curve,
         records=records,
         params=carry.params,
         opt_state=carry.opt_state,

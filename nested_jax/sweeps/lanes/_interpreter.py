@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from nested_jax._jaxpr import (
+from nested_jax._core.jaxpr import (
     CALLS,
     all_eqns,
     body_of,
@@ -33,8 +33,8 @@ from nested_jax._jaxpr import (
     is_literal,
     scan_of,
 )
-from nested_jax.sweep._lane_rules import rule_of
-from nested_jax.sweep._sharing import follow
+from nested_jax.sweeps.lanes._rules import rule_of
+from nested_jax.sweeps.lanes._sharing import follow
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nested_jax._checks import check_non_negative, check_static_count
-from nested_jax.sweep._chunks import chunk_of
-from nested_jax.sweep._grid import Grid
-from nested_jax.sweep._job import Job, survey
+from nested_jax._core.checks import check_non_negative, check_static_count
+from nested_jax.sweeps.engine._chunks import chunk_of
+from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._survey import survey
+from nested_jax.sweeps.grid import Grid
 
 # How often a chunk is computed again after its worker died.
 MAX_RETRIES = 20
@@ -55,7 +56,7 @@ class RayWorkers:
 
     Example:
         >>> import nested_jax as nj
-        >>> from nested_jax.sweep import RayWorkers
+        >>> from nested_jax.sweeps import RayWorkers
         >>> workers = RayWorkers(8, gpus=1, address="auto")  # doctest: +SKIP
         >>> results = nj.sweep(run, grid, executor=workers, store="runs")  # doctest: +SKIP
     """
@@ -83,12 +84,13 @@ class RayWorkers:
         """Number of chunks that are computed at the same time."""
         return len(self._actors)
 
-    def plan(self, run: Partial, grid: Grid, chunk: int | str) -> Job:
+    def plan(self, run: Partial, grid: Grid, chunk: int | str, layout: str) -> Job:
         """Return the job, with chunks of the size that a worker's device suggests."""
         import ray
 
         parts = _settings(), _portable(run), grid
-        return Job(run, grid, ray.get(self._actors[0].plan.remote(parts, chunk, self.wave)))
+        shape: Any = ray.get(self._actors[0].plan.remote(parts, chunk, layout, self.wave))
+        return Job(run, grid, shape, layout)
 
     def evaluate(
         self, job: Job, indices: Iterable[int]
@@ -97,7 +99,9 @@ class RayWorkers:
         import ray
 
         # One copy of the job in the cluster's memory, whatever the number of tasks.
-        parts = ray.put((uuid.uuid4().hex, _settings(), _portable(job.run), job.grid, job.chunk))
+        parts = ray.put(
+            (uuid.uuid4().hex, _settings(), _portable(job.run), job.grid, job.chunk, job.layout)
+        )
         todo, over = iter(indices), False
         # A worker gets a chunk once it is there: it may still wait for a place in the cluster.
         calls = {actor.platform.remote(): _Call(actor) for actor in self._actors}
@@ -179,7 +183,7 @@ class _Worker:
     """What runs in an actor's process."""
 
     def __init__(self):
-        from nested_jax.sweep._local import LocalDevices
+        from nested_jax.sweeps.engine._local import LocalDevices
 
         # Of one device: of several, each would compute the same chunk.
         self._devices = LocalDevices(jax.local_devices()[:1])
@@ -189,10 +193,10 @@ class _Worker:
     def platform(self) -> str:
         return self._devices.platform
 
-    def plan(self, parts: Any, chunk: int | str, workers: int) -> tuple[int, ...]:
+    def plan(self, parts: Any, chunk: int | str, layout: str, workers: int) -> tuple[int, ...]:
         settings, run, grid = parts
         _apply(settings)
-        job = self._devices.plan(self._restored(run), grid, chunk)
+        job = self._devices.plan(self._restored(run), grid, chunk, layout)
         if chunk != "auto" or job.chunks >= workers:
             return job.chunk
         shape = [axis.size for axis in grid.values() if not axis.static]
@@ -200,10 +204,10 @@ class _Worker:
         return chunk_of(shape, math.prod(job.chunk), work, -(-workers // len(job.statics)))
 
     def compute(self, parts: Any, index: int) -> tuple[int, dict[str, np.ndarray]]:
-        name, settings, run, grid, chunk = parts
+        name, settings, run, grid, chunk, layout = parts
         if self._job is None or self._job[0] != name:
             _apply(settings)
-            self._job = name, Job(self._restored(run), grid, chunk)
+            self._job = name, Job(self._restored(run), grid, chunk, layout)
         ((done,),) = self._devices.evaluate(self._job[1], [index])
         return done
 

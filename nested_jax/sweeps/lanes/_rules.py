@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nested_jax._jaxpr import CALLS, bind, entries, evaluate_alone, parameters
+from nested_jax._core.jaxpr import CALLS, bind, entries, evaluate_alone, parameters
 
 # A product of arrays is a product and a sum of lanes if it has no more terms than this.
 MOST_TERMS = 1024

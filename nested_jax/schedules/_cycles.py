@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nested_jax._pairs import Pair, add, at_most, difference, multiply, pair, where
-from nested_jax._types import ScalarLike
+from nested_jax._core.types import ScalarLike
+from nested_jax.schedules._pairs import Pair, add, at_most, difference, multiply, pair, where
 
 # The relative error, with room to spare, of a few operations on pairs of float32.
 PAIR_ERROR = 2.0**-40

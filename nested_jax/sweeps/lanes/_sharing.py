@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nested_jax._jaxpr import CALLS, bodies, body_of, entries, is_literal, parameters, scan_of
+from nested_jax._core.jaxpr import CALLS, bodies, body_of, entries, is_literal, parameters, scan_of
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr

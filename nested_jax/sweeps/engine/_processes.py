@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from nested_jax.sweep._job import Job
+from nested_jax.sweeps.engine._job import Job
 
 
 def share_of_this_process(chunks: int) -> list[int]:

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from nested_jax.sweep._grid import Grid
-from nested_jax.sweep._job import Job, survey
-from nested_jax.sweep._layout import LANES
+from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._survey import bytes_carried_by, survey
+from nested_jax.sweeps.grid import Grid
+from nested_jax.sweeps.lanes import LANES
 
 # What a wave of chunks costs beside its work, as a share of the work of the largest chunk allowed.
 OVERHEAD = 0.05
@@ -66,7 +67,7 @@ def _work(blocks: np.ndarray, work: Mapping[int, float]) -> np.ndarray:
     return total
 
 
-def plan(run: Any, grid: Grid, runs: int | str, devices: Any) -> Job:
+def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Job:
     """Return the job with chunks of at most `runs` points, or as memory and devices suggest.
 
     With "auto" there are as many chunks as devices. Where XLA's analysis of that program finds
@@ -80,21 +81,21 @@ def plan(run: Any, grid: Grid, runs: int | str, devices: Any) -> Job:
     work, heaviest = survey(run, grid)
     if runs != "auto":
         # The same shape, and so the same bits, whatever the number of devices.
-        job = Job(run, grid, chunk_of(shape, int(runs), work))
+        job = Job(run, grid, chunk_of(shape, int(runs), work), layout)
         check_memory(job, devices.bytes_needed(job, heaviest), devices.bytes_available())
         return job
     at_once = devices.wave * jax.process_count()
-    job = Job(run, grid, chunk_of(shape, math.prod(shape), work, at_once))
+    job = Job(run, grid, chunk_of(shape, math.prod(shape), work, at_once), layout)
     needed = devices.bytes_needed(job, heaviest)
     points = most = math.prod(job.chunk)
     if needed > devices.bytes_tolerated():
         most = int(points * devices.bytes_wanted() / needed)
     if job.layouts(devices.platform)[heaviest] is not None:
-        carried = job.bytes_carried(heaviest)
+        carried = bytes_carried_by(job, heaviest)
         if carried > 2 * LANES_BYTES:  # Of fewer than LANES points they would be no lanes.
             most = min(most, max(int(points * LANES_BYTES / carried), LANES))
     if most < points and points > 1:
-        job = Job(run, grid, chunk_of(shape, most, work, at_once))
+        job = Job(run, grid, chunk_of(shape, most, work, at_once), layout)
         needed = devices.bytes_needed(job, heaviest)
     check_memory(job, needed, devices.bytes_available())
     return job

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._boundaries import cycle, leaps, minus_one, passed
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_at_least,
     check_callable,
     check_fraction,
@@ -18,9 +17,10 @@ from nested_jax._checks import (
     is_traced,
     record,
 )
-from nested_jax._dtypes import widened
-from nested_jax._pairs import difference, pair
-from nested_jax._types import ScalarLike
+from nested_jax._core.dtypes import widened
+from nested_jax._core.types import ScalarLike
+from nested_jax.schedules._cycles import cycle, leaps, minus_one, passed
+from nested_jax.schedules._pairs import difference, pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Schedule:
         return self.multiplier(step)
 
 
-def fixed(total_steps: ScalarLike) -> Schedule:
+def constant(total_steps: ScalarLike) -> Schedule:
     r"""Hold the rate: :math:`\eta_t = 1`, one cycle of `total_steps` steps.
 
     Args:
@@ -68,7 +68,7 @@ def fixed(total_steps: ScalarLike) -> Schedule:
 
     Example:
         >>> import nested_jax as nj
-        >>> schedule = nj.fixed(500)
+        >>> schedule = nj.constant(500)
         >>> float(schedule(3)), float(schedule.cycle_steps(3))
         (1.0, 500.0)
     """
@@ -238,7 +238,7 @@ def warm_restarts(
     return Schedule(multiplier, lambda step: at(step)[1])
 
 
-def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
+def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     r"""Ramp a schedule up: multiply it by :math:`\min(1, (t + 1) / W)`.
 
     The ramp starts at 1 / W and first is 1 at step W - 1. The schedule is not delayed by it.
@@ -256,7 +256,7 @@ def warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
 
     Example:
         >>> import nested_jax as nj
-        >>> schedule = nj.warmup(nj.fixed(100), 4)
+        >>> schedule = nj.with_warmup(nj.constant(100), 4)
         >>> [float(schedule(step)) for step in range(5)]
         [0.25, 0.5, 0.75, 1.0, 1.0]
     """

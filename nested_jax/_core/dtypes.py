@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nested_jax._checks import is_traced
-from nested_jax._types import ScalarLike
+from nested_jax._core.checks import is_traced
+from nested_jax._core.types import ScalarLike
 
 
 def complement(decay: ScalarLike) -> ScalarLike:

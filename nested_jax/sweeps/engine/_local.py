@@ -12,11 +12,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from nested_jax._jaxpr import or_else
-from nested_jax.sweep._chunks import check_memory, plan
-from nested_jax.sweep._grid import Grid
-from nested_jax.sweep._job import Columns, Job, Static, evaluate
-from nested_jax.sweep._lanes import Layout
+from nested_jax._core.jaxpr import or_else
+from nested_jax.sweeps.engine._chunks import check_memory, plan
+from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._tracing import Columns, Static, evaluate
+from nested_jax.sweeps.grid import Grid
+from nested_jax.sweeps.lanes import Layout
 
 # A chunk's working memory that a CPU's caches serve: at four times as much, small networks train
 # up to 40 % slower. Twice as much costs less than the second compilation that would avoid it.
@@ -74,9 +75,9 @@ class LocalDevices:
         """Kind of the devices."""
         return self.devices[0].device_kind
 
-    def plan(self, run: Partial, grid: Grid, chunk: int | str) -> Job:
+    def plan(self, run: Partial, grid: Grid, chunk: int | str, layout: str) -> Job:
         """Return the job, with chunks of the size that these devices suggest."""
-        return plan(run, grid, chunk, self)
+        return plan(run, grid, chunk, layout, self)
 
     def evaluate(
         self, job: Job, indices: Iterable[int]

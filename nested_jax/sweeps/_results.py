@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nested_jax._checks import check_choice
+from nested_jax._core.checks import check_choice
 
 if TYPE_CHECKING:
     import xarray
 
 
-def best(
+def best_point(
     results: xarray.Dataset,
     by: str = "loss",
     *,
@@ -45,7 +45,7 @@ def best(
         >>> def run(x, seed):
         ...     return {"loss": (x - 2.0) ** 2 + 0.1 * seed}
         >>> results = nj.sweep(run, nj.Grid(x=[0.0, 1.0, 3.5], seed=range(3)))
-        >>> float(nj.best(results, over="seed").x)
+        >>> float(nj.best_point(results, over="seed").x)
         1.0
     """
     check_choice("mode", mode, ("min", "max"))
@@ -71,7 +71,7 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
     Needs the packages h5netcdf and h5py (`pip install nested-jax[netcdf]`).
 
     Args:
-        results: What `sweep` or `best` returned.
+        results: What `sweep` or `best_point` returned.
         path: File name that ends in .nc.
 
     Raises:
@@ -80,7 +80,7 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
 
     Example:
         >>> import tempfile, nested_jax as nj
-        >>> from nested_jax.sweep import load, save
+        >>> from nested_jax.sweeps import load, save
         >>> results = nj.sweep(lambda x: {"loss": x**2}, nj.Grid(x=[1.0, 2.0]))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(results, f"{folder}/results.nc")
@@ -111,6 +111,10 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
 
     Raises:
         OSError: If there is no such file, or it is no netCDF.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> results = nj.sweeps.load("results.nc")  # doctest: +SKIP
     """
     import xarray
 

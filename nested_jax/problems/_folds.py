@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nested_jax._checks import check_static_count
+from nested_jax._core.checks import check_static_count
 
 
-def fold_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.ndarray:
+def held_out_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.ndarray:
     """Return which examples each fold of a cross-validation holds out.
 
     Examples are shuffled and dealt out, so that folds differ by at most one example and every
@@ -28,7 +28,7 @@ def fold_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.
 
     Example:
         >>> import nested_jax as nj
-        >>> masks = nj.fold_masks(7, 3)
+        >>> masks = nj.held_out_masks(7, 3)
         >>> masks.sum(axis=1), masks.sum(axis=0)
         (array([3, 2, 2]), array([1, 1, 1, 1, 1, 1, 1]))
     """
@@ -43,7 +43,9 @@ def fold_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.
     return fold_of == np.arange(folds)[:, None]
 
 
-def split(examples: int, parts: Sequence[float], *, seed: int = 0) -> tuple[np.ndarray, ...]:
+def split_indices(
+    examples: int, parts: Sequence[float], *, seed: int = 0
+) -> tuple[np.ndarray, ...]:
     """Return the indices of a random split, such as training, validation and test.
 
     Args:
@@ -60,7 +62,7 @@ def split(examples: int, parts: Sequence[float], *, seed: int = 0) -> tuple[np.n
 
     Example:
         >>> import nested_jax as nj
-        >>> [part.size for part in nj.split(1797, (0.6, 0.2, 0.2))]
+        >>> [part.size for part in nj.split_indices(1797, (0.6, 0.2, 0.2))]
         [1078, 360, 359]
     """
     check_static_count("examples", examples, 1)

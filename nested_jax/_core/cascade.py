@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._checks import (
+from nested_jax._core.checks import (
     check_count,
     check_static_count,
     check_unit_interval,
@@ -16,8 +16,8 @@ from nested_jax._checks import (
     on_host,
     record,
 )
-from nested_jax._dtypes import cast, in_dtype
-from nested_jax._types import ScalarLike, Updates
+from nested_jax._core.dtypes import cast, in_dtype
+from nested_jax._core.types import ScalarLike, Updates
 
 
 def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.ndarray | jax.Array:

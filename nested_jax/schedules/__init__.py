@@ -1,0 +1,8 @@
+"""Schedules: multipliers of the learning rate, each of which knows the length of its cycle."""
+
+from nested_jax.schedules._schedules import Schedule as Schedule
+from nested_jax.schedules._schedules import constant as constant
+from nested_jax.schedules._schedules import cosine as cosine
+from nested_jax.schedules._schedules import step_drop as step_drop
+from nested_jax.schedules._schedules import warm_restarts as warm_restarts
+from nested_jax.schedules._schedules import with_warmup as with_warmup

@@ -1,0 +1,13 @@
+"""Sweeps: a pure function at every point of a grid."""
+
+from nested_jax.sweeps._results import best_point as best_point
+from nested_jax.sweeps._results import load as load
+from nested_jax.sweeps._results import save as save
+from nested_jax.sweeps._sweep import sweep as sweep
+from nested_jax.sweeps.engine import Executor as Executor
+from nested_jax.sweeps.engine import LocalDevices as LocalDevices
+from nested_jax.sweeps.engine import RayWorkers as RayWorkers
+from nested_jax.sweeps.grid import Grid as Grid
+from nested_jax.sweeps.grid import log_uniform as log_uniform
+from nested_jax.sweeps.grid import powers_of_two as powers_of_two
+from nested_jax.sweeps.grid import zipped as zipped

@@ -1,0 +1,17 @@
+"""How a sweep is computed: chunks, executors, store, progress."""
+
+from nested_jax.sweeps.engine._examination import Structure as Structure
+from nested_jax.sweeps.engine._examination import dimensions as dimensions
+from nested_jax.sweeps.engine._examination import examine as examine
+from nested_jax.sweeps.engine._executor import Executor as Executor
+from nested_jax.sweeps.engine._fingerprint import digest as digest
+from nested_jax.sweeps.engine._fingerprint import fingerprint_of as fingerprint_of
+from nested_jax.sweeps.engine._job import Job as Job
+from nested_jax.sweeps.engine._local import LocalDevices as LocalDevices
+from nested_jax.sweeps.engine._processes import gather as gather
+from nested_jax.sweeps.engine._processes import share_of_this_process as share_of_this_process
+from nested_jax.sweeps.engine._processes import together as together
+from nested_jax.sweeps.engine._progress import Interruption as Interruption
+from nested_jax.sweeps.engine._progress import Progress as Progress
+from nested_jax.sweeps.engine._ray import RayWorkers as RayWorkers
+from nested_jax.sweeps.engine._store import Store as Store

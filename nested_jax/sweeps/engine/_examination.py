@@ -1,0 +1,74 @@
+"""What is checked before a sweep compiles: its grid, and what the swept function returns."""
+
+from typing import Any
+
+import jax
+from jax.tree_util import Partial
+
+from nested_jax._core.checks import is_traced
+from nested_jax.sweeps.engine._job import whole
+from nested_jax.sweeps.engine._tracing import trace
+from nested_jax.sweeps.grid import Grid, check_distinct, check_values
+
+# What a run returns: name -> shape and dtype.
+Structure = dict[str, tuple[tuple[int, ...], Any]]
+
+
+def examine(run: Partial, grid: Grid) -> Structure:
+    """Trace every program, hold the grid against its rules, and return what a run returns.
+
+    Raises:
+        TypeError, ValueError: Of a value: the factory's own error, with axis, index and value.
+            Of a result: if it is no dict of arrays, its structure changes along a static axis, or
+            it has the name of an axis or of another's dimension.
+    """
+    job = whole(run, grid)
+    given = {name: column for axis in job.numeric for name, column in axis.columns.items()}
+    first: Structure = {}
+    for static, columns in job.samples():
+        traced = trace(static, run, columns)
+        # What is traced outside and read by `run` comes in as one argument more.
+        read = len(traced.jaxpr.jaxpr.invars) > len(jax.tree.leaves((run, columns)))
+        if read or any(map(is_traced, jax.tree.leaves(run))):
+            raise TypeError(
+                "`run` must not depend on what is traced around the sweep (by jit, vmap, grad or "
+                "another sweep): make an axis of it, or sweep outside."
+            )
+        outputs, rules = traced.out_info
+        own = {name: (x.shape, x.dtype) for name, x in outputs.items()}
+        first = first or own
+        if own != first:
+            raise TypeError(
+                "`run` must return the same structure at every point, got "
+                f"{_shown(first)} for {dict(job.statics[0])} and {_shown(own)} for {dict(static)}."
+            )
+        in_jax = {name: column for axis in columns for name, column in axis.items()}
+        for name in given.keys() & grid.keys():  # Of a zipped axis values may repeat.
+            check_distinct(name, given[name], in_jax[name])
+        for name, rule in rules.asked:
+            check_values(name, given[name], in_jax[name], rule)
+    _check_names(first, grid)
+    return first
+
+
+def _check_names(structure: Structure, grid: Grid) -> None:
+    taken = {*grid, *grid.arguments}
+    for name in structure:
+        if name in taken:
+            raise ValueError(f"`run` must not return the name of an axis, got {name!r}.")
+    for name, (shape, _) in structure.items():
+        for dimension in dimensions(name, len(shape)):
+            if dimension in taken or dimension in structure:
+                raise ValueError(
+                    f"`run` must not return an array {name!r} beside {dimension!r}, which is what "
+                    "its dimension is called."
+                )
+
+
+def dimensions(name: str, rank: int) -> tuple[str, ...]:
+    """Return what the dimensions of an array result are called."""
+    return tuple(f"{name}_{i}" for i in range(rank))
+
+
+def _shown(structure: Structure) -> str:
+    return ", ".join(f"{name}: {dtype}{[*shape]}" for name, (shape, dtype) in structure.items())

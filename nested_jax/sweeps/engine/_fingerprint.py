@@ -1,0 +1,49 @@
+"""What the bits of a sweep's results depend on, as a hash that binds a store to its sweep."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nested_jax._version import __version__
+from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.grid import label
+
+
+def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
+    """Return what a result depends on: the program itself, its arguments, the grid, versions.
+
+    The program is told by a hash of what JAX makes of it, so that any change of the swept
+    function or of what it calls shows, and a change of a comment does not.
+    """
+    programs = {}
+    for layout, (static, columns) in zip(job.layouts(platform), job.samples(), strict=True):
+        text = evaluate.lower(static, layout, job.run, columns).as_text()
+        name = ", ".join(f"{key}={label(value)}" for key, value in static)
+        programs[name] = hashlib.sha256(text.encode()).hexdigest()
+    arguments = hashlib.sha256()
+    for leaf in jax.tree.leaves(job.run):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        values = np.asarray(leaf)
+        arguments.update(f"{values.dtype} {values.shape}".encode() + values.tobytes())
+    return {
+        "programs": programs,
+        "arguments": arguments.hexdigest(),
+        "grid": job.grid.describe(),
+        "chunk": [*job.chunk],
+        "platform": platform,
+        "x64": jax.dtypes.canonicalize_dtype(float).itemsize == 8,
+        "jax": jax.__version__,
+        "nested_jax": __version__,
+    }
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """Return the hash of a fingerprint."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,140 @@
+"""A sweep cut into chunks of one shape: their geometry."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jax.tree_util import Partial
+
+from nested_jax._core.jaxpr import or_else
+from nested_jax.sweeps.engine._tracing import Columns, Static, trace
+from nested_jax.sweeps.grid import Axis, Grid, column_in_jax
+from nested_jax.sweeps.lanes import Layout, layout_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A function on a grid, in chunks of one shape.
+
+    A chunk is a block of the numeric axes at one combination of the static ones. All chunks have
+    the same shape, the last of an axis being filled up with its last value, so that a result does
+    not depend on which chunks were computed together, where, or by how many.
+
+    Attributes:
+        run: The swept function.
+        grid: The points.
+        chunk: Length of a chunk along each numeric axis.
+        layout: "auto", "lanes" or "vmap", as for `sweep`.
+    """
+
+    run: Partial
+    grid: Grid
+    chunk: tuple[int, ...]
+    layout: str = "auto"
+
+    @property
+    def numeric(self) -> tuple[Axis, ...]:
+        """The axes that are vmapped."""
+        return tuple(axis for axis in self.grid.values() if not axis.static)
+
+    @cached_property
+    def statics(self) -> tuple[Static, ...]:
+        """All combinations of the static axes, the last running fastest."""
+        axes = [axis for axis in self.grid.values() if axis.static]
+        products = itertools.product(*(range(axis.size) for axis in axes))
+        return tuple(
+            tuple((axis.name, axis.columns[axis.name][i]) for axis, i in zip(axes, at, strict=True))
+            for at in products
+        )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Number of chunks along each numeric axis."""
+        return tuple(-(-a.size // c) for a, c in zip(self.numeric, self.chunk, strict=True))
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return len(self.statics) * int(np.prod(self.blocks, dtype=np.int64))
+
+    def static(self, index: int) -> Static:
+        """Return the static values of a chunk."""
+        return self.statics[index // (self.chunks // len(self.statics))]
+
+    def runs(self, index: int) -> int:
+        """Return the number of points of a chunk, less what fills it up."""
+        return math.prod(int(at[-1] - at[0]) + 1 for at in self._positions(index))
+
+    def columns(self, index: int) -> Columns:
+        """Return the numeric values of a chunk, in JAX's default precision."""
+        return tuple(
+            {key: column_in_jax(key, column[at]) for key, column in axis.columns.items()}
+            for axis, at in zip(self.numeric, self._positions(index), strict=True)
+        )
+
+    def place(
+        self, index: int, results: Mapping[str, np.ndarray], outputs: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Write a chunk's outputs, less what fills it up, to where they belong; return these."""
+        block = self.chunks // len(self.statics)
+        at_static = iter(np.unravel_index(index // block, self._static_shape or (1,)))
+        positions = iter(self._positions(index))
+        where, cut = [], []
+        for axis in self.grid.values():
+            if axis.static:
+                where.append(int(next(at_static)))
+                continue
+            at = next(positions)
+            inside = int(at[-1] - at[0]) + 1
+            where.append(slice(int(at[0]), int(at[0]) + inside))
+            cut.append(slice(inside))
+        own = {name: values[tuple(cut)] for name, values in outputs.items()}
+        for name, values in own.items():
+            results[name][tuple(where)] = values
+        return own
+
+    @property
+    def _static_shape(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.grid.values() if axis.static)
+
+    def _positions(self, index: int) -> list[np.ndarray]:
+        block = np.unravel_index(index % (self.chunks // len(self.statics)), self.blocks or (1,))
+        return [
+            np.minimum(int(at) * length + np.arange(length), axis.size - 1)
+            for axis, length, at in zip(self.numeric, self.chunk, block, strict=False)
+        ]
+
+    def sample(self, at: int) -> tuple[Static, Columns]:
+        """Return a combination of the static axes, with the numeric values of a chunk of it."""
+        return self.statics[at], self.columns(at * (self.chunks // len(self.statics)))
+
+    def layouts(self, platform: str) -> tuple[Layout | None, ...]:
+        """Return how points are laid out, by combination of the static axes; None is vmapped."""
+        # What is slow about vmap, short innermost loops, is slow on CPU only.
+        in_lanes = self.layout == "lanes" or (self.layout == "auto" and platform == "cpu")
+        return self._layouts if in_lanes else (None,) * len(self.statics)
+
+    @cached_property
+    def _layouts(self) -> tuple[Layout | None, ...]:
+        whole = [pieces == 1 for pieces in self.blocks]
+
+        def layout(static: Static, columns: Columns) -> Layout | None:
+            program = trace(static, self.run, columns).jaxpr
+            return or_else(
+                lambda: layout_of(program, columns, whole, self.layout == "lanes"), lambda: None
+            )
+
+        return tuple(layout(*sample) for sample in self.samples())
+
+    def samples(self) -> Iterator[tuple[Static, Columns]]:
+        """Yield a sample of each combination of the static axes."""
+        return map(self.sample, range(len(self.statics)))
+
+
+def whole(run: Partial, grid: Grid, layout: str = "auto") -> Job:
+    """Return the job in which a chunk is all of one static combination."""
+    return Job(run, grid, tuple(axis.size for axis in grid.values() if not axis.static), layout)

@@ -1,0 +1,38 @@
+"""Validation of an axis's values: in JAX's precision, distinct, and within the factories' rules."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+
+def column_in_jax(name: str, values: np.ndarray) -> np.ndarray:
+    """Return a column in JAX's default precision, so that x64 decides and not the grid."""
+    dtype = jax.dtypes.canonicalize_dtype(int if values.dtype.kind in "iu" else float)
+    with np.errstate(over="ignore"):
+        column = values.astype(dtype)
+    # NumPy wraps integers (two seeds could become one) and flushes floats without a word.
+    lost = values[~np.isclose(column, values, rtol=1e-6, atol=0)]
+    if lost.size:
+        raise ValueError(f"`{name}` must hold what {dtype} can (is x64 enabled?), got {lost[0]}.")
+    return column
+
+
+def check_distinct(name: str, given: np.ndarray, in_jax: np.ndarray) -> None:
+    values, first = np.unique(in_jax, return_index=True)
+    if values.size < in_jax.size:
+        other = min({*range(in_jax.size)} - {*first.tolist()})
+        raise ValueError(
+            f"`{name}` must hold values that stay distinct in {in_jax.dtype} (is x64 enabled?), "
+            f"got {given[other]} at index {other}."
+        )
+
+
+def check_values(name: str, given: np.ndarray, in_jax: np.ndarray, rule: Callable) -> None:
+    # Rounded, too: 0.99999999 is 1 in float32.
+    for i, seen in enumerate(zip(given.tolist(), in_jax.tolist(), strict=True)):
+        for value in seen:
+            try:
+                rule(value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"`{name}`[{i}] = {seen[0]}: {error}") from None
