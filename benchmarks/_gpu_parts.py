@@ -32,8 +32,10 @@ def levels_scan(quick: bool) -> Iterator[Row]:
     for unroll, seeds in sizes.items():
 
         def run(model_level, data_level, seed, unroll=unroll):
-            problem = nj.drifting_regression(10, data_level, 0.95, 0.1, max_levels=MOST)
-            tx = nj.nested_momentum(0.01, model_level, 0.95, max_levels=MOST)
+            problem = nj.drifting_regression(
+                10, data_levels=data_level, decay=0.95, noise_std=0.1, max_levels=MOST
+            )
+            tx = nj.nested_momentum(0.01, levels=model_level, decay=0.95, max_levels=MOST)
             key, warmup = jax.random.key(seed), steps // 10
             trace = nj.rollout(tx, problem, key, steps, warmup=warmup, unroll=unroll)
             return {"loss": trace.mean_loss}
@@ -50,7 +52,10 @@ def levels_pallas(quick: bool) -> Iterator[Row]:
     most, steps, word = (4, 100, "interpret") if on_cpu else (MOST, 30_000, "pallas")
 
     def run(model_level, data_level, seed):
-        decays, key = nj.nested_decays(model_level, 0.95, most), jax.random.key(seed)
+        decays, key = (
+            nj.nested_decays(model_level, decay=0.95, max_levels=most),
+            jax.random.key(seed),
+        )
         levels = {"data_levels": data_level, "max_data_levels": most}
         found = kernels.regression_rollout(
             decays, 0.01, key, steps, **levels, warmup=steps // 10, implementation=word

@@ -51,8 +51,10 @@ def peers(task: Task) -> tuple[dict[str, Peer], dict[str, float]]:
 
 def _recorded(task: Task) -> Partial:
     def run(recorded, world, model, *, model_level, data_level):
-        problem = nj.drifting_regression(DIM, data_level, DECAY, NOISE_STD, max_levels=LEVELS)
-        tx = nj.nested_momentum(RATE, model_level, DECAY, max_levels=LEVELS)
+        problem = nj.drifting_regression(
+            DIM, data_levels=data_level, decay=DECAY, noise_std=NOISE_STD, max_levels=LEVELS
+        )
+        tx = nj.nested_momentum(RATE, levels=model_level, decay=DECAY, max_levels=LEVELS)
         initial = (2 * model, DriftingRegressionWorld(weights=tuple(world)))
         trace = nj.rollout(
             tx, problem, None, task.steps, warmup=task.warmup, initial=initial, draws=recorded

@@ -92,10 +92,10 @@ def factored_pieces():
 
 # Ours and optax's, computing the same.
 PEERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-    "momentum": (lambda: nj.momentum(0.1, 0.9), lambda: optax.sgd(0.1, momentum=0.9)),
+    "momentum": (lambda: nj.momentum(0.1, decay=0.9), lambda: optax.sgd(0.1, momentum=0.9)),
     "nested_momentum": (lambda: nj.nested_momentum(0.1, levels=4), nested_averages),
     "nesterov": (
-        lambda: nj.nesterov(0.1, 0.9),
+        lambda: nj.nesterov(0.1, decay=0.9),
         lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
     ),
     "adam": (lambda: nj.adam(1e-3), lambda: optax.adam(1e-3)),

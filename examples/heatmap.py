@@ -18,7 +18,7 @@ def run(learning_rate, weight_decay, seed, steps=1000):
     """Train once, on mini-batches; return what the test examples say."""
     key_model, key_batches = jax.random.split(jax.random.key(seed))
     params = model.init(key_model, images[:1])
-    tx = nj.adamw(learning_rate, weight_decay, schedule=schedules.cosine(steps))
+    tx = nj.adamw(learning_rate, weight_decay=weight_decay, schedule=schedules.cosine(steps))
 
     def loss(params, examples):
         logits = model.apply(params, images[examples] / 16)

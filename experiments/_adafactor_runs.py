@@ -112,7 +112,9 @@ def times(config: "Config") -> np.ndarray:
 def train_one(config, images, train, test, tx, seed, shifts=False) -> dict[str, jax.Array]:
     """Return gauges and losses of one run, and its loss and error at the end."""
     model = _models.mlp(images.train_images.shape[1], (config.hidden,), images.classes)
-    base = nj.classification(model.apply, model.init, train[0], train[1], config.batch_size)
+    base = nj.classification(
+        model.apply, model.init, train[0], train[1], batch_size=config.batch_size
+    )
 
     def observe(draws, step):
         batch, _ = base.observe(draws, None)

@@ -91,7 +91,7 @@ def given(shape: tuple[int, ...] = ()) -> nj.Problem:
 
 def adam(rate, b1=B1, b2=B2, eps=1e-8, amsgrad=False, debias=True) -> Any:
     """Return Adam with every choice there is, measured."""
-    scale = nj.scale_by_adam(b1, b2, eps, amsgrad=amsgrad, debias=debias)
+    scale = nj.scale_by_adam(b1, b2=b2, eps=eps, amsgrad=amsgrad, debias=debias)
     return nj.with_metrics(optax.chain(scale, nj.scale_by_learning_rate(rate)))
 
 
@@ -188,7 +188,7 @@ def early(config: "Config") -> "xr.Dataset":
 
 def training(config: "Config") -> "xr.Dataset":
     """Train on a noisy quadratic with and without bias correction."""
-    steps, problem = config.training_steps, nj.quadratic(CURVATURES, NOISE_STD)
+    steps, problem = config.training_steps, nj.quadratic(CURVATURES, noise_std=NOISE_STD)
     at = times(steps)
 
     def run(debias, b2, learning_rate, seed):
@@ -259,12 +259,12 @@ def player(method: str, game: Game, rate: Any) -> Any:
         return falling(t) / game.scale
 
     if method == "SGD":
-        return boxed(nj.momentum(slowly, 0.0))
+        return boxed(nj.momentum(slowly, decay=0.0))
     if method == "Nesterov":
-        return boxed(nj.nesterov(slowly, 0.9))
+        return boxed(nj.nesterov(slowly, decay=0.9))
     if method == "AdaGrad":  # Its own sum makes the rate fall.
         return boxed(optax.adagrad(rate, initial_accumulator_value=0.0))
-    scale = nj.scale_by_adam(game.b1, game.b2, amsgrad=method == "AMSGrad", debias=False)
+    scale = nj.scale_by_adam(game.b1, b2=game.b2, amsgrad=method == "AMSGrad", debias=False)
     return boxed(optax.chain(scale, nj.scale_by_learning_rate(falling)))
 
 

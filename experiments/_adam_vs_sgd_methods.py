@@ -35,16 +35,16 @@ def _mean_square_decay(momentum):
 
 METHODS = {
     "sgd": Method("SGD", lambda rate, rho, levels, decay: nj.scale_by_learning_rate(rate), None),
-    "momentum": Method("momentum", lambda rate, rho, levels, decay: nj.momentum(rate, rho)),
-    "nesterov": Method("Nesterov", lambda rate, rho, levels, decay: nj.nesterov(rate, rho)),
+    "momentum": Method("momentum", lambda rate, rho, levels, decay: nj.momentum(rate, decay=rho)),
+    "nesterov": Method("Nesterov", lambda rate, rho, levels, decay: nj.nesterov(rate, decay=rho)),
     "nested": Method(
         "nested, equal",
-        lambda rate, rho, levels, decay: nj.nested_momentum(rate, levels, rho),
+        lambda rate, rho, levels, decay: nj.nested_momentum(rate, levels=levels, decay=rho),
     ),
     "nested_matched": Method(
         "nested, matched",
         lambda rate, rho, levels, decay: nj.nested_momentum(
-            rate, decays=nj.matched_delay_decays(levels, rho)
+            rate, decays=nj.matched_delay_decays(levels, decay=rho)
         ),
     ),
     "adagrad": Method("AdaGrad", lambda rate, rho, levels, decay: optax.adagrad(rate), None),
@@ -53,11 +53,11 @@ METHODS = {
         lambda rate, rho, levels, decay: optax.rmsprop(rate, _mean_square_decay(rho)),
         lambda rho: f"β₂ {_mean_square_decay(rho):g}",
     ),
-    "adam": Method("Adam", lambda rate, rho, levels, decay: nj.adam(rate, rho)),
+    "adam": Method("Adam", lambda rate, rho, levels, decay: nj.adam(rate, b1=rho)),
     "adamw": Method(
         "AdamW",
         lambda rate, rho, levels, decay: nj.adamw(
-            rate, decay, rho, decay_times_rate=True, mask=matrices
+            rate, weight_decay=decay, b1=rho, decay_times_rate=True, mask=matrices
         ),
         penalised=False,
     ),

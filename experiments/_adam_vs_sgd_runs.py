@@ -154,7 +154,7 @@ def online(config: "Config", images: _data.Images) -> "xr.Dataset":
 
     def run(images, labels, start, *, optimizer_name, learning_rate, penalised, seed):
         params = jax.tree.map(lambda x: x[0, seed], start.params)
-        problem = nj.classification(model.apply, model.init, images, labels, 1)
+        problem = nj.classification(model.apply, model.init, images, labels, batch_size=1)
         tx = optimizer(config, optimizer_name, learning_rate, 0.9, penalised)
         trace = train(config, tx, problem, params, start.draws[seed], 1)
         # Not `loss > start`, which is false for NaN.
@@ -213,7 +213,9 @@ def _validated(config, images):
             momentum=0.9, batch=UNTUNED["batch"], activation="relu"):  # fmt: skip
         model, size = models[activation], int(batch)
         params = jax.tree.map(lambda x: x[initialisation, fold], start.params)
-        problem = nj.classification(model.apply, model.init, images, labels, size, folds, fold)
+        problem = nj.classification(
+            model.apply, model.init, images, labels, batch_size=size, folds=folds, fold=fold
+        )
         tx = optimizer(config, optimizer_name, learning_rate, momentum)
         trace = train(config, tx, problem, params, start.draws[fold], size, curve=False)
         # All folds hold out as many, to one example.
@@ -261,7 +263,9 @@ def final(
         setting = settings[optimizer_name]
         params = jax.tree.map(lambda x: x[setting["initialisation"], seed], start.params)
         size = int(setting["batch"])
-        problem = nj.classification(model.apply, model.init, examples[0], examples[1], size)
+        problem = nj.classification(
+            model.apply, model.init, examples[0], examples[1], batch_size=size
+        )
         rate, momentum = setting["learning_rate"], setting["momentum"]
         tx = optimizer(config, optimizer_name, rate, momentum)
         trace = train(config, tx, problem, params, start.draws[seed], size)

@@ -44,7 +44,7 @@ def timing(config: "Config", images: _data.Images) -> "xr.Dataset":
     def program(method):
         @jax.jit
         def once(images, labels, params, draws, rate):
-            problem = nj.classification(model.apply, model.init, images, labels, size)
+            problem = nj.classification(model.apply, model.init, images, labels, batch_size=size)
             tx = optimizer(config, method, rate, 0.9)
             return runs.train(config, tx, problem, params, draws, size, curve=False).params
 

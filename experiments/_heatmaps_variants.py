@@ -55,7 +55,7 @@ SCHEDULES: dict[str, Callable[[int], nj.Schedule]] = {
     "fixed": nj.constant,
     "step_drop": nj.step_drop,
     "cosine": nj.cosine,
-    "warm_restarts": lambda steps: nj.warm_restarts(max(1.0, FIRST_CYCLE * steps), 2.0),
+    "warm_restarts": lambda steps: nj.warm_restarts(max(1.0, FIRST_CYCLE * steps), growth=2.0),
 }
 
 
@@ -101,13 +101,15 @@ def optimizer(
         assert variant.momentum is not None
         return nj.adamw(
             learning_rate,
-            across,
-            variant.momentum,
+            weight_decay=across,
+            b1=variant.momentum,
             normalized=variant.normalized,
             schedule=schedule,
         )
     if variant.family == "factored AdamW":
-        return nj.factored_adamw(learning_rate, across, b1=variant.momentum, schedule=schedule)
+        return nj.factored_adamw(
+            learning_rate, weight_decay=across, b1=variant.momentum, schedule=schedule
+        )
     return nj.adafactor(learning_rate, b1=variant.momentum, clip_threshold=across)
 
 

@@ -81,9 +81,11 @@ def _report(
     if world is None:
         key_world, key = jax.random.split(key)
         # How the true weights begin depends on nothing but the room for them.
-        world = nj.drifting_regression(config.dim, config.data_levels).init(key_world)[1]
+        world = nj.drifting_regression(config.dim, data_levels=config.data_levels).init(key_world)[
+            1
+        ]
     trace = kernels.regression_rollout(
-        nj.nested_decays(model_level, config.decay, config.model_levels),
+        nj.nested_decays(model_level, decay=config.decay, max_levels=config.model_levels),
         config.learning_rate,
         key,
         config.steps,

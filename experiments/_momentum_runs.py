@@ -64,7 +64,8 @@ def optimizer(algorithm: str, learning_rate: Any, decay: Any) -> Any:
     """Return the finished optimizer of an algorithm; gradient descent has no decay."""
     if algorithm == "gradient_descent":
         return nj.momentum(learning_rate, decay=0.0)
-    return (nj.momentum if algorithm == "heavy_ball" else nj.nesterov)(learning_rate, decay)
+    factory = nj.momentum if algorithm == "heavy_ball" else nj.nesterov
+    return factory(learning_rate, decay=decay)
 
 
 def transfer(algorithm: str, decay: Any) -> theory.StateSpace:
@@ -177,7 +178,7 @@ def _regression(config: Config) -> xr.Dataset:
 
     def run(key, rate, decay, seed):
         trace = nj.rollout(
-            nj.momentum(rescaled(rate, decay), decay),
+            nj.momentum(rescaled(rate, decay), decay=decay),
             drifting,
             jax.random.fold_in(key, seed),
             config.regression_steps,

@@ -62,7 +62,9 @@ def losses(config: "Config", cases: Sequence[Case]) -> "xr.DataArray":
     levels = np.arange(1, config.data_levels + 1)
 
     def drift(level):
-        return theory.cascade(nj.nested_decays(level + 1, config.decay, config.data_levels + 1))
+        return theory.cascade(
+            nj.nested_decays(level + 1, decay=config.decay, max_levels=config.data_levels + 1)
+        )
 
     def every(systems, rates, drifts):
         def predicted(system, rate, drift):

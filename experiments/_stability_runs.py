@@ -52,12 +52,12 @@ def momentum(
 ) -> optax.GradientTransformation:
     """Return the cascade of `level` levels with equal decays or, where `matched`, equal delay."""
     equal, delayed = (
-        decays(level, config.decay, config.model_levels)
+        decays(level, decay=config.decay, max_levels=config.model_levels)
         for decays in (nj.nested_decays, nj.matched_delay_decays)
     )
     debias = readout == "debiased"
     return nj.scale_by_nested_momentum(
-        jnp.where(matched, delayed, equal), debias, readout="last" if debias else readout
+        jnp.where(matched, delayed, equal), debias=debias, readout="last" if debias else readout
     )
 
 
@@ -179,9 +179,9 @@ def losses(config: "Config", key: jax.Array, cases: Sequence[Case], *, seeds: in
         def run(key, matched, rates, *, seed, case, model_level, data_level):
             problem = nj.drifting_regression(
                 config.dim,
-                data_level,
-                config.decay,
-                config.noise_std,
+                data_levels=data_level,
+                decay=config.decay,
+                noise_std=config.noise_std,
                 max_levels=config.data_levels,
             )
             rate = rates[case, model_level - 1, data_level - 1]

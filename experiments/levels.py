@@ -160,8 +160,10 @@ def _predicted(numbers, initial, model_levels, data_levels):
 
     def predicted(model_level, data_level):
         decay, dim, rate = (numbers[name] for name in ("decay", "dim", "learning_rate"))
-        system = theory.cascade(nj.nested_decays(model_level, decay, most[0]))
-        drift = theory.cascade(nj.nested_decays(data_level + 1, decay, most[1] + 1))
+        system = theory.cascade(nj.nested_decays(model_level, decay=decay, max_levels=most[0]))
+        drift = theory.cascade(
+            nj.nested_decays(data_level + 1, decay=decay, max_levels=most[1] + 1)
+        )
         settled = theory.stationary_loss(
             system, dim, rate, noise_std=numbers["noise_std"], drift=drift
         ).total

@@ -99,8 +99,8 @@ def rollout(
         steps: Number of steps, static, at least 1.
         warmup: Steps that the mean loss leaves out, less than `steps`; may be traced.
         bound: Loss beyond which a run counts as diverged; may be traced.
-        stride: Length of the windows of `Rollout.loss_curve`; static, must divide `steps`. The draws of
-            max(stride, 1000) steps are held at a time.
+        stride: Length of the windows of `Rollout.loss_curve`; static, must divide `steps`. The
+            draws of max(stride, 1000) steps are held at a time.
         record: (params, opt_state) -> tree of arrays, called at the end of each window.
         initial: (params, world) in place of `problem.init(key)`.
         draws: Recorded draws in place of `problem.draw(key)`: its tree with a leading axis of

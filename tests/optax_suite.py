@@ -89,7 +89,7 @@ def _adam(amsgrad, learning_rate, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, mu_d
         mu_dtype=(mu_dtype, None),
         **{name: (value, name != "nesterov") for name, value in more.items()},
     )
-    return nj.adam(learning_rate, b1, b2, eps, amsgrad=amsgrad)
+    return nj.adam(learning_rate, b1=b1, b2=b2, eps=eps, amsgrad=amsgrad)
 
 
 def adamw(
@@ -105,7 +105,15 @@ def adamw(
     nesterov=False,
 ):
     _only_default(eps_root=(eps_root, 0.0), mu_dtype=(mu_dtype, None), nesterov=(nesterov, False))
-    return nj.adamw(learning_rate, weight_decay, b1, b2, eps, decay_times_rate=True, mask=mask)
+    return nj.adamw(
+        learning_rate,
+        weight_decay=weight_decay,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        decay_times_rate=True,
+        mask=mask,
+    )
 
 
 def sgd(learning_rate, momentum=None, nesterov=False, accumulator_dtype=None):
@@ -150,7 +158,7 @@ def adafactor(
 
 def scale_by_adam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, mu_dtype=None, *, nesterov=False):
     _only_default(eps_root=(eps_root, 0.0), mu_dtype=(mu_dtype, None), nesterov=(nesterov, False))
-    return nj.scale_by_adam(b1, b2, eps)
+    return nj.scale_by_adam(b1, b2=b2, eps=eps)
 
 
 def scale_by_amsgrad(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, mu_dtype=None, **more):
@@ -159,7 +167,7 @@ def scale_by_amsgrad(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, mu_dtype=None, **
         mu_dtype=(mu_dtype, None),
         **{name: (value, True) for name, value in more.items()},
     )
-    return nj.scale_by_adam(b1, b2, eps, amsgrad=True)
+    return nj.scale_by_adam(b1, b2=b2, eps=eps, amsgrad=True)
 
 
 def trace(decay, nesterov=False, accumulator_dtype=None):
@@ -169,7 +177,7 @@ def trace(decay, nesterov=False, accumulator_dtype=None):
 
 def ema(decay, debias=True, accumulator_dtype=None):
     _only_default(accumulator_dtype=(accumulator_dtype, None))
-    return nj.scale_by_nested_momentum([decay], debias)
+    return nj.scale_by_nested_momentum([decay], debias=debias)
 
 
 def scale_by_learning_rate(learning_rate, *, flip_sign=True):
@@ -208,7 +216,7 @@ def constant_schedule(value):
 
 def cosine_decay_schedule(init_value, decay_steps, alpha=0.0, exponent=1.0):
     _only_default(exponent=(exponent, 1.0))
-    return _times(init_value, nj.cosine(decay_steps, alpha))
+    return _times(init_value, nj.cosine(decay_steps, floor=alpha))
 
 
 def warmup_constant_schedule(init_value, peak_value, warmup_steps):

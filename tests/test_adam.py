@@ -71,7 +71,7 @@ def test_equals_optax(x64, eps, amsgrad):
     gradients = jnp.asarray(np.random.default_rng(2).normal(size=(400, 3)))
     theirs = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     expected = directions(theirs(0.8, 0.99, eps), gradients)
-    actual = directions(nj.scale_by_adam(0.8, 0.99, eps, amsgrad=amsgrad), gradients)
+    actual = directions(nj.scale_by_adam(0.8, b2=0.99, eps=eps, amsgrad=amsgrad), gradients)
     np.testing.assert_allclose(actual, expected, rtol=RTOL)
 
 
@@ -93,7 +93,7 @@ def test_gradients_that_grow_attain_the_bound_of_the_step(x64, b1, b2):
         assert bound == pytest.approx(7.2703, abs=5e-5)
     ages = np.arange(200)[::-1]
     history = (b1 / b2) ** ages
-    tx = nj.scale_by_adam(b1, b2, eps=0.0, debias=False)
+    tx = nj.scale_by_adam(b1, b2=b2, eps=0.0, debias=False)
     assert directions(tx, jnp.asarray(history))[-1] == pytest.approx(bound, rel=1e-9)
     # It is the largest: a disturbance of every second gradient makes the step shorter.
     assert directions(tx, jnp.asarray(history + 0.1 * (ages % 2)))[-1] < 0.999 * bound
@@ -135,7 +135,7 @@ def test_bias_correction_is_a_decay_that_changes(x64):
 
 
 def test_gains_in_float32_neither_cancel_nor_drift():
-    tx, three = nj.scale_by_adam(0.9, 1 - 1e-6), jnp.array(3.0)
+    tx, three = nj.scale_by_adam(0.9, b2=1 - 1e-6), jnp.array(3.0)
 
     def step(state, _):
         update, state = tx.update(three, state)
@@ -158,7 +158,7 @@ def test_gains_follow_scheduled_decays(x64):
 
 def counter_example(amsgrad, big, small, period, b1, b2, alpha, steps):
     """Minimise `big` x at every period-th step, else -`small` x, over [-1, 1]; return the end."""
-    tx = nj.scale_by_adam(b1, b2, eps=0.0, amsgrad=amsgrad, debias=False)
+    tx = nj.scale_by_adam(b1, b2=b2, eps=0.0, amsgrad=amsgrad, debias=False)
 
     def step(carry, t):
         x, state = carry
@@ -240,7 +240,7 @@ def test_every_number_is_vmappable(x64, amsgrad):
     gradients = jnp.asarray(np.random.default_rng(6).normal(size=(20, 3)))
 
     def solve(b1, b2, eps):
-        return directions(nj.scale_by_adam(b1, b2, eps, amsgrad=amsgrad), gradients)
+        return directions(nj.scale_by_adam(b1, b2=b2, eps=eps, amsgrad=amsgrad), gradients)
 
     grid = [(0.0, 0.99, 1e-8), (0.9, 0.999, 0.0), (0.99, 0.5, 0.1)]
     together = jax.jit(jax.vmap(solve))(*jnp.array(grid).T)

@@ -149,7 +149,7 @@ def test_training_learns_the_examples_drawn_each_after_its_loss_was_taken(images
     model, examples = runs.network(SMALL, images), runs.training(images)
     start = runs.start(SMALL, images, "online", 2)
     params = jax.tree.map(lambda x: x[1, 1], start.params)
-    problem = nj.classification(model.apply, model.init, *examples, size)
+    problem = nj.classification(model.apply, model.init, *examples, batch_size=size)
     tx = nj.scale_by_learning_rate(0.05)
     trace = runs.train(SMALL, tx, problem, params, start.draws[1], size)
 
@@ -178,7 +178,7 @@ def test_a_fold_is_evaluated_on_what_was_not_trained_on(images):
     start = runs.start(SMALL, images, "tuning", 2)
     model = runs.network(SMALL, images)
     seen = images.train_images[~mask], images.train_labels[~mask]
-    problem = nj.classification(model.apply, model.init, *seen, 50)
+    problem = nj.classification(model.apply, model.init, *seen, batch_size=50)
     params = jax.tree.map(lambda x: x[0, 1], start.params)
     tx = optimizer(SMALL, "momentum", 0.1, 0.9)
     trace = runs.train(SMALL, tx, problem, params, start.draws[1], 50, curve=False)

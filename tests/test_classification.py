@@ -30,7 +30,7 @@ def init(key):
 
 
 def logistic(batch_size=2, **options):
-    return nj.classification(apply, init, IMAGES, LABELS, batch_size, **options)
+    return nj.classification(apply, init, IMAGES, LABELS, batch_size=batch_size, **options)
 
 
 def oracle(w, b, x, y):
@@ -57,7 +57,7 @@ def test_gradient_of_logistic_regression_is_inputs_times_errors(x64):
 
 def test_steps_are_those_of_the_oracle(x64):
     problem, rate, order = logistic(3), 0.7, RNG.integers(0, EXAMPLES, (20, 3))
-    trace = nj.rollout(nj.momentum(rate, 0.0), problem, KEY, 20, stride=1, draws=order)
+    trace = nj.rollout(nj.momentum(rate, decay=0.0), problem, KEY, 20, stride=1, draws=order)
     params, _ = problem.init(jax.random.split(KEY)[0])
     w, b = np.asarray(params["w"]), np.zeros(CLASSES)
     for at, loss in zip(order, trace.loss_curve, strict=True):
@@ -111,7 +111,9 @@ def test_folds_and_rates_are_vmappable_in_one_compilation(x64):
 
     def solve(rate, fold, images):
         traces.append(None)
-        problem = nj.classification(apply, init, images, LABELS, 2, folds=folds, fold=fold)
+        problem = nj.classification(
+            apply, init, images, LABELS, batch_size=2, folds=folds, fold=fold
+        )
         return nj.rollout(nj.momentum(rate), problem, KEY, 20).params["w"]
 
     over = jax.vmap(jax.vmap(solve, (0, None, None)), (None, 0, None))
@@ -136,7 +138,7 @@ def test_a_sweep_holds_its_folds_against_the_masks():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_images_keep_their_dtype_and_the_loss_is_wide(dtype, x64):
-    problem = nj.classification(apply, init, jnp.asarray(IMAGES, dtype), LABELS, 2)
+    problem = nj.classification(apply, init, jnp.asarray(IMAGES, dtype), LABELS, batch_size=2)
     batch, _ = problem.observe(problem.draw(KEY), None)
     params = jax.tree.map(lambda p: p.astype(dtype), problem.init(KEY)[0])
     assert batch.images.dtype == dtype

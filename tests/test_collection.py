@@ -30,12 +30,12 @@ def test_one_compilation_for_a_grid_over_everything(x64):
     @jax.jit
     def trajectory(rate, decay, b1, b2, first_cycle, growth, clip, levels, weight_decay):
         traces.append(None)
-        schedule = nj.warm_restarts(first_cycle, growth)
+        schedule = nj.warm_restarts(first_cycle, growth=growth)
         tx = optax.chain(
             nj.clip_by_block_rms(clip),
-            nj.scale_by_adam(b1, b2),
-            nj.scale_by_nested_momentum(nj.nested_decays(levels, decay, max_levels=4)),
-            nj.scale_by_learning_rate(rate, schedule),
+            nj.scale_by_adam(b1, b2=b2),
+            nj.scale_by_nested_momentum(nj.nested_decays(levels, decay=decay, max_levels=4)),
+            nj.scale_by_learning_rate(rate, schedule=schedule),
             nj.add_decoupled_weight_decay(weight_decay, schedule=schedule, normalized=True),
         )
 

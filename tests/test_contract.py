@@ -40,7 +40,7 @@ def cascade(outer, inner, **options):
 
 
 def falling_adamw(total_steps, floor, **hyperparams):
-    schedule = schedules.cosine(total_steps, floor)
+    schedule = schedules.cosine(total_steps, floor=floor)
     return nj.adamw(normalized=True, schedule=schedule, **hyperparams)
 
 
@@ -70,7 +70,9 @@ CASES = [
     Case("scale_by_learning_rate", nj.scale_by_learning_rate, RATES),
     Case(
         "scale_by_learning_rate[schedule]",
-        lambda learning_rate, factor: nj.scale_by_learning_rate(learning_rate, fading(factor)),
+        lambda learning_rate, factor: nj.scale_by_learning_rate(
+            learning_rate, schedule=fading(factor)
+        ),
         RATES | {"factor": (0.5, 0.999)},
     ),
     Case("scale_by_nesterov_momentum", nj.scale_by_nesterov_momentum, RATES | DECAY),

@@ -64,7 +64,7 @@ def test_everything_starts_as_independent_normals():
 @pytest.mark.parametrize("levels", [1, 2, 4])
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_weights_answer_an_impulse_as_a_row_of_averages(x64, levels, decay):
-    problem = nj.drifting_regression(1, levels, decay, noise_std=0.0)
+    problem = nj.drifting_regression(1, data_levels=levels, decay=decay, noise_std=0.0)
     world = DriftingRegressionWorld(weights=(jnp.zeros(1),) * levels)
     impulse = jnp.eye(20)[0]
     draws = DriftingRegressionDraws(impulse[:, None], jnp.ones((20, 1)), jnp.ones(20))
@@ -78,7 +78,7 @@ def test_weights_settle_at_the_sum_of_the_squared_impulse_response():
     decay, steps, seeds, dim = 0.8, 150, 20, 1000
 
     def end(levels, key):
-        problem = nj.drifting_regression(dim, levels, decay, max_levels=3)
+        problem = nj.drifting_regression(dim, data_levels=levels, decay=decay, max_levels=3)
         key_init, key_draw = jax.random.split(key)
         _, world = problem.init(key_init)
 
@@ -108,7 +108,7 @@ def test_losses_without_learning_are_the_oracles(x64, levels):
     drift, inputs, noise = rng.normal(size=(30, 4)), rng.normal(size=(30, 4)), rng.normal(size=30)
     options = {"data_decay": 0.9, "noise_std": 0.5, "learning_rate": 0.0}
     expected, _ = oracles.drifting_regression(model, data, drift, inputs, noise, **options)
-    problem = nj.drifting_regression(4, levels, 0.9, 0.5, max_levels=3)
+    problem = nj.drifting_regression(4, data_levels=levels, decay=0.9, noise_std=0.5, max_levels=3)
     padding = rng.normal(size=(3 - levels, 4))  # Of no account from the first step on.
     world = DriftingRegressionWorld(tuple(jnp.array([*data, *padding])))
     draws = DriftingRegressionDraws(jnp.array(drift), jnp.array(inputs), jnp.array(noise))
@@ -136,7 +136,10 @@ def trajectory(problem, key=KEY, steps=10):
 
 
 def test_padding_changes_nothing_of_what_a_key_gives():
-    problems = nj.drifting_regression(3, 2), nj.drifting_regression(3, 2, max_levels=5)
+    problems = (
+        nj.drifting_regression(3, data_levels=2),
+        nj.drifting_regression(3, data_levels=2, max_levels=5),
+    )
     short, padded = jax.jit(lambda: [trajectory(problem) for problem in problems])()
     chex.assert_trees_all_close(padded, short, rtol=FLOAT32_RTOL)
 
@@ -146,7 +149,11 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
 
     def solve(levels, decay, noise_std):
         traces.append(levels)
-        return trajectory(nj.drifting_regression(2, levels, decay, noise_std, max_levels=4))
+        return trajectory(
+            nj.drifting_regression(
+                2, data_levels=levels, decay=decay, noise_std=noise_std, max_levels=4
+            )
+        )
 
     program = jax.jit(jax.vmap(solve))
     grid = [(1, 0.0, 0.0), (3, 0.95, 0.1), (4, 0.5, 2.0)]
@@ -154,7 +161,7 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
     together = program(*map(jnp.array, zip(*grid, strict=True)))
     assert len(traces) == 1
     for i, (levels, decay, noise_std) in enumerate(grid):
-        problem = nj.drifting_regression(2, levels, decay, noise_std)
+        problem = nj.drifting_regression(2, data_levels=levels, decay=decay, noise_std=noise_std)
         alone = jax.jit(lambda problem=problem: trajectory(problem))()
         actual = jax.tree.map(lambda x, i=i: x[i], together)
         chex.assert_trees_all_close(actual, alone, rtol=RTOL)
@@ -162,7 +169,7 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_dtype_is_that_of_everything_but_narrow_weights(x64, dtype):
-    problem = nj.drifting_regression(3, 2, decay=0.999, dtype=dtype)
+    problem = nj.drifting_regression(3, data_levels=2, decay=0.999, dtype=dtype)
 
     @jax.jit
     def step(key):
@@ -192,7 +199,7 @@ def test_dtype_follows_the_precision_that_jax_allows(x64, dtype):
 
 
 def test_defaults_are_the_published_experiments():
-    same = nj.drifting_regression(10, 1, 0.95, 0.1)
+    same = nj.drifting_regression(10, data_levels=1, decay=0.95, noise_std=0.1)
     problems = nj.drifting_regression(), same
     chex.assert_trees_all_equal(*jax.jit(lambda: [trajectory(p) for p in problems])())
 
@@ -225,7 +232,7 @@ def test_rejects(options, error, message):
 @pytest.mark.parametrize("convert", [np.int64, jnp.asarray])
 def test_integers_of_any_kind_shape_the_problem_under_jit(convert):
     dim, levels = convert(3), convert(2)
-    params, world = jax.jit(lambda: nj.drifting_regression(dim, levels).init(KEY))()
+    params, world = jax.jit(lambda: nj.drifting_regression(dim, data_levels=levels).init(KEY))()
     assert params.shape == (4,)
     assert [w.shape for w in world.weights] == [(3,), (3,)]
 
@@ -234,4 +241,4 @@ def test_what_shapes_the_state_is_not_traced():
     with pytest.raises(TypeError, match="`dim` must be a Python integer, known when tracing, got "):
         jax.jit(lambda dim: nj.drifting_regression(dim).init(KEY))(3)
     with pytest.raises(TypeError, match="`max_levels` must be given when `data_levels` is traced"):
-        jax.jit(lambda levels: nj.drifting_regression(3, levels).init(KEY))(3)
+        jax.jit(lambda levels: nj.drifting_regression(3, data_levels=levels).init(KEY))(3)

@@ -24,7 +24,7 @@ EQUATIONS_A_LEAF = {
 RATE = 0.01
 OPTIMIZERS = {
     "momentum": nj.momentum,
-    "nested_momentum": lambda rate: nj.nested_momentum(rate, 3),
+    "nested_momentum": lambda rate: nj.nested_momentum(rate, levels=3),
     "nesterov": nj.nesterov,
     "adam": nj.adam,
     "amsgrad": lambda rate: nj.adam(rate, amsgrad=True),

@@ -55,7 +55,7 @@ def optimizers():
         "nested_momentum": nj.nested_momentum(0.01, levels=3),
         "nesterov": nj.nesterov(0.005),
         "adam": nj.adam(0.02),
-        "adamw": nj.adamw(0.02, 0.001),
+        "adamw": nj.adamw(0.02, weight_decay=0.001),
         "adafactor": nj.adafactor(0.02),
         "optax.sgd": optax.sgd(0.01),
     }
@@ -65,7 +65,7 @@ def optimizers():
 @pytest.mark.parametrize("name", optimizers())
 def test_a_rollout_is_that_of_the_cpu(name, dtype):
     with jax.enable_x64(dtype == "float64"):
-        problem = nj.drifting_regression(5, 2)
+        problem = nj.drifting_regression(5, data_levels=2)
 
         def run(key):
             trace = nj.rollout(optimizers()[name], problem, key, 2000, warmup=500, stride=500)
@@ -82,7 +82,7 @@ def test_a_rollout_is_that_of_the_cpu(name, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_sweep_is_that_of_the_cpu(dtype):
     def run(learning_rate, levels, seed):
-        tx = nj.nested_momentum(learning_rate, levels, max_levels=4)
+        tx = nj.nested_momentum(learning_rate, levels=levels, max_levels=4)
         problem = nj.drifting_regression(dim=5)
         trace = nj.rollout(tx, problem, jax.random.key(seed), 1000, warmup=200)
         return {"loss": trace.mean_loss, "diverged_at": trace.diverged_at}

@@ -97,7 +97,7 @@ def test_replays_the_oracle(x64, model_levels, data_levels, dim, steps, as_funct
 @pytest.mark.slow
 def test_agrees_with_the_scan_at_all_levels(x64):
     """Stages without a decay, which the kernels leave out, may be anywhere."""
-    decays = [nj.nested_decays(levels, 0.9, 8) for levels in range(1, 9)]
+    decays = [nj.nested_decays(levels, decay=0.9, max_levels=8) for levels in range(1, 9)]
     decays += [[0.9, 0.0, 0.5, 0.0, 0.8, 0.0, 0.0], [0.0] * 6 + [0.9]]
 
     def run(implementation, decays, data_levels):
@@ -203,7 +203,7 @@ def test_every_number_may_be_traced():
 def test_sweeps_like_the_scan():
     def run(implementation, levels, data_levels, learning_rate, seed):
         trace = kernels.regression_rollout(
-            nj.nested_decays(levels, 0.8, 3),
+            nj.nested_decays(levels, decay=0.8, max_levels=3),
             learning_rate,
             jax.random.key(seed),
             2 * BLOCK,
@@ -229,7 +229,7 @@ def traced_over_levels(steps):
 
     def run(levels, data_levels, seed):
         return kernels.regression_rollout(
-            nj.nested_decays(levels, 0.9, 6),
+            nj.nested_decays(levels, decay=0.9, max_levels=6),
             0.01,
             jax.random.key(seed),
             steps,
@@ -278,7 +278,7 @@ def lowered_for_cuda(function, *arguments):
 def test_lowers_for_cuda_without_a_gpu(x64, dim, warps, dtype):
     def run(levels, seed):
         return kernels.regression_rollout(
-            nj.nested_decays(levels, 0.9, 7),
+            nj.nested_decays(levels, decay=0.9, max_levels=7),
             0.01,
             jax.random.key(seed),
             250,

@@ -42,7 +42,7 @@ def layers_of(seed, count=3):
 
 @pytest.mark.parametrize(
     "tx",
-    [nj.momentum(0.01), nj.nested_momentum(0.01, 3), nj.nesterov(0.01), nj.adamw(0.01)],
+    [nj.momentum(0.01), nj.nested_momentum(0.01, levels=3), nj.nesterov(0.01), nj.adamw(0.01)],
     ids=["momentum", "nested_momentum", "nesterov", "adamw"],
 )
 def test_elementwise_transforms_take_stacks_as_they_are(tx, x64):

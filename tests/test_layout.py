@@ -353,8 +353,8 @@ def test_pieces_of_several_points_lack_what_all_of_these_do(small, monkeypatch):
 
 
 def stream(rate, seed, levels=2, decay=0.5, max_levels=4):
-    tx = nj.nested_momentum(rate, levels, decay, max_levels=max_levels)
-    problem = nj.drifting_regression(3, 2, 0.9)
+    tx = nj.nested_momentum(rate, levels=levels, decay=decay, max_levels=max_levels)
+    problem = nj.drifting_regression(3, data_levels=2, decay=0.9)
     trace = nj.rollout(tx, problem, jax.random.key(seed), 120, stride=40)
     return {"loss": trace.mean_loss, "curve": trace.loss_curve, "diverged_at": trace.diverged_at}
 
@@ -482,16 +482,22 @@ def noisy(rate, decay):
 
 
 OPTIMIZERS = {
-    "nested momentum": lambda rate, decay: nj.nested_momentum(rate, 3, decay),
-    "debiased": lambda rate, decay: nj.nested_momentum(rate, 3, decay, debias=True),
-    "zero lag": lambda rate, decay: nj.nested_momentum(rate, 3, decay, readout="zero_lag"),
-    "mean": lambda rate, decay: nj.nested_momentum(rate, 3, decay, readout="mean"),
+    "nested momentum": lambda rate, decay: nj.nested_momentum(rate, levels=3, decay=decay),
+    "debiased": lambda rate, decay: nj.nested_momentum(rate, levels=3, decay=decay, debias=True),
+    "zero lag": lambda rate, decay: nj.nested_momentum(
+        rate, levels=3, decay=decay, readout="zero_lag"
+    ),
+    "mean": lambda rate, decay: nj.nested_momentum(rate, levels=3, decay=decay, readout="mean"),
     "nesterov": nj.nesterov,
     "momentum": nj.momentum,
     "adam": nj.adam,
-    "amsgrad": lambda rate, decay: nj.adam(rate, decay, amsgrad=True),
+    "amsgrad": lambda rate, decay: nj.adam(rate, b1=decay, amsgrad=True),
     "adamw": lambda rate, decay: nj.adamw(
-        rate, 0.01, decay, normalized=True, schedule=nj.with_warmup(nj.cosine(120), 10)
+        rate,
+        weight_decay=0.01,
+        b1=decay,
+        normalized=True,
+        schedule=nj.with_warmup(nj.cosine(120), 10),
     ),
     "adafactor": lambda rate, decay: nj.adafactor(b1=decay, decay_rate=1 - rate),
     "adafactor, not factored": lambda rate, decay: nj.adafactor(
@@ -503,7 +509,7 @@ OPTIMIZERS = {
         optax.clip(0.1),
         optax.sgd(rate),
     ),
-    "metrics": lambda rate, decay: nj.with_metrics(nj.momentum(rate, decay)),
+    "metrics": lambda rate, decay: nj.with_metrics(nj.momentum(rate, decay=decay)),
     "optax.adamw": lambda rate, decay: optax.adamw(rate, decay),
     "optax.lion": lambda rate, decay: optax.lion(rate, decay),
     "optax.sgd": lambda rate, decay: optax.sgd(rate, decay),
@@ -536,10 +542,10 @@ def test_optimizers_are_in_lanes(x64, optimizer):
 
 def test_rollouts_are_in_lanes(x64, monkeypatch):
     def run(rate, levels, seed):
-        tx = nj.with_metrics(nj.nested_momentum(rate, levels, max_levels=3))
+        tx = nj.with_metrics(nj.nested_momentum(rate, levels=levels, max_levels=3))
         trace = nj.rollout(
             tx,
-            nj.quadratic([1.0, 0.5, 0.1], 0.1),
+            nj.quadratic([1.0, 0.5, 0.1], noise_std=0.1),
             jax.random.key(seed),
             120,
             warmup=20,

@@ -118,7 +118,7 @@ OPTIMIZERS = {  # an optimizer, its rate and its decay at step t = 0, 1, ...
     "momentum": (nj.momentum(RATE, schedule=halving), lambda t: RATE * 0.5**t, None),
     "nesterov": (nj.nesterov(lambda t: RATE / (1.0 + t)), lambda t: RATE / (1 + t), None),
     "adamw": (
-        nj.adamw(RATE, DECAY, schedule=halving),
+        nj.adamw(RATE, weight_decay=DECAY, schedule=halving),
         lambda t: RATE * 0.5**t,
         lambda t: DECAY * 0.5**t,
     ),
@@ -277,7 +277,7 @@ def test_rollout_records_metrics_and_vmaps_over_rates():
     problem = nj.drifting_regression(dim=3)
 
     def run(learning_rate):
-        tx = with_metrics(nj.adamw(learning_rate, DECAY, schedule=lambda t: 0.9**t))
+        tx = with_metrics(nj.adamw(learning_rate, weight_decay=DECAY, schedule=lambda t: 0.9**t))
         return nj.rollout(
             tx,
             problem,

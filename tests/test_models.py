@@ -98,7 +98,7 @@ def test_squared_norm_is_that_of_the_weights_alone():
 def test_an_autoencoder_learns_by_the_problem_with_another_loss():
     images = jax.random.uniform(KEY, (50, 8))
     model = _models.autoencoder(8, (6,), 4, activation="tanh")
-    problem = nj.classification(model.apply, model.init, images, jnp.zeros(50, int), 10)
+    problem = nj.classification(model.apply, model.init, images, jnp.zeros(50, int), batch_size=10)
     problem = problem._replace(
         loss=lambda params, batch: _models.reconstruction(model, params, batch.images)
     )

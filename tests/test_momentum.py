@@ -44,7 +44,7 @@ def falling(step):
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
 def test_a_constant_gradient_reaches_the_terminal_velocity(x64, decay):
     steps = np.arange(1, 41)
-    actual = outflow(nj.momentum(0.5, decay), jnp.full(40, 3.0))
+    actual = outflow(nj.momentum(0.5, decay=decay), jnp.full(40, 3.0))
     # The geometric series 1 + decay + ..., on its way to 1 / (1 - decay).
     np.testing.assert_allclose(actual, -1.5 * (1 - decay**steps) / (1 - decay), rtol=RTOL)
 
@@ -57,7 +57,7 @@ class AgainstTheOracle(chex.TestCase):
         """The standard trajectory, with and without jit."""
         params, gradients = given_params(), given_gradients()
         with jax.enable_x64(True):
-            tx = nj.momentum(falling, 0.9, schedule=halved)
+            tx = nj.momentum(falling, decay=0.9, schedule=halved)
             update = self.variant(tx.update)
             theta = jax.tree.map(jnp.asarray, params)
             state, actual = tx.init(theta), []
@@ -75,9 +75,9 @@ def test_optimizers_agree_with_the_oracle(x64, learning_rate, schedule):
     params, gradients = given_params(), given_gradients()
     options = {"schedule": schedule}
     expected = oracles.momentum(params, gradients, learning_rate, 0.8, **options)
-    assert_agree(run(nj.momentum(learning_rate, 0.8, **options), params, gradients), expected)
+    assert_agree(run(nj.momentum(learning_rate, decay=0.8, **options), params, gradients), expected)
     expected = oracles.nested_momentum(params, gradients, learning_rate, [0.8] * 3, **options)
-    tx = nj.nested_momentum(learning_rate, 4, 0.8, max_levels=6, **options)
+    tx = nj.nested_momentum(learning_rate, levels=4, decay=0.8, max_levels=6, **options)
     assert_agree(run(tx, params, gradients), expected)
 
 
@@ -96,8 +96,8 @@ def test_accumulated_is_averaged_over_one_minus_the_decay(x64, decay):
     accumulated = outflow(nj.scale_by_accumulated_momentum(decay), gradients)
     scaled = jax.tree.map(lambda m: m / (1 - decay), averaged)
     chex.assert_trees_all_close(accumulated, scaled, rtol=RTOL)
-    two_levels = outflow(nj.nested_momentum(0.1, 2, decay), gradients)
-    one_sum = outflow(nj.momentum(0.1 * (1 - decay), decay), gradients)
+    two_levels = outflow(nj.nested_momentum(0.1, levels=2, decay=decay), gradients)
+    one_sum = outflow(nj.momentum(0.1 * (1 - decay), decay=decay), gradients)
     chex.assert_trees_all_close(two_levels, one_sum, rtol=RTOL)
 
 
@@ -106,17 +106,17 @@ def test_equals_optax(x64):
     pairs = [
         (nj.scale_by_accumulated_momentum(0.9), optax.trace(0.9)),
         (nj.scale_by_accumulated_momentum(), optax.trace(0.9)),
-        (nj.momentum(0.1, 0.9), optax.sgd(0.1, momentum=0.9)),
-        (nj.momentum(falling, 0.0), optax.sgd(falling)),
+        (nj.momentum(0.1, decay=0.9), optax.sgd(0.1, momentum=0.9)),
+        (nj.momentum(falling, decay=0.0), optax.sgd(falling)),
         (nj.nested_momentum(0.1, levels=1), optax.sgd(0.1)),
-        (nj.nested_momentum(0.1, 1, max_levels=3), optax.sgd(0.1)),
+        (nj.nested_momentum(0.1, levels=1, max_levels=3), optax.sgd(0.1)),
         (
-            nj.nested_momentum(1.0, 2, 0.9, debias=True),
+            nj.nested_momentum(1.0, levels=2, decay=0.9, debias=True),
             optax.chain(optax.ema(0.9), optax.scale(-1)),
         ),
         (nj.scale_by_learning_rate(0.1), optax.scale_by_learning_rate(0.1)),
         (nj.scale_by_learning_rate(falling), optax.scale_by_learning_rate(falling)),
-        (nj.scale_by_learning_rate(1, halved), optax.scale_by_learning_rate(halved)),
+        (nj.scale_by_learning_rate(1, schedule=halved), optax.scale_by_learning_rate(halved)),
     ]
     # All in one program: compiling is most of the time.
     ours = jax.jit(lambda g: [outflow(tx, g) for tx, _ in pairs])(gradients)
@@ -126,7 +126,7 @@ def test_equals_optax(x64):
 
 def test_given_decays_take_the_place_of_levels(x64):
     gradients = stacked_gradients()
-    decays = nj.matched_delay_decays(4, 0.9)
+    decays = nj.matched_delay_decays(4, decay=0.9)
     expected = jax.tree.map(
         lambda m: -0.1 * m, outflow(nj.scale_by_nested_momentum(decays, debias=True), gradients)
     )
@@ -178,7 +178,7 @@ def test_a_float64_rate_is_exact_under_x64(x64):
 
 
 def test_numpy_trees_pass():
-    tx, update = nj.momentum(0.1, 0.5), {"a": np.ones(2), "b": np.ones((), np.float32)}
+    tx, update = nj.momentum(0.1, decay=0.5), {"a": np.ones(2), "b": np.ones((), np.float32)}
     actual, _ = tx.update(update, tx.init(update))
     np.testing.assert_allclose(actual["a"], -0.1, rtol=FLOAT32_RTOL)
     assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
@@ -215,7 +215,7 @@ def test_every_number_is_vmappable_in_one_compilation(x64, factory):
     [
         nj.scale_by_accumulated_momentum(jnp.float32(0.9)),
         nj.momentum(jnp.float32(0.1), schedule=halved),
-        nj.nested_momentum(falling, 3, max_levels=4, debias=True),
+        nj.nested_momentum(falling, levels=3, max_levels=4, debias=True),
     ],
 )
 def test_state_is_stable_and_donatable(tx):

@@ -71,7 +71,7 @@ class AgainstTheOracle(chex.TestCase):
         gradients = given_gradients()
         with jax.enable_x64(True):
             for decays, debias in [([], False), ([0.95] * 3, False), (MIXED, False), (MIXED, True)]:
-                tx = nj.scale_by_nested_momentum(decays, debias)
+                tx = nj.scale_by_nested_momentum(decays, debias=debias)
                 update = self.variant(tx.update)
                 state, actual = tx.init(jax.tree.map(jnp.asarray, gradients[0])), []
                 for gradient in gradients:
@@ -142,7 +142,7 @@ def test_decays_of_levels(decay):
         np.testing.assert_array_equal(equal, oracles.nested_decays(levels, decay, 19))
         expected = oracles.matched_delay_decays(levels, decay, 19)
         np.testing.assert_allclose(matched, expected, rtol=RTOL)
-        np.testing.assert_array_equal(nj.nested_decays(levels, decay), equal[: levels - 1])
+        np.testing.assert_array_equal(nj.nested_decays(levels, decay=decay), equal[: levels - 1])
         assert equal.dtype == matched.dtype == np.float64
 
 
@@ -152,8 +152,8 @@ def test_matched_decays_keep_the_total_delay(x64, levels):
         response = outflow(nj.scale_by_nested_momentum(decays), impulse(3000))
         return jnp.sum(response * jnp.arange(3000))
 
-    matched = nj.matched_delay_decays(levels, 0.95, 19)
-    equal = nj.nested_decays(levels, 0.95, 19)
+    matched = nj.matched_delay_decays(levels, decay=0.95, max_levels=19)
+    equal = nj.nested_decays(levels, decay=0.95, max_levels=19)
     actual = jax.jit(jax.vmap(delay))(jnp.array([matched, equal]))
     np.testing.assert_allclose(actual, [19.0, (levels - 1) * 19.0], rtol=1e-11)
 
@@ -172,13 +172,13 @@ def test_traced_decays_of_levels_are_the_concrete_ones(decays, decay):
 
 
 def test_traced_levels_beyond_the_maximum_act_as_the_maximum():
-    actual = jax.jit(lambda levels: nj.nested_decays(levels, 0.5, 3))(7)
+    actual = jax.jit(lambda levels: nj.nested_decays(levels, decay=0.5, max_levels=3))(7)
     np.testing.assert_array_equal(actual, [0.5, 0.5])
 
 
 @pytest.mark.parametrize("decay", [np.float32(0.9), jnp.float32(0.9), jnp.bfloat16(0.9)])
 def test_decays_of_levels_are_float64_whatever_is_given(decay):
-    for decays in (nj.nested_decays(3, decay), nj.matched_delay_decays(2, decay)):
+    for decays in (nj.nested_decays(3, decay=decay), nj.matched_delay_decays(2, decay=decay)):
         assert decays.dtype == np.float64
         np.testing.assert_allclose(decays, float(decay), rtol=RTOL)
 
@@ -196,12 +196,12 @@ def test_concrete_jax_numbers_stay_concrete_under_jit(decays):
 @pytest.mark.parametrize("debias", [False, True])
 def test_padding_a_level_out_changes_nothing(debias):
     gradients = jnp.asarray(np.random.default_rng(4).normal(size=(40, 3)), float)
-    short = outflow(nj.scale_by_nested_momentum([0.9, 0.5], debias), gradients)
+    short = outflow(nj.scale_by_nested_momentum([0.9, 0.5], debias=debias), gradients)
     for padded in ([0.9, 0.5, 0.0, 0.0], [0.0, 0.9, 0.0, 0.5]):
-        actual = outflow(nj.scale_by_nested_momentum(padded, debias), gradients)
+        actual = outflow(nj.scale_by_nested_momentum(padded, debias=debias), gradients)
         # Not to the bit: a compiler may round a product and a sum once or twice.
         np.testing.assert_allclose(actual, short, rtol=0, atol=FLOAT32_RTOL)
-    none = outflow(nj.scale_by_nested_momentum([0.0, 0.0], debias), gradients)
+    none = outflow(nj.scale_by_nested_momentum([0.0, 0.0], debias=debias), gradients)
     np.testing.assert_array_equal(none, gradients)
 
 
@@ -225,12 +225,17 @@ def test_depth_is_vmappable(x64, debias):
 
     def at(levels, decay):
         return outflow(
-            nj.scale_by_nested_momentum(nj.nested_decays(levels, decay, 5), debias), gradients
+            nj.scale_by_nested_momentum(
+                nj.nested_decays(levels, decay=decay, max_levels=5), debias=debias
+            ),
+            gradients,
         )
 
     together = jax.jit(jax.vmap(at))(jnp.arange(1, 6), jnp.linspace(0.5, 0.98, 5))
     for levels, decay in enumerate(np.linspace(0.5, 0.98, 5), start=1):
-        alone = outflow(nj.scale_by_nested_momentum([decay] * (levels - 1), debias), gradients)
+        alone = outflow(
+            nj.scale_by_nested_momentum([decay] * (levels - 1), debias=debias), gradients
+        )
         np.testing.assert_allclose(together[levels - 1], alone, rtol=1e-12)
 
 
@@ -240,7 +245,7 @@ def test_another_rate_decay_or_level_is_not_compiled_again():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def solve(learning_rate, levels, decay):
-        tx = nj.nested_momentum(learning_rate, levels, decay, max_levels=4)
+        tx = nj.nested_momentum(learning_rate, levels=levels, decay=decay, max_levels=4)
         return tx.update(params, tx.init(params))[0]
 
     for learning_rate, levels, decay in [(0.1, 1, 0.9), (0.2, 4, 0.5), (1, 2, 0)]:
@@ -259,7 +264,7 @@ def test_forgets_in_every_dtype_under_a_traced_decay(x64, dtype):
 
 def test_a_concrete_decay_is_complemented_before_it_is_rounded():
     # In float32, 1 - 0.9999 is off by 1.7e-4 of its value.
-    for decays in ([0.9999], np.array([0.9999]), nj.nested_decays(2, 0.9999)):
+    for decays in ([0.9999], np.array([0.9999]), nj.nested_decays(2, decay=0.9999)):
         actual = outflow(nj.scale_by_nested_momentum(decays), impulse(1))
         np.testing.assert_allclose(actual, 1e-4, rtol=FLOAT32_RTOL)
 
@@ -268,7 +273,7 @@ def test_a_concrete_decay_is_complemented_before_it_is_rounded():
 @pytest.mark.parametrize("debias", [False, True])
 def test_16_bit_updates_have_32_bit_statistics(dtype, debias):
     gradients = jnp.asarray(np.random.default_rng(5).normal(size=(40, 4)), dtype)
-    tx = nj.scale_by_nested_momentum(jnp.array([0.95, 0.999]), debias)
+    tx = nj.scale_by_nested_momentum(jnp.array([0.95, 0.999]), debias=debias)
     assert {x.dtype for x in jax.tree.leaves(tx.init(gradients[0]))} == {jnp.dtype("float32")}
     actual = outflow(tx, gradients)
     assert actual.dtype == dtype
@@ -279,7 +284,7 @@ def test_16_bit_updates_have_32_bit_statistics(dtype, debias):
 def test_state_is_stable_and_donatable(debias):
     params = {"w": jnp.ones((2, 3), jnp.bfloat16), "none": None, "s": jnp.ones(()), "e": []}
     params["empty"] = jnp.ones((0, 2))
-    tx = nj.scale_by_nested_momentum(jnp.array([0.9, 0.5]), debias)
+    tx = nj.scale_by_nested_momentum(jnp.array([0.9, 0.5]), debias=debias)
     state = jax.eval_shape(tx.init, params)
     assert isinstance(state, ScaleByNestedMomentumState)
     assert len(state.momenta) == 2
@@ -295,7 +300,7 @@ def test_state_is_stable_and_donatable(debias):
 
 @pytest.mark.parametrize("debias", [False, True])
 def test_updates_wider_than_the_parameters_leave_the_state_as_it_is(x64, debias):
-    tx = nj.scale_by_nested_momentum([0.5], debias)
+    tx = nj.scale_by_nested_momentum([0.5], debias=debias)
     state = tx.init(jnp.ones(2, jnp.bfloat16))
     updates, after = tx.update(jnp.ones(2, jnp.float64), state)
     chex.assert_trees_all_equal_dtypes(after, state)
@@ -319,9 +324,9 @@ def test_composes_with_chain_and_masked():
 @pytest.mark.parametrize("debias", [False, True])
 def test_one_stage_is_optax_ema_and_none_is_identity(x64, debias):
     gradients = jax.tree.map(lambda *g: jnp.stack(g), *given_gradients())
-    one = outflow(nj.scale_by_nested_momentum([0.9], debias), gradients)
+    one = outflow(nj.scale_by_nested_momentum([0.9], debias=debias), gradients)
     chex.assert_trees_all_close(one, outflow(optax.ema(0.9, debias), gradients), rtol=1e-12)
-    none = outflow(nj.scale_by_nested_momentum([], debias), gradients)
+    none = outflow(nj.scale_by_nested_momentum([], debias=debias), gradients)
     chex.assert_trees_all_equal(none, gradients)
 
 
@@ -366,7 +371,7 @@ def test_readouts_combine_the_stages(x64, decays, debias):
         "mean": np.mean(passed, axis=0),
     }
     for readout, values in expected.items():
-        tx = nj.scale_by_nested_momentum(decays, debias, readout=readout)
+        tx = nj.scale_by_nested_momentum(decays, debias=debias, readout=readout)
         np.testing.assert_allclose(outflow(tx, jnp.asarray(inflow)), values, rtol=1e-11)
 
 
@@ -376,7 +381,9 @@ def test_padding_a_level_out_changes_no_readout(x64, debias, readout):
     gradients = jnp.asarray(np.random.default_rng(8).normal(size=(40, 3)))
 
     def at(decays):
-        return outflow(nj.scale_by_nested_momentum(decays, debias, readout=readout), gradients)
+        return outflow(
+            nj.scale_by_nested_momentum(decays, debias=debias, readout=readout), gradients
+        )
 
     traced = jax.jit(jax.vmap(at))
     for short, padded in [
@@ -394,19 +401,19 @@ def test_readout_of_traced_levels(x64, readout):
     gradients = jnp.asarray(np.random.default_rng(9).normal(size=30))
 
     def at(levels, decay):
-        tx = nj.nested_momentum(0.1, levels, decay, max_levels=5, readout=readout)
+        tx = nj.nested_momentum(0.1, levels=levels, decay=decay, max_levels=5, readout=readout)
         return outflow(tx, gradients)
 
     together = jax.jit(jax.vmap(at))(jnp.arange(1, 6), jnp.linspace(0.5, 0.98, 5))
     for levels, decay in enumerate(np.linspace(0.5, 0.98, 5), start=1):
-        tx = nj.nested_momentum(0.1, levels, decay, readout=readout)
+        tx = nj.nested_momentum(0.1, levels=levels, decay=decay, readout=readout)
         np.testing.assert_allclose(together[levels - 1], outflow(tx, gradients), atol=RTOL)
 
 
 @pytest.mark.parametrize("readout", ["last", "zero_lag", "mean"])
 def test_readout_is_differentiated_by_the_decay(x64, readout):
     def loss(decay):
-        tx = nj.nested_momentum(0.1, 3, decay, readout=readout)
+        tx = nj.nested_momentum(0.1, levels=3, decay=decay, readout=readout)
         return jnp.sum(outflow(tx, jnp.array([1.0, -2.0, 0.5])) ** 2)
 
     step = 1e-6

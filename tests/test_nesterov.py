@@ -44,7 +44,7 @@ def test_is_the_look_ahead_form(x64, learning_rate, decay, schedule):
     thetas, points = oracles.nesterov_lookahead(
         params, slope, steps, learning_rate, decay, schedule=schedule
     )
-    tx = nj.nesterov(learning_rate, decay, schedule=schedule)
+    tx = nj.nesterov(learning_rate, decay=decay, schedule=schedule)
 
     def step(carry, _):
         p, state = carry
@@ -65,7 +65,7 @@ def test_is_the_look_ahead_form(x64, learning_rate, decay, schedule):
 def test_agrees_with_the_oracle_along_given_gradients(x64, decay, jit):
     params, gradients = given_params(), given_gradients()
     expected = oracles.nesterov(params, gradients, falling, decay, schedule=wave)
-    tx = nj.nesterov(falling, decay, schedule=wave)
+    tx = nj.nesterov(falling, decay=decay, schedule=wave)
     assert_agree(run(tx, params, gradients, jit=jit), expected)
 
 
@@ -79,7 +79,7 @@ def test_equals_optax_while_rate_and_decay_are_constant_and_only_then(x64):
 
 def rate_of_convergence(learning_rate, decay, curvature):
     """Return the largest eigenvalue of one step on a quadratic, from (p, s) to (p', s')."""
-    tx = nj.scale_by_nesterov_momentum(learning_rate, decay)
+    tx = nj.scale_by_nesterov_momentum(learning_rate, decay=decay)
     _, state = tx.update(jnp.zeros(()), tx.init(jnp.zeros(())))
 
     def step(p_and_s):
@@ -146,7 +146,7 @@ def test_finds_the_iterate_in_wrapped_states(wrapper):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_narrow_parameters_have_a_wide_velocity(dtype):
     params = {"w": jnp.ones(3, dtype), "none": None, "empty": jnp.ones((0,), dtype)}
-    tx = nj.nesterov(jnp.float32(0.1), 0.999, schedule=wave)
+    tx = nj.nesterov(jnp.float32(0.1), decay=0.999, schedule=wave)
     state = jax.eval_shape(tx.init, params)
     assert state.velocity["w"].dtype == jnp.float32
     updates, after = jax.eval_shape(tx.update, params, state)
@@ -158,7 +158,7 @@ def test_narrow_parameters_have_a_wide_velocity(dtype):
 
 
 def test_bfloat16_velocity_forgets():
-    tx = nj.nesterov(1.0, 0.999)
+    tx = nj.nesterov(1.0, decay=0.999)
     gradients = jnp.zeros(2000, jnp.bfloat16).at[0].set(1.0)
 
     def step(state, gradient):
@@ -174,7 +174,7 @@ def test_every_number_is_vmappable(x64):
     gradients = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)))
 
     def solve(learning_rate, decay):
-        tx = nj.nesterov(learning_rate, decay, schedule=wave)
+        tx = nj.nesterov(learning_rate, decay=decay, schedule=wave)
 
         def step(carry, gradient):
             p, state = carry
@@ -216,7 +216,7 @@ def test_iterate_rejects_states_with_none_or_several(found):
 
 
 def test_state_reports_rate_and_decay(x64):
-    tx = nj.nesterov(falling, rising, schedule=wave)
+    tx = nj.nesterov(falling, decay=rising, schedule=wave)
     state = tx.init(jnp.ones(2))
     for step in range(6):
         _, state = tx.update(jnp.ones(2), state)

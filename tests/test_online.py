@@ -93,7 +93,7 @@ def test_comparator_of_linear_losses_is_a_corner(x64):
 def test_regret_of_gradient_descent_down_a_slope_is_a_series(x64):
     # theta_t = -rate * t, so the loss is -rate * T (T - 1) / 2; the best is -radius all along.
     steps, rate = 50, 0.01
-    trace = nj.rollout(nj.momentum(rate, 0.0), online_convex([[1.0]]), KEY, steps)
+    trace = nj.rollout(nj.momentum(rate, decay=0.0), online_convex([[1.0]]), KEY, steps)
     regret = online_regret(steps * trace.mean_loss, trace.world, 2.0)
     np.testing.assert_allclose(regret, 2 * steps - rate * steps * (steps - 1) / 2, rtol=RTOL)
 

@@ -18,7 +18,7 @@ EIGENVALUES = [-0.5, 0.0, 1.0, 30.0]
 
 @pytest.mark.parametrize("noise_std", [None, 0.0, 0.7])
 def test_gradient_is_curvature_times_parameter_plus_noise(x64, noise_std):
-    problem = nj.quadratic(EIGENVALUES, noise_std)
+    problem = nj.quadratic(EIGENVALUES, noise_std=noise_std)
     params, world = problem.init(KEY)
     draws = problem.draw(jax.random.key(1))
     batch, after = problem.observe(draws, world)
@@ -41,7 +41,7 @@ def test_gradient_descent_takes_the_coordinates_apart(x64):
 
 
 def test_params_and_draws_are_standard_normals():
-    problem = nj.quadratic([1.0, 2.0], 7.0)
+    problem = nj.quadratic([1.0, 2.0], noise_std=7.0)
     keys = jax.random.split(KEY, 20_000)
     params, draws = jax.jit(lambda k: (jax.vmap(problem.init)(k)[0], jax.vmap(problem.draw)(k)))(
         keys
@@ -55,7 +55,7 @@ def test_params_and_draws_are_standard_normals():
 def test_noise_settles_at_the_variance_of_an_autoregression():
     # theta' = (1 - c) theta - eta sigma xi has the variance (eta sigma)^2 / (1 - (1 - c)^2).
     rate, noise_std, h = 0.1, 0.5, np.array([1.0, 4.0])
-    problem = nj.quadratic(h, noise_std)
+    problem = nj.quadratic(h, noise_std=noise_std)
 
     def end(key):
         return nj.rollout(nj.momentum(rate, decay=0.0), problem, key, 150).params
@@ -71,7 +71,9 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
 
     def solve(eigenvalues, noise_std):
         traces.append(None)
-        return nj.rollout(nj.momentum(0.1), nj.quadratic(eigenvalues, noise_std), KEY, 10).params
+        return nj.rollout(
+            nj.momentum(0.1), nj.quadratic(eigenvalues, noise_std=noise_std), KEY, 10
+        ).params
 
     program = jax.jit(jax.vmap(solve))
     grid = jnp.array([[1.0, 2.0], [0.1, -3.0]]), jnp.array([0.0, 0.3])
@@ -79,14 +81,14 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
     program(*(values[::-1] for values in grid))
     assert len(traces) == 1
     for actual, eigenvalues, noise_std in zip(together, *grid, strict=True):
-        problem = nj.quadratic(list(eigenvalues), float(noise_std))
+        problem = nj.quadratic(list(eigenvalues), noise_std=float(noise_std))
         alone = nj.rollout(nj.momentum(0.1), problem, KEY, 10).params
         np.testing.assert_allclose(actual, alone, rtol=RTOL)
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "float32", "float64"])
 def test_dtype_is_that_of_everything(x64, dtype):
-    problem = nj.quadratic([1.0, np.float32(2.0)], 0.1, dtype=dtype)
+    problem = nj.quadratic([1.0, np.float32(2.0)], noise_std=0.1, dtype=dtype)
     params, _ = problem.init(KEY)
     draws = problem.draw(KEY)
     batch, _ = problem.observe(draws, None)
@@ -108,7 +110,12 @@ def test_dtype_is_that_of_everything(x64, dtype):
         (([1.0, math.nan],), {}, ValueError, "`eigenvalues[1]` must be finite, got nan."),
         (([math.inf],), {}, ValueError, "`eigenvalues[0]` must be finite, got inf."),
         ((["1"],), {}, TypeError, "`eigenvalues[0]` must be finite, got '1'."),
-        (([1], -1.0), {}, ValueError, "`noise_std` must be non-negative and finite, got -1.0."),
+        (
+            ([1],),
+            {"noise_std": -1.0},
+            ValueError,
+            "`noise_std` must be non-negative and finite, got -1.0.",
+        ),
         (([1],), {"dtype": "int32"}, TypeError, "`dtype` must be floating, got int32."),
     ],
 )

@@ -77,7 +77,7 @@ def test_given_rate_without_relation_to_parameters_is_scale_by_rate(learning_rat
     ours = nj.scale_by_relative_step(
         learning_rate, relative_step=False, scale_by_parameter=False, schedule=schedule
     )
-    theirs = nj.scale_by_learning_rate(learning_rate, schedule)
+    theirs = nj.scale_by_learning_rate(learning_rate, schedule=schedule)
     state, other = ours.init(updates), theirs.init(updates)
     for _ in range(5):
         actual, state = ours.update(updates, state)

@@ -89,7 +89,9 @@ def replay(tx, levels, chance, as_function=False, **options):
     draws = DriftingRegressionDraws(*draws)
     steps = len(draws.noise)
     initial = 2 * model, DriftingRegressionWorld(tuple(data))
-    problem = nj.drifting_regression(draws.inputs.shape[1], levels, 0.9, 0.3)
+    problem = nj.drifting_regression(
+        draws.inputs.shape[1], data_levels=levels, decay=0.9, noise_std=0.3
+    )
     if as_function:
         tree, draws = draws, lambda t: jax.tree.map(lambda z: z[t], tree)
     return nj.rollout(tx, problem, None, steps, initial=initial, draws=draws, **options)
@@ -126,7 +128,7 @@ def test_padding_does_not_change_when_a_run_overflows(levels):
     problem, keys = nj.drifting_regression(dim=4), jax.random.split(KEY, 8)
 
     def run(max_levels, key):
-        tx = nj.nested_momentum(1.0, levels, 0.9, max_levels=max_levels)
+        tx = nj.nested_momentum(1.0, levels=levels, decay=0.9, max_levels=max_levels)
         return nj.rollout(tx, problem, key, 900)
 
     both = jax.jit(jax.vmap(lambda key: [run(levels, key), run(levels + 2, key)]))

@@ -97,7 +97,7 @@ def test_agrees_with_the_oracle_in_float32_and_one_by_one(case):
 
 
 def test_restarts_of_the_paper():
-    multipliers, lengths = both(nj.warm_restarts(100, 2), jnp.arange(1501))
+    multipliers, lengths = both(nj.warm_restarts(100, growth=2), jnp.arange(1501))
     assert np.flatnonzero(multipliers == 1).tolist() == [0, 100, 300, 700, 1500]
     assert lengths[[0, 99, 100, 299, 300, 699, 700, 1499, 1500]].tolist() == [
         *(100, 100, 200, 200, 400, 400, 800, 800, 1600)
@@ -113,7 +113,7 @@ def test_counts_as_torch_does(first_cycle, growth):
         position += 1
         if position >= length:
             position, length = position - length, length * growth
-    actual = both(nj.warm_restarts(first_cycle, growth, floor=0.1), jnp.arange(200))[0]
+    actual = both(nj.warm_restarts(first_cycle, growth=growth, floor=0.1), jnp.arange(200))[0]
     np.testing.assert_allclose(actual, expected, FLOAT32_RTOL)
 
 
@@ -155,7 +155,7 @@ def test_restarts_at_the_exact_step_up_to_1e7_in_float32(first_cycle):
     steps = [np.pad(row[0], (0, longest - len(row[0]))) for row in rows]
 
     def at(growth, steps):
-        schedule = nj.warm_restarts(jnp.float32(first_cycle), growth)
+        schedule = nj.warm_restarts(jnp.float32(first_cycle), growth=growth)
         return schedule(steps), schedule.cycle_steps(steps)
 
     together = jax.jit(jax.vmap(at))(numbers, np.array(steps, np.int32))
@@ -169,7 +169,7 @@ def test_restarts_at_the_exact_step_up_to_1e7_in_float32(first_cycle):
 @pytest.mark.parametrize("first_cycle", ["1", "100", "12345", "123.45"])
 def test_restarts_of_the_decimals_that_python_numbers_are_written_as(first_cycle, growth):
     steps, expected, error, expected_lengths = around_starts(Decimal(first_cycle), Decimal(growth))
-    schedule = nj.warm_restarts(float(first_cycle), float(growth))
+    schedule = nj.warm_restarts(float(first_cycle), growth=float(growth))
     multipliers, lengths = both(schedule, steps)
     assert (np.abs(multipliers - expected) <= error).all()
     np.testing.assert_allclose(lengths, expected_lengths, FLOAT32_RTOL)
@@ -177,7 +177,7 @@ def test_restarts_of_the_decimals_that_python_numbers_are_written_as(first_cycle
 
 @pytest.mark.parametrize("numbers", [(100, 1), (jnp.float32(100), jnp.float32(1))])
 def test_all_of_100000_equal_cycles_are_equal(numbers):
-    schedule = nj.warm_restarts(*numbers)
+    schedule = nj.warm_restarts(numbers[0], growth=numbers[1])
     steps = 100 * jnp.arange(100_000)[:, None] + jnp.array([0, 1, 50, 99])
     multipliers, lengths = both(schedule, steps)
     assert (multipliers == multipliers[0]).all()
@@ -195,7 +195,9 @@ def test_restarts_beyond_the_integers_of_float32():
 
 @pytest.mark.parametrize("growth", [1e18, 1e30, 1e300])
 def test_a_second_cycle_may_never_end(growth):
-    multipliers, lengths = both(nj.warm_restarts(4, growth), jnp.array([0, 3, 4, 5, 2**31 - 1]))
+    multipliers, lengths = both(
+        nj.warm_restarts(4, growth=growth), jnp.array([0, 3, 4, 5, 2**31 - 1])
+    )
     np.testing.assert_allclose(multipliers, [1, math.sin(math.pi / 8) ** 2, 1, 1, 1], FLOAT32_RTOL)
     assert (lengths[2:] >= 4 * 2.0**59).all()
     assert np.isfinite(lengths).all()
@@ -211,7 +213,7 @@ def test_cosine_keeps_its_digits_to_the_end(total):
 
 def test_the_ends_are_exact_whatever_the_floor():
     floors = np.linspace(0, 1, 1000, dtype=np.float32)
-    ends = jax.vmap(lambda floor: nj.cosine(9, floor)(jnp.array([0, 9])))(floors)
+    ends = jax.vmap(lambda floor: nj.cosine(9, floor=floor)(jnp.array([0, 9])))(floors)
     np.testing.assert_array_equal(ends, np.stack([np.ones_like(floors), floors], axis=1))
 
 
@@ -234,7 +236,7 @@ def test_drops_take_effect_at_the_exact_step_of_every_total(tenths, kind):
     @jax.jit
     def all_right(totals):
         def right(total):
-            schedule = nj.step_drop(total, drops, factor=0.5)
+            schedule = nj.step_drop(total, drops=drops, factor=0.5)
             boundaries = jnp.array([-(-total * tenth // 10) for tenth in tenths])
             steps = jnp.concatenate([boundaries - 1, boundaries])
             expected = (steps[:, None] >= boundaries).sum(1)
@@ -251,14 +253,14 @@ def test_drops_take_effect_at_the_exact_step_of_every_total(tenths, kind):
 def test_a_drop_is_the_decimal_that_it_is_written_as():
     hundredths = [hundredth / 100 for hundredth in range(1, 101)]
     for total in (100, 10**7, jnp.int32(12300)):
-        multipliers = jax.jit(nj.step_drop(total, hundredths, 0.5))
+        multipliers = jax.jit(nj.step_drop(total, drops=hundredths, factor=0.5))
         boundaries = np.arange(1, 101) * (int(total) // 100)
         np.testing.assert_array_equal(multipliers(boundaries), 0.5 ** np.arange(1.0, 101))
         np.testing.assert_array_equal(multipliers(boundaries - 1), 0.5 ** np.arange(100.0))
     # 10**7 * 0.30001 is 3000100, and 0.3000100 and a bit is past it.
     for drop, boundary in [(0.30001, 3_000_100), (0.30001001, 3_000_101), (0.1234567, 1_234_567)]:
         steps = jnp.array([boundary - 1, boundary])
-        assert both(nj.step_drop(10**7, [drop], 0.5), steps)[0].tolist() == [1, 0.5]
+        assert both(nj.step_drop(10**7, drops=[drop], factor=0.5), steps)[0].tolist() == [1, 0.5]
 
 
 def test_warmup_of_all_step_counters():
@@ -279,7 +281,7 @@ def test_equals_optax_where_they_coincide():
     # optax computes (1 + cos) / 2, with absolute errors.
     tolerance = {"rtol": FLOAT32_RTOL, "atol": 2 * EPS}
     theirs = optax.cosine_decay_schedule(1.0, 40, alpha=0.1)
-    np.testing.assert_allclose(nj.cosine(40, 0.1)(steps), theirs(steps), **tolerance)
+    np.testing.assert_allclose(nj.cosine(40, floor=0.1)(steps), theirs(steps), **tolerance)
     theirs = optax.piecewise_constant_schedule(1.0, {3: 0.1, 6: 0.1, 8: 0.1})
     np.testing.assert_allclose(nj.step_drop(10)(steps), jax.vmap(theirs)(steps), **tolerance)
     cycles = [
@@ -287,7 +289,7 @@ def test_equals_optax_where_they_coincide():
         for length in (10, 20, 40)
     ]
     theirs = jax.vmap(optax.sgdr_schedule(cycles))(steps)
-    np.testing.assert_allclose(nj.warm_restarts(10, 2)(steps), theirs, **tolerance)
+    np.testing.assert_allclose(nj.warm_restarts(10, growth=2)(steps), theirs, **tolerance)
 
 
 # Two values of every number; a growth of exactly 1 and one above in the same program.
@@ -302,7 +304,7 @@ VMAPPED = {
 
 def with_numbers(name, *numbers):
     if name == "with_warmup":
-        return nj.with_warmup(nj.warm_restarts(5, 2), *numbers)
+        return nj.with_warmup(nj.warm_restarts(5, growth=2), *numbers)
     return getattr(nj, name)(*numbers)
 
 
@@ -330,7 +332,7 @@ def test_a_grid_of_restarts_is_one_program():
     def starts_of(first_cycle, growth):
         nonlocal traces
         traces += 1
-        schedule = nj.warm_restarts(first_cycle, growth)
+        schedule = nj.warm_restarts(first_cycle, growth=growth)
         return jax.lax.scan(lambda _, t: (None, schedule(t) == 1), None, jnp.arange(60))[1]
 
     grid = jax.vmap(jax.vmap(starts_of, (None, 0)), (0, None))
@@ -356,7 +358,7 @@ def test_counters_of_all_kinds_agree(case):
 
 
 def test_is_stable_under_scan():
-    schedule = nj.with_warmup(nj.warm_restarts(4, 2, 0.1), 3)
+    schedule = nj.with_warmup(nj.warm_restarts(4, growth=2, floor=0.1), 3)
     start = (jnp.ones(()), jnp.zeros(()))
     steps = jnp.arange(30)
     body = lambda carry, t: ((schedule(t), schedule.cycle_steps(t)), carry[0])  # noqa: E731
@@ -374,9 +376,9 @@ def test_output_dtypes(dtype, enabled):
         for schedule in (
             nj.constant(one(8)),
             nj.step_drop(one(8)),
-            nj.step_drop(one(8), [one(1)], one(1)),
-            nj.cosine(one(8), one(1)),
-            nj.warm_restarts(one(8), one(2), one(1)),
+            nj.step_drop(one(8), drops=[one(1)], factor=one(1)),
+            nj.cosine(one(8), floor=one(1)),
+            nj.warm_restarts(one(8), growth=one(2), floor=one(1)),
             nj.with_warmup(nj.constant(one(8)), one(4)),
             nj.with_warmup(nj.constant(one(8)), 4),
         ):
@@ -428,26 +430,26 @@ def test_gradients_are_finite_at_every_step(name):
 def test_nothing_overflows_on_the_way():
     with jax.debug_nans(True), jax.debug_infs(True):
         for growth in (1.0, 2.0, 1e300, jnp.float32(3e38)):
-            schedule = nj.warm_restarts(jnp.float32(3), growth)
+            schedule = nj.warm_restarts(jnp.float32(3), growth=growth)
             assert np.isfinite(both(schedule, jnp.array([2, 3, 50, 2**31 - 1]))).all()
 
 
 def test_the_slope_in_the_step():
-    schedule = nj.warm_restarts(10, 2)
+    schedule = nj.warm_restarts(10, growth=2)
     actual = jax.vmap(jax.grad(schedule))(jnp.array([10.0, 15.0, 20.0]))
     expected = [-math.pi / 40 * math.sin(math.pi * x) for x in (0, 0.25, 0.5)]
     np.testing.assert_allclose(actual, expected, FLOAT32_RTOL, EPS)
 
 
 def test_serves_wherever_optax_takes_a_schedule():
-    schedule = nj.warm_restarts(2, 2)
+    schedule = nj.warm_restarts(2, growth=2)
     expected = -0.5 * np.array(both(schedule, jnp.arange(8))[0])
     for tx in (
         optax.chain(optax.scale_by_schedule(schedule), optax.scale(-0.5)),
         optax.sgd(lambda step: 0.5 * schedule(step)),
         optax.inject_hyperparams(optax.sgd)(lambda step: 0.5 * schedule(step)),
         optax.chain(optax.inject_hyperparams(optax.scale)(step_size=schedule), optax.scale(-0.5)),
-        nj.momentum(0.5, 0.0, schedule=schedule),
+        nj.momentum(0.5, decay=0.0, schedule=schedule),
     ):
 
         def body(state, _, tx=tx):
@@ -468,7 +470,9 @@ def test_normalized_decay_knows_the_cycle(x64):
         normalized=True,
         schedule=built(oracles, "restarts doubled", 4),
     )
-    tx = nj.adamw(0.1, 0.25, normalized=True, schedule=built(nj, "restarts doubled", 4))
+    tx = nj.adamw(
+        0.1, weight_decay=0.25, normalized=True, schedule=built(nj, "restarts doubled", 4)
+    )
     assert_agree(run(tx, params, gradients), expected)
 
 
@@ -620,7 +624,7 @@ def test_concrete_numbers_are_checked_under_jit():
     drops = jnp.array([0.5, 0.25])
 
     def program():
-        return nj.step_drop(10, drops)(3)
+        return nj.step_drop(10, drops=drops)(3)
 
     with pytest.raises(ValueError, match=r"`drops` must increase from above 0"):
         jax.jit(program)()

@@ -148,12 +148,12 @@ def test_losses_are_those_of_rollouts(x64):
     results = _stability_runs.losses(SMALL, key, cases, seeds=2)
     assert results.case.values.tolist() == [0, 1, 2]
     for case, seed, m, d, decays, options in [
-        (0, 1, 3, 2, nj.matched_delay_decays(3, 0.95), {}),
-        (1, 0, 3, 1, nj.nested_decays(3, 0.95), {"readout": "zero_lag"}),
-        (2, 1, 2, 2, nj.nested_decays(2, 0.95), {}),
+        (0, 1, 3, 2, nj.matched_delay_decays(3, decay=0.95), {}),
+        (1, 0, 3, 1, nj.nested_decays(3, decay=0.95), {"readout": "zero_lag"}),
+        (2, 1, 2, 2, nj.nested_decays(2, decay=0.95), {}),
     ]:
         tx = nj.nested_momentum((case + 1) * rates[m - 1, d - 1], decays=decays, **options)
-        problem = nj.drifting_regression(3, d, 0.95, 0.1, max_levels=2)
+        problem = nj.drifting_regression(3, data_levels=d, decay=0.95, noise_std=0.1, max_levels=2)
         trace = nj.rollout(tx, problem, jax.random.fold_in(key, seed), 400, warmup=100, stride=20)
         at = {"case": case, "seed": seed, "model_level": m, "data_level": d}
         np.testing.assert_allclose(results.loss.sel(at), trace.mean_loss, rtol=RENORMALIZED_RTOL)
@@ -165,7 +165,7 @@ def test_systems_are_those_of_their_schemes(x64):
     # Some of them are one: each has to come back at its own place.
     names = ("equal", "tuned_zero_lag", "debiased", "tuned_matched")
     readouts = ("last", "zero_lag", "last", "last")
-    decays = [nj.nested_decays(3, 0.95)] * 3 + [nj.matched_delay_decays(3, 0.95)]
+    decays = [nj.nested_decays(3, decay=0.95)] * 3 + [nj.matched_delay_decays(3, decay=0.95)]
 
     @jax.jit
     def systems():

@@ -23,8 +23,8 @@ from nested_jax.sweeps.engine import _local
 from nested_jax.sweeps.engine._chunks import LANES_BYTES, chunk_of
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._local import LocalDevices
-from nested_jax.sweeps.engine._survey import bytes_carried_by
 from nested_jax.sweeps.engine._store import Store
+from nested_jax.sweeps.engine._survey import bytes_carried_by
 from nested_jax.sweeps.grid._grid import Grid
 from nested_jax.sweeps.lanes import _layout
 
@@ -117,7 +117,7 @@ def test_values_are_those_of_a_loop():
 def test_rollouts_are_those_of_a_loop():
     def run(levels, learning_rate, seed):
         problem = nj.drifting_regression(dim=2)
-        tx = nj.nested_momentum(learning_rate, levels, max_levels=3)
+        tx = nj.nested_momentum(learning_rate, levels=levels, max_levels=3)
         trace = nj.rollout(tx, problem, jax.random.key(seed), 40, warmup=10, stride=20)
         return {
             "loss": trace.mean_loss,
@@ -559,7 +559,7 @@ def optimize(rate, decay=0.9, levels=1, kind="nested"):
     if kind == "plain":
         nj.momentum(2 * rate)  # Not the value of the axis as it is.
     else:
-        nj.nested_momentum(rate, levels, decay, max_levels=4)
+        nj.nested_momentum(rate, levels=levels, decay=decay, max_levels=4)
     return {"x": rate * decay}
 
 
@@ -643,7 +643,7 @@ def test_lengths_are_checked_too(axes, message):
 
 def test_a_fraction_is_checked_against_its_neighbours():
     def drop(at):
-        return {"x": nj.step_drop(10, [0.5, at, 0.9])(6)}
+        return {"x": nj.step_drop(10, drops=[0.5, at, 0.9])(6)}
 
     message = "`at`[1] = 0.25: `drops` must increase from above 0, got [0.5, 0.25, 0.9]."
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):

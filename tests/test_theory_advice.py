@@ -28,14 +28,14 @@ def test_half_the_limit_contracts_gradient_descent_fastest():
 
 def test_the_rate_is_a_share_of_the_limit_for_every_level():
     def both(m, margin):
-        system = theory.cascade(nj.nested_decays(m, 0.95, max_levels=19))
+        system = theory.cascade(nj.nested_decays(m, decay=0.95, max_levels=19))
         return theory.stable_rate(system, 10, margin=margin), theory.mean_square_limit(system, 10)
 
     rates, limits = jax.jit(jax.vmap(both, (0, None)))(jnp.arange(1, 20), 0.7)
     np.testing.assert_allclose(rates, 0.7 * limits, rtol=RTOL)
 
     def growth(m, rate):
-        system = theory.cascade(nj.nested_decays(m, 0.95, max_levels=19))
+        system = theory.cascade(nj.nested_decays(m, decay=0.95, max_levels=19))
         return theory.mean_square_growth(system, 10, rate)
 
     # The published rate is too much from six levels on; the advised ones are stable.
@@ -59,7 +59,7 @@ def test_matched_delays_allow_more():
         (nj.scale_by_nested_momentum([0.9, 0.5]), 1.0),
         (theory.aggmo([0.5, 0.75]), 1 / 3),
         (optax.identity(), 1.0),
-        (nj.momentum(0.5, 0.9), 0.2),
+        (nj.momentum(0.5, decay=0.9), 0.2),
     ],
 )
 def test_the_rescaled_rate_keeps_the_speed(system, factor):

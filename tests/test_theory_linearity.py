@@ -56,15 +56,15 @@ LINEAR = {
     "scale_by_accumulated_momentum": nj.scale_by_accumulated_momentum(0.99),
     "scale_by_learning_rate": nj.scale_by_learning_rate(0.3),
     "scale_by_learning_rate[schedule]": nj.scale_by_learning_rate(
-        lambda step: 0.3, lambda step: 0.5
+        lambda step: 0.3, schedule=lambda step: 0.5
     ),
     "scale_by_relative_step[absolute]": nj.scale_by_relative_step(
         0.1, relative_step=False, scale_by_parameter=False
     ),
-    "scale_by_nesterov_momentum": nj.scale_by_nesterov_momentum(0.1, 0.9),
-    "momentum": nj.momentum(0.1, 0.9),
-    "nested_momentum": nj.nested_momentum(0.1, 4, 0.9, max_levels=7),
-    "nesterov": nj.nesterov(0.1, 0.9),
+    "scale_by_nesterov_momentum": nj.scale_by_nesterov_momentum(0.1, decay=0.9),
+    "momentum": nj.momentum(0.1, decay=0.9),
+    "nested_momentum": nj.nested_momentum(0.1, levels=4, decay=0.9, max_levels=7),
+    "nesterov": nj.nesterov(0.1, decay=0.9),
     "with_metrics": nj.with_metrics(nj.momentum(0.1)),
     "optax.identity": optax.identity(),
     "optax.set_to_zero": optax.set_to_zero(),
@@ -87,13 +87,16 @@ LINEAR = {
 HOMOGENEITY, SUPERPOSITION, SHIFT, PARAMETERS = theory.Linearity._fields
 
 REFUSED = {
-    "scale_by_nested_momentum[debias]": (nj.scale_by_nested_momentum([0.9], True), {SHIFT}),
-    "scale_by_learning_rate[late]": (nj.scale_by_learning_rate(0.1, nj.step_drop(30_000)), {SHIFT}),
-    "scale_by_learning_rate[slow]": (nj.scale_by_learning_rate(0.1, cosine), {SHIFT}),
+    "scale_by_nested_momentum[debias]": (nj.scale_by_nested_momentum([0.9], debias=True), {SHIFT}),
+    "scale_by_learning_rate[late]": (
+        nj.scale_by_learning_rate(0.1, schedule=nj.step_drop(30_000)),
+        {SHIFT},
+    ),
+    "scale_by_learning_rate[slow]": (nj.scale_by_learning_rate(0.1, schedule=cosine), {SHIFT}),
     "momentum[cosine]": (nj.momentum(0.1, schedule=nj.cosine(1000)), {SHIFT}),
     "momentum[restarts]": (nj.momentum(0.1, schedule=nj.warm_restarts(100)), {SHIFT}),
     "scale_by_nesterov_momentum[schedule]": (
-        nj.scale_by_nesterov_momentum(0.1, looking_ahead),
+        nj.scale_by_nesterov_momentum(0.1, decay=looking_ahead),
         {SHIFT},
     ),
     "scale_by_adam": (nj.scale_by_adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
@@ -104,7 +107,7 @@ REFUSED = {
     "scale_by_factored_rms": (nj.scale_by_factored_rms(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "scale_by_relative_step": (nj.scale_by_relative_step(), {SHIFT, PARAMETERS}),
     "adafactor": (nj.adafactor(), set(theory.Linearity._fields)),
-    "factored_adamw": (nj.factored_adamw(0.1, 0.1, normalized=False), None),
+    "factored_adamw": (nj.factored_adamw(0.1, weight_decay=0.1, normalized=False), None),
     "with_metrics[adam]": (nj.with_metrics(nj.adam()), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "optax.adam": (optax.adam(0.1), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "optax.rmsprop": (optax.rmsprop(0.1), None),
@@ -184,7 +187,7 @@ def test_errors_in_closed_form(x64):
     assert float(errors.homogeneity) == pytest.approx(1.0, abs=1e-7)
     assert float(errors.shift) == 0
     # A rate that falls by half a step has halved after a delay of one, and so on.
-    errors = theory.linearity(nj.scale_by_learning_rate(1.0, lambda step: 0.5**step))
+    errors = theory.linearity(nj.scale_by_learning_rate(1.0, schedule=lambda step: 0.5**step))
     assert float(errors.shift) == pytest.approx(1.0)
     assert float(errors.homogeneity) <= 1e-15
     # Decay acts on parameters of 1 by 0.1; the input is below 1.5.

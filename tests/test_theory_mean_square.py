@@ -210,7 +210,7 @@ def test_growth_is_that_of_the_table():
 
 
 def zero_lag(levels, room):
-    decays = nj.nested_decays(levels, 0.95, room)
+    decays = nj.nested_decays(levels, decay=0.95, max_levels=room)
     return nj.scale_by_nested_momentum(decays, readout="zero_lag")
 
 
@@ -292,7 +292,7 @@ def test_the_constant_feature_is_no_gaussian():
 
 def test_growth_of_matched_delays_is_the_published_contraction():
     def system(m):
-        return theory.cascade(nj.matched_delay_decays(m, 0.95, max_levels=20))
+        return theory.cascade(nj.matched_delay_decays(m, decay=0.95, max_levels=20))
 
     contraction = -growths_of_twenty()(systems_of(system, jnp.arange(1, 21)))[2:19]
     # Printed as about 3.77e-2 for every k.
@@ -302,7 +302,7 @@ def test_growth_of_matched_delays_is_the_published_contraction():
 def test_limits_of_matched_delays_are_the_printed_ones():
     def limit(m):
         return theory.stability_limit(
-            theory.cascade(nj.matched_delay_decays(m, 0.95, max_levels=19))
+            theory.cascade(nj.matched_delay_decays(m, decay=0.95, max_levels=19))
         )
 
     limits = jax.jit(jax.vmap(limit))(jnp.arange(3, 20))
@@ -321,7 +321,7 @@ def test_growth_takes_any_transform_jit_and_vmap():
     assert together.shape == (3, 4)
     alone = theory.mean_square_growth(nj.scale_by_accumulated_momentum(0.9), 4, 0.01)
     np.testing.assert_allclose(together[2, 2], alone, rtol=CLOSED_RTOL)
-    finished = theory.mean_square_growth(nj.momentum(0.01, 0.9), 4)
+    finished = theory.mean_square_growth(nj.momentum(0.01, decay=0.9), 4)
     np.testing.assert_allclose(finished, alone, rtol=CLOSED_RTOL)
     # Gradient descent: (1 - 2 eta)^2 + 4 eta^2 mu, mu = (5 + sqrt(41)) / 2 for four inputs.
     weight = (5 + math.sqrt(41)) / 2
@@ -406,8 +406,8 @@ def test_stationary_loss_is_that_of_long_runs():
     data_levels, seeds = (1, 2, 5), 48
 
     def run(levels, data_levels, seed):
-        tx = nj.nested_momentum(0.01, levels, max_levels=5)
-        problem = nj.drifting_regression(10, data_levels, max_levels=5)
+        tx = nj.nested_momentum(0.01, levels=levels, max_levels=5)
+        problem = nj.drifting_regression(10, data_levels=data_levels, max_levels=5)
         key = jax.random.key(seed)
         return {"loss": nj.rollout(tx, problem, key, 10_000, warmup=4000).mean_loss}
 
@@ -429,7 +429,7 @@ def test_stationary_loss_is_that_of_long_runs():
 
 def test_every_matched_delay_loses_less_than_forty_percent_more_than_one_average():
     def parts(m):
-        system = theory.cascade(nj.matched_delay_decays(m, 0.95, max_levels=19))
+        system = theory.cascade(nj.matched_delay_decays(m, decay=0.95, max_levels=19))
         return theory.stationary_loss(system, 10, 0.01, drift=padded(3, room=3))
 
     loss = jax.jit(jax.vmap(parts))(jnp.arange(2, 20))

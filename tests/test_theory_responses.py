@@ -176,7 +176,7 @@ def test_printed_bias_correction(x64):
 
 @pytest.mark.parametrize("levels", [2, 3, 7, 19])
 def test_matched_delay(x64, levels):
-    system = theory.cascade(nj.matched_delay_decays(levels, 0.95))
+    system = theory.cascade(nj.matched_delay_decays(levels, decay=0.95))
     np.testing.assert_allclose(theory.mean_delay(system), 19, rtol=RTOL)
 
 
@@ -208,13 +208,13 @@ def test_terminal_velocity(x64):
     expected = -rate * gradient / (1 - decay)
     for system, rest in (
         (nj.scale_by_accumulated_momentum(decay), rate),
-        (nj.momentum(rate, decay), 1.0),
-        (nj.nesterov(rate, decay), 1.0),
+        (nj.momentum(rate, decay=decay), 1.0),
+        (nj.nesterov(rate, decay=decay), 1.0),
         (theory.heavy_ball(decay), rate),
     ):
         actual = theory.terminal_velocity(system, gradient, rest)
         np.testing.assert_allclose(actual, expected, rtol=RTOL)
-    steps = outputs(nj.momentum(rate, decay), jnp.full(300, gradient))
+    steps = outputs(nj.momentum(rate, decay=decay), jnp.full(300, gradient))
     np.testing.assert_allclose(steps[-1], expected, rtol=1e-12)
 
 
@@ -245,7 +245,7 @@ def test_zero_lag_has_no_delay_and_no_later_moments(x64, stages):
 
 def test_zero_lag_of_traced_depth(x64):
     def weights(levels):
-        decays = nj.nested_decays(levels, 0.9, max_levels=5)
+        decays = nj.nested_decays(levels, decay=0.9, max_levels=5)
         return theory.impulse_response(theory.zero_lag(decays), 40)
 
     together = jax.jit(jax.vmap(weights))(jnp.arange(1, 6))
@@ -257,7 +257,7 @@ def test_zero_lag_of_traced_depth(x64):
 
 def test_all_is_vectorised_over_levels_and_decays(x64):
     def numbers(levels, decay):
-        system = theory.cascade(nj.nested_decays(levels, decay, max_levels=4))
+        system = theory.cascade(nj.nested_decays(levels, decay=decay, max_levels=4))
         response = theory.frequency_response(system, jnp.array([0.5]))[0]
         return (
             theory.dc_gain(system),
@@ -278,7 +278,7 @@ def test_all_is_vectorised_over_levels_and_decays(x64):
 
 def test_all_is_vectorised_over_rates_of_a_transform(x64):
     rates = jnp.array([0.1, 0.3])
-    gains = jax.jit(jax.vmap(lambda rate: theory.dc_gain(nj.nesterov(rate, 0.9))))(rates)
+    gains = jax.jit(jax.vmap(lambda rate: theory.dc_gain(nj.nesterov(rate, decay=0.9))))(rates)
     np.testing.assert_allclose(gains, -10 * rates, rtol=RTOL)
 
 

@@ -128,8 +128,8 @@ def test_the_approximation_is_low_by_at_most_three_percent():
         (theory.zero_lag([0.95] * 3), 26.68, 2),
         (optax.identity(), 2.0, 10),
         # Finished optimizers: what is limited is the curvature.
-        (nj.momentum(0.5, 0.9), 7.6, 10),
-        (nj.nested_momentum(0.01, 2), 7800.0, 8),
+        (nj.momentum(0.5, decay=0.9), 7.6, 10),
+        (nj.nested_momentum(0.01, levels=2), 7800.0, 8),
     ],
 )
 def test_limits_of_known_transforms(system, printed, digits):
@@ -244,7 +244,7 @@ def test_mean_growth_takes_rates_of_any_shape_and_changes_sign_at_the_limit():
 
 def test_a_run_shrinks_as_predicted():
     # Its largest eigenvalue is real, so that it does not oscillate.
-    tx = nj.nested_momentum(0.01, 3, 0.5)
+    tx = nj.nested_momentum(0.01, levels=3, decay=0.5)
 
     def step(carry, _):
         theta, state = carry

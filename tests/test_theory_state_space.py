@@ -90,7 +90,7 @@ def test_cascade_by_hand(x64):
 
 def test_depth_and_decays_are_vmappable(x64):
     def at(levels, decay):
-        return theory.cascade(nj.nested_decays(levels, decay, max_levels=6))
+        return theory.cascade(nj.nested_decays(levels, decay=decay, max_levels=6))
 
     levels, decays = jnp.arange(1, 7), jnp.array([0.5, 0.95])
     systems = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))(levels, decays)
@@ -106,10 +106,10 @@ def test_depth_and_decays_are_vmappable(x64):
     "make",
     [
         nj.scale_by_accumulated_momentum,
-        lambda decay: nj.nesterov(0.1, decay),
-        lambda decay: nj.nested_momentum(0.1, 3, decay, max_levels=5),
+        lambda decay: nj.nesterov(0.1, decay=decay),
+        lambda decay: nj.nested_momentum(0.1, levels=3, decay=decay, max_levels=5),
         lambda decay: optax.inject_hyperparams(nj.momentum)(0.1, decay=decay),
-        lambda decay: nj.with_metrics(nj.momentum(decay, 0.9)),
+        lambda decay: nj.with_metrics(nj.momentum(decay, decay=0.9)),
     ],
 )
 def test_traced_hyperparameters(x64, make):

@@ -50,14 +50,14 @@ def test_agrees_with_the_oracle(x64, learning_rate, normalized, decay_times_rate
     theirs, ours = restarts(3, 2.0, 20)
     flags = {"normalized": normalized, "decay_times_rate": decay_times_rate, "mask": mask}
     expected = oracles.adamw(params, gradients, learning_rate, 0.25, schedule=theirs, **flags)
-    tx = nj.adamw(learning_rate, 0.25, schedule=ours, **flags)
+    tx = nj.adamw(learning_rate, weight_decay=0.25, schedule=ours, **flags)
     assert_agree(run(tx, params, gradients), expected)
 
 
 def test_agrees_with_the_oracle_without_a_schedule(x64):
     params, gradients = given_params(), given_gradients()
     expected = oracles.adamw(params, gradients, 0.1, 0.25, b1=0.5, b2=0.9, eps=0.1)
-    tx = nj.adamw(0.1, 0.25, 0.5, 0.9, 0.1)
+    tx = nj.adamw(0.1, weight_decay=0.25, b1=0.5, b2=0.9, eps=0.1)
     assert_agree(run(tx, params, gradients, jit=False), expected)
 
 
@@ -65,7 +65,7 @@ def test_agrees_with_the_oracle_without_a_schedule(x64):
 def test_times_the_rate_equals_optax(x64, learning_rate):
     params, gradients = given_params(), given_gradients()
     expected = run(optax.adamw(learning_rate, weight_decay=0.25, mask=MASK), params, gradients)
-    tx = nj.adamw(learning_rate, 0.25, decay_times_rate=True, mask=MASK)
+    tx = nj.adamw(learning_rate, weight_decay=0.25, decay_times_rate=True, mask=MASK)
     assert_agree(run(tx, params, gradients), expected)
 
 
@@ -90,7 +90,7 @@ def test_without_gradients_parameters_fall_by_the_decay_alone(x64):
     params = given_params()
     zeros = [jax.tree.map(np.zeros_like, params)] * 10
     # A rate of 0 too: it is apart from the decay.
-    thetas = run(nj.adamw(0.0, 0.25), params, zeros)
+    thetas = run(nj.adamw(0.0, weight_decay=0.25), params, zeros)
     expected = [jax.tree.map(lambda p, t=t: p * 0.75**t, params) for t in range(1, 11)]
     assert_agree(thetas, expected)
 
@@ -175,7 +175,11 @@ def test_every_number_is_vmappable(x64):
 
     def solve(learning_rate, weight_decay, run=run):
         tx = nj.adamw(
-            learning_rate, weight_decay, schedule=schedule, normalized=True, decay_times_rate=True
+            learning_rate,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            normalized=True,
+            decay_times_rate=True,
         )
         theta, state = jax.tree.map(jnp.asarray, params), tx.init(params)
         for gradient in gradients[:5]:
@@ -191,7 +195,7 @@ def test_every_number_is_vmappable(x64):
 
 def test_is_stable_under_scan_and_init_under_eval_shape():
     params = {"w": jnp.ones((2, 3), jnp.bfloat16), "none": None, "empty": jnp.ones((0,))}
-    tx = nj.adamw(0.1, 0.1, mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree))
+    tx = nj.adamw(0.1, weight_decay=0.1, mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree))
     state = jax.eval_shape(tx.init, params)
     _, after = jax.eval_shape(tx.update, params, state, params)
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == jax.tree.map(

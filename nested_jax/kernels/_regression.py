@@ -113,7 +113,7 @@ def regression_rollout(
     Example:
         >>> import jax, nested_jax as nj
         >>> from nested_jax import kernels
-        >>> decays = nj.nested_decays(3, 0.95)
+        >>> decays = nj.nested_decays(3, decay=0.95)
         >>> trace = kernels.regression_rollout(decays, 1e-2, jax.random.key(0), 2000, warmup=500)
         >>> bool(trace.mean_loss < 1), bool(trace.diverged)
         (True, False)
@@ -121,7 +121,12 @@ def regression_rollout(
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     check_non_negative("learning_rate", learning_rate)
     problem = drifting_regression(
-        dim, data_levels, data_decay, noise_std, max_data_levels, dtype=dtype
+        dim,
+        data_levels=data_levels,
+        decay=data_decay,
+        noise_std=noise_std,
+        max_levels=max_data_levels,
+        dtype=dtype,
     )
     tx = nested_momentum(learning_rate, decays=decays)
 

@@ -134,9 +134,9 @@ def adafactor(
     return optax.chain(
         scale_by_factored_rms(
             decay_rate,
-            b2,
-            b2_cap,
-            eps1,
+            b2=b2,
+            b2_cap=b2_cap,
+            eps=eps1,
             factored=factored,
             min_dim_size_to_factor=min_dim_size_to_factor,
             factored_dims=factored_dims,
@@ -151,8 +151,8 @@ def adafactor(
 
 def factored_adamw(
     learning_rate: ScalarOrSchedule | None = 1e-2,
-    weight_decay: ScalarLike = 0.025,
     *,
+    weight_decay: ScalarLike = 0.025,
     b1: ScalarLike | None = 0.9,
     decay_rate: ScalarLike = 0.8,
     b2: ScalarOrSchedule | None = None,

@@ -18,10 +18,10 @@ from nested_jax.transforms import (
 
 def adam(
     learning_rate: ScalarOrSchedule = 1e-3,
+    *,
     b1: ScalarLike = 0.9,
     b2: ScalarLike = 0.999,
     eps: ScalarLike = 1e-8,
-    *,
     amsgrad: bool = False,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
@@ -52,17 +52,18 @@ def adam(
         >>> tx = nj.adam(3e-4, b2=0.99, amsgrad=True)
     """
     return optax.chain(
-        scale_by_adam(b1, b2, eps, amsgrad=amsgrad), scale_by_learning_rate(learning_rate, schedule)
+        scale_by_adam(b1, b2=b2, eps=eps, amsgrad=amsgrad),
+        scale_by_learning_rate(learning_rate, schedule=schedule),
     )
 
 
 def adamw(
     learning_rate: ScalarOrSchedule = 1e-3,
+    *,
     weight_decay: ScalarLike = 1e-4,
     b1: ScalarLike = 0.9,
     b2: ScalarLike = 0.999,
     eps: ScalarLike = 1e-8,
-    *,
     normalized: bool = False,
     decay_times_rate: bool = False,
     mask: Any | Callable[[Params], Any] | None = None,
@@ -104,8 +105,8 @@ def adamw(
     """
     check_flag("decay_times_rate", decay_times_rate)
     return optax.chain(
-        scale_by_adam(b1, b2, eps),
-        scale_by_learning_rate(learning_rate, schedule),
+        scale_by_adam(b1, b2=b2, eps=eps),
+        scale_by_learning_rate(learning_rate, schedule=schedule),
         add_decoupled_weight_decay(
             weight_decay,
             learning_rate=learning_rate if decay_times_rate else None,

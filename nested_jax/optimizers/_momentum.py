@@ -17,7 +17,7 @@ from nested_jax.transforms import (
 
 
 def momentum(
-    learning_rate: ScalarOrSchedule, decay: ScalarLike = 0.9, *, schedule: Schedule | None = None
+    learning_rate: ScalarOrSchedule, *, decay: ScalarLike = 0.9, schedule: Schedule | None = None
 ) -> optax.GradientTransformation:
     r"""Gradient descent with accumulated momentum (heavy ball).
 
@@ -50,15 +50,16 @@ def momentum(
         -0.175
     """
     return optax.chain(
-        scale_by_accumulated_momentum(decay), scale_by_learning_rate(learning_rate, schedule)
+        scale_by_accumulated_momentum(decay),
+        scale_by_learning_rate(learning_rate, schedule=schedule),
     )
 
 
 def nested_momentum(
     learning_rate: ScalarOrSchedule,
+    *,
     levels: ScalarLike = 2,
     decay: ScalarLike = 0.95,
-    *,
     max_levels: int | None = None,
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
     debias: bool = False,
@@ -102,17 +103,17 @@ def nested_momentum(
         >>> tx = nj.nested_momentum(1e-2, decays=nj.matched_delay_decays(19))
     """
     if decays is None:
-        decays = nested_decays(levels, decay, max_levels)
+        decays = nested_decays(levels, decay=decay, max_levels=max_levels)
     return optax.chain(
-        scale_by_nested_momentum(decays, debias, readout=readout),
-        scale_by_learning_rate(learning_rate, schedule),
+        scale_by_nested_momentum(decays, debias=debias, readout=readout),
+        scale_by_learning_rate(learning_rate, schedule=schedule),
     )
 
 
 def nesterov(
     learning_rate: ScalarOrSchedule,
-    decay: ScalarOrSchedule = 0.9,
     *,
+    decay: ScalarOrSchedule = 0.9,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
     r"""Nesterov's accelerated gradient, exact under a scheduled rate and decay.
@@ -140,4 +141,4 @@ def nesterov(
         >>> import nested_jax as nj
         >>> tx = nj.nesterov(0.01, decay=lambda step: step / (step + 3))
     """
-    return scale_by_nesterov_momentum(learning_rate, decay, schedule=schedule)
+    return scale_by_nesterov_momentum(learning_rate, decay=decay, schedule=schedule)

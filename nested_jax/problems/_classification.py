@@ -39,6 +39,7 @@ def classification(
     init: Callable[[Any], Params],
     images: np.ndarray | jax.Array,
     labels: np.ndarray | jax.Array,
+    *,
     batch_size: int,
     folds: np.ndarray | jax.Array | None = None,
     fold: ScalarLike | None = None,

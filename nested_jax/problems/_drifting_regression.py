@@ -53,11 +53,11 @@ class RegressionBatch(NamedTuple):
 
 def drifting_regression(
     dim: int = 10,
+    *,
     data_levels: ScalarLike = 1,
     decay: ScalarLike = 0.95,
     noise_std: ScalarLike = 0.1,
     max_levels: int | None = None,
-    *,
     dtype: Any = None,
 ) -> Problem:
     r"""Linear regression, one example a step, on true weights that drift through d levels.

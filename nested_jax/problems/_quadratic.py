@@ -14,8 +14,8 @@ from nested_jax.problems._problem import Problem
 
 def quadratic(
     eigenvalues: Sequence[ScalarLike] | np.ndarray | jax.Array,
-    noise_std: ScalarLike | None = None,
     *,
+    noise_std: ScalarLike | None = None,
     dtype: Any = None,
 ) -> Problem:
     r"""Quadratic loss of given curvatures, along the axes, with or without noise in the gradient.

@@ -79,6 +79,7 @@ def constant(total_steps: ScalarLike) -> Schedule:
 
 def step_drop(
     total_steps: ScalarLike,
+    *,
     drops: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.3, 0.6, 0.8),
     factor: ScalarLike = 0.1,
 ) -> Schedule:
@@ -131,7 +132,7 @@ def step_drop(
     return Schedule(multiplier, _one_cycle(total_steps, dtype))
 
 
-def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
+def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
     r"""Let the rate fall from 1 to `floor` along half a cosine, and stay there.
 
     .. math::
@@ -174,7 +175,7 @@ def cosine(total_steps: ScalarLike, floor: ScalarLike = 0.0) -> Schedule:
 
 
 def warm_restarts(
-    first_cycle: ScalarLike, growth: ScalarLike = 1.0, floor: ScalarLike = 0.0
+    first_cycle: ScalarLike, *, growth: ScalarLike = 1.0, floor: ScalarLike = 0.0
 ) -> Schedule:
     r"""Let the rate fall along half a cosine, again and again, in cycles that grow.
 

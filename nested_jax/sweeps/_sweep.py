@@ -111,7 +111,7 @@ def sweep(
         >>> import jax, nested_jax as nj
         >>> def run(learning_rate, levels):
         ...     problem = nj.drifting_regression(dim=3)
-        ...     tx = nj.nested_momentum(learning_rate, levels, max_levels=3)
+        ...     tx = nj.nested_momentum(learning_rate, levels=levels, max_levels=3)
         ...     trace = nj.rollout(tx, problem, jax.random.key(0), 500, warmup=100)
         ...     return {"loss": trace.mean_loss}
         >>> results = nj.sweep(run, nj.Grid(learning_rate=[0.1, 0.01], levels=[1, 2, 3]))

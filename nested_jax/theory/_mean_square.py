@@ -89,7 +89,8 @@ def mean_square_growth(
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.theory import mean_square_growth
-        >>> [f"{mean_square_growth(nj.nested_momentum(1e-2, m), 10):+.4f}" for m in (1, 5, 7)]
+        >>> systems = [nj.nested_momentum(1e-2, levels=m) for m in (1, 5, 7)]
+        >>> [f"{mean_square_growth(system, 10):+.4f}" for system in systems]
         ['-0.0355', '-0.0031', '+0.0024']
     """
     _check(dim, learning_rate, bias)
@@ -259,7 +260,7 @@ def stationary_loss(
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.theory import cascade, stationary_loss
-        >>> loss = stationary_loss(nj.nested_momentum(1e-2, 3), 10, drift=cascade([0.95]))
+        >>> loss = stationary_loss(nj.nested_momentum(1e-2, levels=3), 10, drift=cascade([0.95]))
         >>> [f"{part:.4f}" for part in (*loss, loss.total)]
         ['0.0100', '0.0016', '0.3707', '0.3823']
     """

@@ -96,7 +96,7 @@ def mean_growth(system: System, c: ArrayLike) -> Float[Array, "*shape"]:
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.theory import mean_growth
-        >>> [f"{mean_growth(nj.nested_momentum(1e-2, m), 2.0):+.4f}" for m in (1, 6, 7)]
+        >>> [f"{mean_growth(nj.nested_momentum(1e-2, levels=m), 2.0):+.4f}" for m in (1, 6, 7)]
         ['-0.0202', '-0.0006', '+0.0007']
     """
     c = jnp.asarray(c, jnp.result_type(float))
@@ -126,7 +126,7 @@ def convergence_rate(system: System, eigenvalues: ArrayLike) -> Float[Array, ""]
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.theory import convergence_rate
-        >>> round(float(convergence_rate(nj.nesterov(1.0, 9 / 11), [0.01, 0.1, 1.0])), 3)
+        >>> round(float(convergence_rate(nj.nesterov(1.0, decay=9 / 11), [0.01, 0.1, 1.0])), 3)
         0.9
     """
     c = jnp.asarray(eigenvalues, jnp.result_type(float))

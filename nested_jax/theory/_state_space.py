@@ -23,7 +23,7 @@ from nested_jax.theory._linearity import (
     tested,
 )
 
-# Zero updates before the linearisation: `scale_by_nesterov_momentum` knows its decay after the first.
+# Zero updates before the linearisation: `scale_by_nesterov_momentum` stores its decay in the first.
 SETTLING = 2
 # What was measured of the latest transforms: several questions are asked of one, and each would
 # compile its tests again. Identities of its functions, dtype -> the transform, what was found.

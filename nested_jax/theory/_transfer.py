@@ -51,8 +51,8 @@ def heavy_ball(decay: ScalarLike = 0.9) -> StateSpace:
 def nesterov(decay: ScalarLike = 0.9) -> StateSpace:
     r"""Return momentum that looks ahead, :math:`H(z) = 1 + \rho z / (z - \rho)`.
 
-    It is `optax.trace(decay, nesterov=True)`; `scale_by_nesterov_momentum(rate, decay)` is minus the rate
-    times it. The gain is :math:`1 / (1 - \rho)`.
+    It is `optax.trace(decay, nesterov=True)`; `scale_by_nesterov_momentum` is this times minus the
+    learning rate. The gain is :math:`1 / (1 - \rho)`.
 
     Args:
         decay: :math:`\rho \in [0, 1)`, may be traced.

@@ -47,9 +47,9 @@ class ScaleByAdamState(NamedTuple):
 
 def scale_by_adam(
     b1: ScalarLike = 0.9,
+    *,
     b2: ScalarLike = 0.999,
     eps: ScalarLike = 1e-8,
-    *,
     amsgrad: bool = False,
     debias: bool = True,
 ) -> optax.GradientTransformation:

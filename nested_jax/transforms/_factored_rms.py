@@ -63,10 +63,10 @@ class ScaleByFactoredRmsState(NamedTuple):
 
 def scale_by_factored_rms(
     decay_rate: ScalarLike = 0.8,
+    *,
     b2: ScalarOrSchedule | None = None,
     b2_cap: ScalarLike | None = None,
     eps: ScalarLike = 1e-30,
-    *,
     factored: bool = True,
     min_dim_size_to_factor: int = 2,
     factored_dims: str = "largest",

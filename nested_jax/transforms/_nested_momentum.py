@@ -48,8 +48,8 @@ class ScaleByNestedMomentumState(NamedTuple):
 
 def scale_by_nested_momentum(
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array,
-    debias: bool = False,
     *,
+    debias: bool = False,
     readout: str = "last",
 ) -> optax.GradientTransformation:
     r"""Pass updates through exponential averages in a row, innermost last.
@@ -207,7 +207,7 @@ def _combined(weights: Sequence[Any], levels: Sequence[Updates]) -> Updates:
 
 
 def nested_decays(
-    levels: ScalarLike, decay: ScalarLike = 0.95, max_levels: int | None = None
+    levels: ScalarLike, *, decay: ScalarLike = 0.95, max_levels: int | None = None
 ) -> np.ndarray | jax.Array:
     r"""Return the decays of `levels` levels of momentum, all equal, padded with zeros.
 
@@ -231,7 +231,7 @@ def nested_decays(
 
     Example:
         >>> import nested_jax as nj
-        >>> nj.nested_decays(3, 0.95, max_levels=5)
+        >>> nj.nested_decays(3, decay=0.95, max_levels=5)
         array([0.95, 0.95, 0.  , 0.  ])
     """
     max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
@@ -239,7 +239,7 @@ def nested_decays(
 
 
 def matched_delay_decays(
-    levels: ScalarLike, decay: ScalarLike = 0.95, max_levels: int | None = None
+    levels: ScalarLike, *, decay: ScalarLike = 0.95, max_levels: int | None = None
 ) -> np.ndarray | jax.Array:
     r"""Return the decays of `levels` levels with the total delay of one average.
 
@@ -266,7 +266,7 @@ def matched_delay_decays(
 
     Example:
         >>> import nested_jax as nj
-        >>> nj.matched_delay_decays(3, 0.5)
+        >>> nj.matched_delay_decays(3, decay=0.5)
         array([0.33333333, 0.33333333])
     """
     max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)

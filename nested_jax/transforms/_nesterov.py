@@ -43,8 +43,8 @@ class ScaleByNesterovMomentumState(NamedTuple):
 
 def scale_by_nesterov_momentum(
     learning_rate: ScalarOrSchedule,
-    decay: ScalarOrSchedule = 0.9,
     *,
+    decay: ScalarOrSchedule = 0.9,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
     r"""Step by Nesterov's accelerated gradient, the parameters being where it differentiates.

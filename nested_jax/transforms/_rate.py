@@ -32,7 +32,7 @@ class ScaleByLearningRateState(NamedTuple):
 
 
 def scale_by_learning_rate(
-    learning_rate: ScalarOrSchedule, schedule: Schedule | None = None
+    learning_rate: ScalarOrSchedule, *, schedule: Schedule | None = None
 ) -> optax.GradientTransformation:
     r"""Multiply updates by minus the learning rate, times a schedule's multiplier.
 

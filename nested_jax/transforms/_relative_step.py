@@ -61,8 +61,8 @@ def scale_by_relative_step(
     :math:`\rho_t = \min(\bar\rho, 1 / \sqrt t, 10^{-6} t)`, which peaks at
     :math:`10^{-2}` when :math:`t = 10^4`. Without `relative_step`,
     :math:`\rho_t = \bar\rho`; if `scale_by_parameter` is off too, so that
-    :math:`\max(\epsilon, \mathrm{RMS}(\theta))` is left out, this is `scale_by_learning_rate`. The state
-    holds two scalars.
+    :math:`\max(\epsilon, \mathrm{RMS}(\theta))` is left out, this is
+    `scale_by_learning_rate`. The state holds two scalars.
 
     Args:
         learning_rate: The cap :math:`\bar\rho \ge 0`, or the rate itself without

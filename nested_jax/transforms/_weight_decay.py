@@ -53,10 +53,10 @@ def add_decoupled_weight_decay(
     .. math:: u \leftarrow u - \eta_t \lambda_t \theta, \quad t = 0, 1, \dots
 
     where u is what is about to be added to :math:`\theta`: this comes *last* in a chain, behind
-    `scale_by_learning_rate`, which has put the sign and the rate. The schedule's multiplier :math:`\eta_t`
-    scales step and decay alike; the rate does not scale the decay, so that the two can be tuned
-    apart. With :math:`\lambda` the argument `weight_decay` and T the steps of the schedule's cycle
-    that step t lies in,
+    `scale_by_learning_rate`, which has put the sign and the rate. The schedule's multiplier
+    :math:`\eta_t` scales step and decay alike; the rate does not scale the decay, so that the two
+    can be tuned apart. With :math:`\lambda` the argument `weight_decay` and T the steps of the
+    schedule's cycle that step t lies in,
 
     ==============================  ====================================
     :math:`\lambda_t`               when
