@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import nested_jax as nj
+from nested_jax.problems import OnlineWorld
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -305,7 +306,7 @@ def play(game: Game, tx: Any, key: jax.Array, steps: int) -> dict[str, jax.Array
     _, worlds = jax.lax.scan(window, start[1], rows, WINDOWS)
     lost = stride * jnp.cumsum(jnp.asarray(trace.loss_curve))
     played = stride * jnp.arange(1, WINDOWS + 1)
-    return {"theta": trace.records, "regret": jax.vmap(nj.online_regret)(lost, worlds) / played}
+    return {"theta": trace.records, "regret": jax.vmap(OnlineWorld.regret)(worlds, lost) / played}
 
 
 def counterexamples(config: "Config") -> "xr.Dataset":

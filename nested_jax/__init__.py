@@ -14,9 +14,7 @@ from nested_jax.problems import Problem as Problem
 from nested_jax.problems import classification as classification
 from nested_jax.problems import drifting_regression as drifting_regression
 from nested_jax.problems import held_out_masks as held_out_masks
-from nested_jax.problems import online_comparator as online_comparator
 from nested_jax.problems import online_convex as online_convex
-from nested_jax.problems import online_regret as online_regret
 from nested_jax.problems import quadratic as quadratic
 from nested_jax.problems import split_indices as split_indices
 from nested_jax.schedules import Schedule as Schedule

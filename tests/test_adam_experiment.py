@@ -161,7 +161,7 @@ def test_regret_over_time_is_that_of_shorter_games(x64):
     start = game.problem.init(key)
     draws = jax.vmap(game.problem.draw)(jax.random.split(key, 2000))[:500]
     trace = nj.rollout(tx, game.problem, key, 500, initial=start, draws=draws)
-    regret = nj.online_regret(500 * trace.mean_loss, trace.world)
+    regret = trace.world.regret(500 * trace.mean_loss)
     np.testing.assert_allclose(long[249], regret / 500, rtol=1e-10)
 
 

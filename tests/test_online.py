@@ -13,9 +13,7 @@ import nested_jax as nj
 from nested_jax.problems import (
     OnlineBatch,
     OnlineWorld,
-    online_comparator,
     online_convex,
-    online_regret,
 )
 
 RTOL = 1e-12  # In float64 a step rounds a few times.
@@ -71,7 +69,7 @@ def test_draws_are_independent_from_step_to_step(x64):
 def test_comparator_is_the_minimum_that_a_search_finds(x64, radius):
     rng = np.random.default_rng(0)
     slope, curvature = rng.normal(size=40), rng.exponential(size=40)
-    best = online_comparator(OnlineWorld(jnp.int32(0), slope, curvature), radius)
+    best = OnlineWorld(jnp.int32(0), slope, curvature).comparator(radius)
     for i in range(40):
         found = minimize_scalar(
             lambda x, i=i: slope[i] * x + curvature[i] * x**2 / 2,
@@ -87,14 +85,14 @@ def test_comparator_of_linear_losses_is_a_corner(x64):
     expected = [-3.0, 3.0, 0.0]
     for curvature in (None, jnp.zeros(3)):
         world = OnlineWorld(jnp.int32(0), slope, curvature)
-        np.testing.assert_array_equal(online_comparator(world, 3.0), expected)
+        np.testing.assert_array_equal(world.comparator(3.0), expected)
 
 
 def test_regret_of_gradient_descent_down_a_slope_is_a_series(x64):
     # theta_t = -rate * t, so the loss is -rate * T (T - 1) / 2; the best is -radius all along.
     steps, rate = 50, 0.01
     trace = nj.rollout(nj.momentum(rate, decay=0.0), online_convex([[1.0]]), KEY, steps)
-    regret = online_regret(steps * trace.mean_loss, trace.world, 2.0)
+    regret = trace.world.regret(steps * trace.mean_loss, 2.0)
     np.testing.assert_allclose(regret, 2 * steps - rate * steps * (steps - 1) / 2, rtol=RTOL)
 
 
@@ -102,12 +100,12 @@ def test_regret_of_gradient_descent_down_a_slope_is_a_series(x64):
 def test_regret_is_zero_of_the_best_and_of_no_other(x64, curvatures):
     problem = online_convex(SLOPES, curvatures, probabilities=[0.5, 0.25, 0.25])
     world = nj.rollout(STILL, problem, KEY, 30).world
-    best = online_comparator(world)
+    best = world.comparator()
 
     def regret(start):
         initial = (start, problem.init(KEY)[1])
         trace = nj.rollout(STILL, problem, KEY, 30, initial=initial)
-        return online_regret(30 * trace.mean_loss, trace.world)
+        return trace.world.regret(30 * trace.mean_loss)
 
     # The key that draws is the same with and without `initial`.
     np.testing.assert_allclose(regret(best), 0, atol=30 * 4 * RTOL)
@@ -123,7 +121,7 @@ def test_every_number_is_vmappable_in_one_compilation(x64):
         traces.append(None)
         problem = online_convex([[c], [-1.0]], h * jnp.ones((2, 1)), probabilities=[p, 1 - p])
         trace = nj.rollout(nj.momentum(0.1), problem, KEY, 10)
-        return online_regret(10 * trace.mean_loss, trace.world, radius)
+        return trace.world.regret(10 * trace.mean_loss, radius)
 
     program = jax.jit(jax.vmap(solve))
     grid = [(2.0, 0.1, 0.5, 1.0), (5.0, 0.0, 0.1, 3.0)]
@@ -201,6 +199,6 @@ def test_rejects(slopes, options, error, message):
 def test_rejects_a_radius_that_is_none(radius):
     world = OnlineWorld(jnp.int32(0), jnp.ones(1), None)
     with pytest.raises(ValueError, match=r"^`radius` must be positive and finite, got "):
-        online_comparator(world, radius)
+        world.comparator(radius)
     with pytest.raises(ValueError, match=r"^`radius` must be positive and finite, got "):
-        online_regret(0.0, world, radius)
+        world.regret(0.0, radius)

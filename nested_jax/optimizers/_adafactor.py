@@ -221,24 +221,4 @@ def factored_adamw(
         Shazeer & Stern (2018), doi:10.48550/arXiv.1804.04235; Loshchilov & Hutter (2019),
         Algorithm 2 and Appendix B.1, doi:10.48550/arXiv.1711.05101.
     """
-    return adafactor(
-        learning_rate,
-        b1=b1,
-        decay_rate=decay_rate,
-        b2=b2,
-        b2_cap=b2_cap,
-        clip_threshold=clip_threshold,
-        relative_step=relative_step,
-        warmup_init=warmup_init,
-        scale_by_parameter=scale_by_parameter,
-        eps1=eps1,
-        eps2=eps2,
-        factored=factored,
-        min_dim_size_to_factor=min_dim_size_to_factor,
-        factored_dims=factored_dims,
-        momentum_of=momentum_of,
-        weight_decay=weight_decay,
-        normalized=normalized,
-        mask=mask,
-        schedule=schedule,
-    )
+    return adafactor(**locals())  # The names are the same; only the defaults differ.

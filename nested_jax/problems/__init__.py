@@ -14,8 +14,6 @@ from nested_jax.problems._folds import held_out_masks as held_out_masks
 from nested_jax.problems._folds import split_indices as split_indices
 from nested_jax.problems._online import OnlineBatch as OnlineBatch
 from nested_jax.problems._online import OnlineWorld as OnlineWorld
-from nested_jax.problems._online import online_comparator as online_comparator
 from nested_jax.problems._online import online_convex as online_convex
-from nested_jax.problems._online import online_regret as online_regret
 from nested_jax.problems._problem import Problem as Problem
 from nested_jax.problems._quadratic import quadratic as quadratic

@@ -28,6 +28,54 @@ class OnlineWorld(NamedTuple):
     slope: Float[Array, " dim"]
     curvature: Float[Array, " dim"] | None
 
+    def comparator(self, radius: ScalarLike = 1.0) -> Float[Array, " dim"]:
+        r"""Return the best fixed decision in hindsight, in a box about 0.
+
+        .. math:: \theta^*_i = \arg \min_{|\theta_i| \le r}
+            B_i \theta_i + \tfrac 1 2 H_i \theta_i^2 = \mathrm{clip}(-B_i / H_i, -r, r),
+
+        where B and H are the sums of slopes and curvatures. It is a corner of the box where
+        :math:`H_i = 0`, and 0 where :math:`B_i` is 0 too.
+
+        Args:
+            radius: r > 0; may be traced.
+
+        Returns:
+            :math:`\theta^*`, in the dtype of the sums.
+
+        Raises:
+            TypeError: If `radius` is not a number.
+            ValueError: If a concrete `radius` is not positive and finite.
+        """
+        check_positive("radius", radius)
+        radius = jnp.asarray(radius, self.slope.dtype)
+        corner = -radius * jnp.sign(self.slope)
+        if self.curvature is None:
+            return corner
+        curved = self.curvature > 0
+        inside = -self.slope / jnp.where(curved, self.curvature, 1)
+        return jnp.where(curved, jnp.clip(inside, -radius, radius), corner)
+
+    def regret(self, loss: ScalarLike, radius: ScalarLike = 1.0) -> Float[Array, " "]:
+        r"""Return the loss beyond that of the best fixed decision in a box.
+
+        .. math:: R(T) = \sum_{t=1}^T f_t(\theta_t)
+            - \min_{|\theta_i| \le r} \sum_{t=1}^T f_t(\theta)
+
+        Args:
+            loss: Sum of the losses so far: T times `Rollout.mean_loss` of a run without warm-up.
+            radius: r > 0; may be traced.
+
+        Returns:
+            R(T). It may be negative for an optimizer that leaves the box.
+
+        Raises:
+            TypeError: If `radius` is not a number.
+            ValueError: If a concrete `radius` is not positive and finite.
+        """
+        best = self.comparator(radius)
+        return jnp.asarray(loss) - _total(best, self.slope, self.curvature)
+
 
 class OnlineBatch(NamedTuple):
     """The loss of one step.
@@ -57,7 +105,7 @@ def online_convex(
     Without curvatures it is the linear problem, whose gradients are the slopes themselves and
     which needs bounds (on what an optimizer plays: they are no part of the loss). As losses add up
     to one of their kind, the decision that would have been best is known exactly, whatever came:
-    `online_comparator` and `online_regret` read it off the world.
+    `world.comparator()` and `world.regret(loss)` read it off the world.
 
     Args:
         slopes: b: a table of shape (rows, dim), the values may be traced.
@@ -79,8 +127,10 @@ def online_convex(
         >>> import jax, nested_jax as nj
         >>> problem = nj.online_convex([[4.0], [-1.0], [-1.0]])  # 2 every three steps: go left
         >>> trace = nj.rollout(nj.momentum(0.1, decay=0.0), problem, jax.random.key(0), 30)
-        >>> trace.world.slope, nj.online_comparator(trace.world, radius=1.0)
+        >>> trace.world.slope, trace.world.comparator(radius=1.0)
         (Array([20.], dtype=float32), Array([-1.], dtype=float32))
+        >>> float(trace.world.regret(30 * trace.mean_loss)) > 0
+        True
 
     References:
         Zinkevich (2003), "Online convex programming and generalized infinitesimal gradient
@@ -115,73 +165,6 @@ def online_convex(
         return _total(params, batch.slope, batch.curvature)
 
     return Problem(init=init, draw=draw, observe=observe, loss=loss)
-
-
-def online_comparator(world: OnlineWorld, radius: ScalarLike = 1.0) -> Float[Array, " dim"]:
-    r"""Return the fixed decision that would have lost least so far, in a box about 0.
-
-    .. math:: \theta^*_i = \arg \min_{|\theta_i| \le r}
-        B_i \theta_i + \tfrac 1 2 H_i \theta_i^2 = \mathrm{clip}(-B_i / H_i, -r, r),
-
-    B and H being the sums of slopes and curvatures: a corner of the box where :math:`H_i = 0`,
-    and 0 where :math:`B_i` is.
-
-    Args:
-        world: The world after the steps in question, such as `Rollout.world`.
-        radius: r > 0, may be traced.
-
-    Returns:
-        :math:`\theta^*`, of the dtype of the sums.
-
-    Raises:
-        TypeError: If `radius` is no number.
-        ValueError: If a concrete `radius` is not positive and finite.
-
-    Example:
-        >>> import jax.numpy as jnp, nested_jax as nj
-        >>> from nested_jax.problems import OnlineWorld
-        >>> world = OnlineWorld(jnp.int32(0), jnp.array([3.0, -3.0]), jnp.array([0.0, 6.0]))
-        >>> nj.online_comparator(world)
-        Array([-1. ,  0.5], dtype=float32)
-    """
-    check_positive("radius", radius)
-    radius = jnp.asarray(radius, world.slope.dtype)
-    corner = -radius * jnp.sign(world.slope)
-    if world.curvature is None:
-        return corner
-    curved = world.curvature > 0
-    inside = -world.slope / jnp.where(curved, world.curvature, 1)
-    return jnp.where(curved, jnp.clip(inside, -radius, radius), corner)
-
-
-def online_regret(
-    loss: ScalarLike, world: OnlineWorld, radius: ScalarLike = 1.0
-) -> Float[Array, " "]:
-    r"""Return the regret: the loss suffered beyond that of the best fixed decision in a box.
-
-    .. math:: R(T) = \sum_{t=1}^T f_t(\theta_t) - \min_{|\theta_i| \le r} \sum_{t=1}^T f_t(\theta)
-
-    Args:
-        loss: The sum of the losses so far: T times `Rollout.mean_loss`, of a run without warm-up.
-        world: The world after these T steps, such as `Rollout.world`.
-        radius: r > 0, may be traced.
-
-    Returns:
-        R(T). An optimizer that leaves the box may have a negative one.
-
-    Raises:
-        TypeError: If `radius` is no number.
-        ValueError: If a concrete `radius` is not positive and finite.
-
-    Example:
-        >>> import jax, nested_jax as nj
-        >>> problem = nj.online_convex([[1.0]])
-        >>> trace = nj.rollout(nj.momentum(0.25, decay=0.0), problem, jax.random.key(0), 4)
-        >>> float(nj.online_regret(4 * trace.mean_loss, trace.world))  # -1.5 on the way, -4 at -1
-        2.5
-    """
-    best = online_comparator(world, radius)
-    return jnp.asarray(loss) - _total(best, world.slope, world.curvature)
 
 
 def _total(params, slope, curvature):
