@@ -113,7 +113,9 @@ def test_agrees_with_the_oracle_without_a_jit(x64):
     ids=str,
 )
 def test_factored_adamw_agrees_with_the_oracle(x64, options):
-    assert_is_the_oracle(nj.factored_adamw, oracles.factored_adamw, 0.3, 0.2, **options)
+    assert_is_the_oracle(
+        nj.factored_adamw, oracles.factored_adamw, 0.3, weight_decay=0.2, **options
+    )
 
 
 def test_defaults_of_factored_adamw(x64):

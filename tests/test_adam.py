@@ -150,7 +150,7 @@ def test_gains_in_float32_neither_cancel_nor_drift():
 def test_gains_follow_scheduled_decays(x64):
     gradients = jnp.asarray(np.random.default_rng(4).normal(size=30))
     b1, b2 = (lambda step: 0.5 + 0.4 * step / 30), (lambda step: 0.999 - 0.3 / (step + 1))
-    actual = directions(optax.inject_hyperparams(nj.scale_by_adam)(b1, b2, eps=0.0), gradients)
+    actual = directions(optax.inject_hyperparams(nj.scale_by_adam)(b1, b2=b2, eps=0.0), gradients)
     means = oracles.cascade(gradients, [b1], debias=True)
     squares = oracles.cascade(gradients**2, [b2], debias=True)
     np.testing.assert_allclose(actual, np.array(means) / np.sqrt(squares), rtol=1e-11)

@@ -488,9 +488,9 @@ OPTIMIZERS = {
         rate, levels=3, decay=decay, readout="zero_lag"
     ),
     "mean": lambda rate, decay: nj.nested_momentum(rate, levels=3, decay=decay, readout="mean"),
-    "nesterov": nj.nesterov,
-    "momentum": nj.momentum,
-    "adam": nj.adam,
+    "nesterov": lambda rate, decay: nj.nesterov(rate, decay=decay),
+    "momentum": lambda rate, decay: nj.momentum(rate, decay=decay),
+    "adam": lambda rate, decay: nj.adam(rate, b1=decay),
     "amsgrad": lambda rate, decay: nj.adam(rate, b1=decay, amsgrad=True),
     "adamw": lambda rate, decay: nj.adamw(
         rate,

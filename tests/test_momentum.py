@@ -13,7 +13,7 @@ import pytest
 import nested_jax as nj
 from nested_jax.transforms import ScaleByAccumulatedMomentumState, ScaleByLearningRateState
 from tests import oracles
-from tests.trajectories import assert_agree, given_gradients, given_params, run
+from tests.trajectories import assert_agree, by_name, given_gradients, given_params, run
 
 RTOL = 1e-12  # In float64 each of 20 to 40 steps rounds a few times.
 FLOAT32_RTOL = 8 * np.finfo(np.float32).eps
@@ -276,7 +276,7 @@ def test_masked_leaves_pass_and_numbers_can_be_injected():
 )
 def test_rejects(factory, arguments, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
-        factory(*arguments)
+        by_name(factory, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from scipy import special
 import nested_jax as nj
 from nested_jax.transforms import ScaleByNestedMomentumState
 from tests import oracles
-from tests.trajectories import assert_agree, given_gradients, given_params, run
+from tests.trajectories import assert_agree, by_name, given_gradients, given_params, run
 
 RTOL = 1e-13  # In float64 each of 20 steps x 4 stages rounds twice: well inside this.
 # The coefficients of 18 stages without lag reach 48620 and cancel down to numbers of order one.
@@ -137,7 +137,8 @@ def test_debias_is_exact_for_scheduled_decays(x64):
 def test_decays_of_levels(decay):
     for levels in (1, 2, 5, 19):
         equal, matched = (
-            decays(levels, decay, 19) for decays in (nj.nested_decays, nj.matched_delay_decays)
+            by_name(decays, levels, decay, 19)
+            for decays in (nj.nested_decays, nj.matched_delay_decays)
         )
         np.testing.assert_array_equal(equal, oracles.nested_decays(levels, decay, 19))
         expected = oracles.matched_delay_decays(levels, decay, 19)
@@ -162,12 +163,14 @@ def test_matched_decays_keep_the_total_delay(x64, levels):
 @pytest.mark.parametrize("decay", [0.0, 0.95])
 def test_traced_decays_of_levels_are_the_concrete_ones(decays, decay):
     levels = jnp.arange(1, 7)
-    expected = [decays(m, decay, 6) for m in range(1, 7)]
-    both = jax.jit(jax.vmap(lambda m, a: decays(m, a, 6), (0, None)))(levels, decay)
+    expected = [decays(m, decay=decay, max_levels=6) for m in range(1, 7)]
+    both = jax.jit(jax.vmap(lambda m, a: decays(m, decay=a, max_levels=6), (0, None)))(
+        levels, decay
+    )
     np.testing.assert_allclose(both, expected, rtol=FLOAT32_RTOL)
-    of_levels = jax.vmap(lambda m: decays(m, decay, 6))(levels)
+    of_levels = jax.vmap(lambda m: decays(m, decay=decay, max_levels=6))(levels)
     np.testing.assert_allclose(of_levels, expected, rtol=FLOAT32_RTOL)
-    of_decay = jax.jit(lambda a: decays(4, a, 6))(decay)
+    of_decay = jax.jit(lambda a: decays(4, decay=a, max_levels=6))(decay)
     np.testing.assert_allclose(of_decay, expected[3], rtol=FLOAT32_RTOL)
 
 
@@ -187,10 +190,10 @@ def test_decays_of_levels_are_float64_whatever_is_given(decay):
 def test_concrete_jax_numbers_stay_concrete_under_jit(decays):
     levels, decay = jnp.asarray(3), jnp.float32(0.9)
     inside = []
-    jax.jit(lambda: inside.append(decays(levels, decay, 5)))()
-    np.testing.assert_array_equal(inside[0], decays(3, float(decay), 5))
+    jax.jit(lambda: inside.append(decays(levels, decay=decay, max_levels=5)))()
+    np.testing.assert_array_equal(inside[0], decays(3, decay=float(decay), max_levels=5))
     with pytest.raises(ValueError, match="`levels` must be at most `max_levels` = 2, got 3"):
-        jax.jit(lambda: decays(levels, decay, 2))()
+        jax.jit(lambda: decays(levels, decay=decay, max_levels=2))()
 
 
 @pytest.mark.parametrize("debias", [False, True])
@@ -502,7 +505,7 @@ def test_rejects_a_readout_it_does_not_know(make):
 )
 def test_rejects_levels(decays, arguments, error, message):
     with pytest.raises(error, match="^" + re.escape(message) + "$"):
-        decays(*arguments)
+        by_name(decays, *arguments)
 
 
 @pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
@@ -510,6 +513,6 @@ def test_traced_levels_need_a_static_maximum(decays):
     with pytest.raises(TypeError, match="`max_levels` must be given when `levels` is traced"):
         jax.jit(decays)(3)
     with pytest.raises(TypeError, match="`max_levels` must be a Python integer, known when tracin"):
-        jax.jit(decays)(3, 0.5, 4)
+        jax.jit(decays)(3, decay=0.5, max_levels=4)
     with pytest.raises(TypeError, match="`levels` must be an integer of at least 1, got JitTracer"):
-        jax.jit(lambda levels: decays(levels, 0.5, 4))(2.0)
+        jax.jit(lambda levels: decays(levels, decay=0.5, max_levels=4))(2.0)

@@ -106,7 +106,7 @@ def test_worst_rate_of_convergence_at_condition_100(x64, method, expected):
 def test_an_injected_decay_that_changes_leaves_the_iterate_exact(x64):
     # The number of step t is the decay of step t + 1, so this is `rising` one step early.
     params, gradients = given_params(), given_gradients()
-    tx = optax.inject_hyperparams(nj.nesterov)(0.1, lambda step: rising(step + 1))
+    tx = optax.inject_hyperparams(nj.nesterov)(0.1, decay=lambda step: rising(step + 1))
     expected = oracles.nesterov(params, gradients, 0.1, rising)
     assert_agree(run(tx, params, gradients), expected)
 

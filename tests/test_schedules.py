@@ -13,7 +13,7 @@ import pytest
 
 import nested_jax as nj
 from tests import oracles
-from tests.trajectories import assert_agree, given_gradients, given_params, run
+from tests.trajectories import assert_agree, by_name, given_gradients, given_params, run
 
 EPS = float(np.finfo(np.float32).eps)
 RTOL = 1e-12  # A few float64 roundings.
@@ -45,7 +45,7 @@ CASES = {
 
 def built(library, case, ramp=None):
     name, *args = CASES[case]
-    schedule = getattr(library, name)(*args)
+    schedule = by_name(getattr(library, name), *args)
     return schedule if ramp is None else library.with_warmup(schedule, ramp)
 
 
@@ -305,7 +305,7 @@ VMAPPED = {
 def with_numbers(name, *numbers):
     if name == "with_warmup":
         return nj.with_warmup(nj.warm_restarts(5, growth=2), *numbers)
-    return getattr(nj, name)(*numbers)
+    return by_name(getattr(nj, name), *numbers)
 
 
 @pytest.mark.parametrize("name", VMAPPED)

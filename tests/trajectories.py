@@ -5,6 +5,8 @@ cannot be hidden by a loss that contracts. Trees are dicts of NumPy arrays, as `
 takes and returns them.
 """
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,3 +85,9 @@ def assert_agree(actual, expected, tolerance=FLOAT64_TOLERANCE):
 def label(options):
     """Return a test's name for a dict of options; functions by name, without their address."""
     return ",".join(f"{key}={getattr(value, '__name__', value)}" for key, value in options.items())
+
+
+def by_name(factory, first, *rest):
+    """Call a factory with all arguments but the first by name, in the order of its signature."""
+    names = [*inspect.signature(factory).parameters][1:]
+    return factory(first, **dict(zip(names, rest, strict=False)))

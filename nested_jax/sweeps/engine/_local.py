@@ -46,7 +46,14 @@ class LocalDevices:
         devices: What to run on; all of the default device's platform, if not given.
 
     Raises:
+        TypeError: If `devices` is not a sequence of devices.
         ValueError: If there is no device.
+
+    Example:
+        >>> import jax
+        >>> from nested_jax.sweeps import LocalDevices
+        >>> LocalDevices(jax.devices()[:1]).wave
+        1
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
