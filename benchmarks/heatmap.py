@@ -32,7 +32,7 @@ import rich.table
 import nested_jax as nj
 from benchmarks import _report
 
-OURS, OURS_ALONE = "nested_jax.sweeps, all devices", "nested_jax.sweeps, 1 device"
+OURS, OURS_ALONE = "nested_jax.sweep, all devices", "nested_jax.sweep, 1 device"
 COMPILED = "a loop that compiles each, scaled"
 # Roundings of float32 grow in 1,000 steps to 2e-4 of the loss at rates up to 1/64, to 2e-3 at 1/32,
 # and above, where training is chaotic, to .4: there only the size of the loss can be compared.

@@ -31,7 +31,7 @@ import tyro
 import nested_jax as nj
 from benchmarks import _report
 from experiments import levels
-from nested_jax.sweeps.engine._local import LocalDevices
+from nested_jax.sweeps import LocalDevices
 
 LEVELS = range(1, 20)
 # The most that a run among many should cost, of one among few; that the time on several devices

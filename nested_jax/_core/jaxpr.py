@@ -83,7 +83,7 @@ def or_else(read: Callable[[], T], otherwise: Callable[[], T]) -> T:
 def _warn(reason: str) -> None:
     """Warn, once for each reason."""
     warnings.warn(
-        f"JAX {jax.__version__} has changed an internal that makes `nested_jax.sweeps` fast "
+        f"JAX {jax.__version__} has changed an internal that makes `nested_jax.sweep` fast "
         f"({reason}). It uses plain `jax.vmap` instead: results are right, but long loops over "
         "small arrays take longer. Please report this.",
         RuntimeWarning,
