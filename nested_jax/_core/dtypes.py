@@ -175,3 +175,11 @@ def root_mean_square(x: jax.Array) -> jax.Array:
     Its derivative is 0 where all of x is 0, and not NaN.
     """
     return root(jnp.sum(squared(cast(x, widened(x.dtype)))) / float(max(x.size, 1)))
+
+
+def floating_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype for an argument `dtype`: JAX's default float if it is None."""
+    dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"`dtype` must be floating, got {dtype}.")
+    return dtype

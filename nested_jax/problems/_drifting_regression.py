@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from nested_jax._core.cascade import cascade, check_levels, stage_decays
 from nested_jax._core.checks import check_non_negative, check_static_count
-from nested_jax._core.dtypes import complement, widened
+from nested_jax._core.dtypes import complement, floating_dtype, widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
 
@@ -107,9 +107,7 @@ def drifting_regression(
     decays = stage_decays(data_levels, decay, max_levels)
     keeps = [decays[i] for i in range(max_levels)]
     takes = [complement(keep) for keep in keeps]
-    dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"`dtype` must be floating, got {dtype}.")
+    dtype = floating_dtype(dtype)
 
     def init(key):
         # One call, not two: the cost is that of starting the generator, and of compiling it.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nested_jax._core.checks import check_non_negative, check_positive, is_traced
-from nested_jax._core.dtypes import widened
+from nested_jax._core.dtypes import floating_dtype, widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
 
@@ -137,9 +137,7 @@ def online_convex(
         ascent". The tables on which Adam does not converge are those of Reddi, Kale & Kumar
         (2018), section 3, doi:10.48550/arXiv.1904.09237.
     """
-    dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"`dtype` must be floating, got {dtype}.")
+    dtype = floating_dtype(dtype)
     b = _table("slopes", slopes, dtype)
     h = None if curvatures is None else _table("curvatures", curvatures, dtype, b.shape, low=0)
     p = None if probabilities is None else _probabilities(probabilities, len(b))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nested_jax._core.checks import as_scalars, check_finite, check_non_negative
+from nested_jax._core.dtypes import floating_dtype
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
 
@@ -58,9 +59,7 @@ def quadratic(
         check_finite(f"eigenvalues[{i}]", curvature)
     if noise_std is not None:
         check_non_negative("noise_std", noise_std)
-    dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"`dtype` must be floating, got {dtype}.")
+    dtype = floating_dtype(dtype)
     h = jnp.stack([jnp.asarray(curvature, dtype) for curvature in curvatures])
 
     def init(key):

@@ -1,7 +1,7 @@
 """What a run should report of its optimizer, kept beside the optimizer's own state."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from nested_jax.transforms._clipping import ClipByBlockRmsState
 from nested_jax.transforms._nesterov import ScaleByNesterovMomentumState
 from nested_jax.transforms._rate import ScaleByLearningRateState
 from nested_jax.transforms._relative_step import ScaleByRelativeStepState
+from nested_jax.transforms._states import find, find_one
 from nested_jax.transforms._weight_decay import AddDecoupledWeightDecayState
 
 RATE_STATES = (ScaleByLearningRateState, ScaleByRelativeStepState, ScaleByNesterovMomentumState)
@@ -142,33 +143,21 @@ def metrics_of(state: OptState) -> Metrics:
         >>> trace.records.step_rms.shape
         (10,)
     """
-    found = _find(state, Metrics)
-    if len(found) != 1:
-        raise ValueError(f"`state` must hold one Metrics, got {len(found)}.")
-    return found[0]
-
-
-def _find(state: OptState, kinds: Any) -> list[Any]:
-    """Return the nodes of `state` that are of the classes `kinds`, outermost ones only."""
-
-    def is_found(node):
-        return isinstance(node, kinds)
-
-    return [node for node in jax.tree.leaves(state, is_leaf=is_found) if is_found(node)]
+    return find_one(state, Metrics)
 
 
 def _measure(updates, steps, inner) -> Metrics:
-    clips, decays = _find(inner, ClipByBlockRmsState), _find(inner, AddDecoupledWeightDecayState)
-    rates = [link.rate for link in _find(inner, RATE_STATES)]
+    clips, decays = find(inner, ClipByBlockRmsState), find(inner, AddDecoupledWeightDecayState)
+    rates = [link.rate for link in find(inner, RATE_STATES)]
     if not rates:
-        injected = [link.hyperparams for link in _find(inner, INJECTED_STATES)]
+        injected = [link.hyperparams for link in find(inner, INJECTED_STATES)]
         rates = [h["learning_rate"] for h in injected if "learning_rate" in h]
     numbers = {
         "gradient_norm": root(_total(_squares, updates)),
         "update_rms": _extreme(jnp.maximum, [clip.rms for clip in clips]),
         "clip_factor": _extreme(jnp.minimum, [clip.factor for clip in clips]),
         "step_rms": root(_total(_squares, steps) / _entries(steps)),
-        "signal_to_noise": _signal_to_noise(_find(inner, ScaleByAdamState)),
+        "signal_to_noise": _signal_to_noise(find(inner, ScaleByAdamState)),
         "rate": _extreme(jnp.maximum, rates),
         "decay": _extreme(jnp.maximum, [link.decay for link in decays]),
     }

@@ -8,8 +8,6 @@ import optax
 
 from nested_jax._core.cascade import average
 from nested_jax._core.checks import (
-    check_callable,
-    check_non_negative,
     check_number_or_schedule,
     check_unit_interval,
 )
@@ -21,6 +19,8 @@ from nested_jax._core.dtypes import (
     zeros_widened,
 )
 from nested_jax._core.types import OptState, Params, ScalarOrSchedule, Schedule, Updates
+from nested_jax.transforms._rate import check_rate, rate_at, value_at
+from nested_jax.transforms._states import find_one
 
 
 class ScaleByNesterovMomentumState(NamedTuple):
@@ -104,10 +104,8 @@ def scale_by_nesterov_momentum(
         Dahl & Hinton (2013), equations 3 and 4. Held at the point of differentiation as in Bengio,
         Boulanger-Lewandowski & Pascanu (2013), section 3.5, doi:10.48550/arXiv.1212.0901.
     """
-    check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
+    check_rate(learning_rate, schedule)
     check_number_or_schedule("decay", decay, check_unit_interval)
-    if schedule is not None:
-        check_callable("schedule", schedule)
 
     def init_fn(params):
         count = jnp.zeros((), jnp.int32)
@@ -117,13 +115,10 @@ def scale_by_nesterov_momentum(
     def update_fn(updates, state, params):
         del params
         check_updates(updates, state.velocity)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        if schedule is not None:
-            rate = rate * schedule(state.count)
-        rate = jnp.asarray(rate, state.rate.dtype)
+        rate = rate_at(learning_rate, schedule, state.count, state.rate.dtype)
         count = incremented(state.count)
         # The decay to come; the present one is that by which the parameters already look ahead.
-        ahead = jnp.asarray(decay(count) if callable(decay) else decay, state.decay.dtype)
+        ahead = value_at(decay, count, state.decay.dtype)
         velocity = average(state.decay, -rate, state.velocity, updates)
         step = average(ahead, -rate, velocity, updates)
         state = ScaleByNesterovMomentumState(count, velocity, ahead, rate)
@@ -155,14 +150,7 @@ def nesterov_iterate(params: Params, state: OptState) -> Params:
         >>> nj.nesterov_iterate(1.0 + update, state)  # a step of -0.5, and half of it ahead
         Array(0.5, dtype=float32)
     """
-
-    def is_found(node):
-        return isinstance(node, ScaleByNesterovMomentumState)
-
-    found = [node for node in jax.tree.leaves(state, is_leaf=is_found) if is_found(node)]
-    if len(found) != 1:
-        raise ValueError(f"`state` must hold one ScaleByNesterovMomentumState, got {len(found)}.")
-    (state,) = found
+    state = find_one(state, ScaleByNesterovMomentumState)
 
     def is_masked(node):
         return isinstance(node, optax.MaskedNode)

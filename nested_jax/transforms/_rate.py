@@ -62,9 +62,7 @@ def scale_by_learning_rate(
         >>> float(update), float(state.rate)
         (-0.125, 0.125)
     """
-    check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
-    if schedule is not None:
-        check_callable("schedule", schedule)
+    check_rate(learning_rate, schedule)
 
     def init_fn(params):
         del params
@@ -73,11 +71,7 @@ def scale_by_learning_rate(
     def update_fn(updates, state, params):
         del params
         check_arrays(updates)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        if schedule is not None:
-            rate = rate * schedule(state.count)
-        rate = jnp.asarray(rate, state.rate.dtype)
-
+        rate = rate_at(learning_rate, schedule, state.count, state.rate.dtype)
         factor = in_dtype(-rate)
 
         def leaf(u):
@@ -88,3 +82,21 @@ def scale_by_learning_rate(
         return narrowed(jax.tree.map(leaf, updates), updates), ScaleByLearningRateState(count, rate)
 
     return transformation(init_fn, update_fn)
+
+
+def check_rate(learning_rate, schedule):
+    """Raise unless the learning rate is a number or a function, and the schedule a function."""
+    check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
+    if schedule is not None:
+        check_callable("schedule", schedule)
+
+
+def value_at(value, step, dtype):
+    """Return a number, or what a function of the step gives at `step`, as an array."""
+    return jnp.asarray(value(step) if callable(value) else value, dtype)
+
+
+def rate_at(learning_rate, schedule, step, dtype):
+    """Return the learning rate at a step, times the schedule's multiplier."""
+    rate = value_at(learning_rate, step, dtype)
+    return rate if schedule is None else (rate * schedule(step)).astype(dtype)

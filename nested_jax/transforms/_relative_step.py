@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._core.checks import (
-    check_callable,
     check_flag,
     check_non_negative,
-    check_number_or_schedule,
 )
 from nested_jax._core.dtypes import (
     check_arrays,
@@ -20,6 +18,7 @@ from nested_jax._core.dtypes import (
     widened,
 )
 from nested_jax._core.types import ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax.transforms._rate import check_rate, rate_at, value_at
 
 DEFAULT_CAP = 1e-2  # Shazeer & Stern (2018), Algorithm 6.
 WARMUP_SLOPE = 1e-6  # Of their experiments: meets 1 / sqrt(t) at t = 10,000, where both are 1e-2.
@@ -108,27 +107,24 @@ def scale_by_relative_step(
     if warmup_init and not relative_step:
         raise ValueError("`warmup_init` must come with `relative_step`, got relative_step=False.")
     cap = DEFAULT_CAP if learning_rate is None else learning_rate
-    check_number_or_schedule("learning_rate", cap, check_non_negative)
+    check_rate(cap, schedule)
     check_non_negative("eps", eps)
-    if schedule is not None:
-        check_callable("schedule", schedule)
 
     def init_fn(params):
         del params
         return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
 
-    def rate_at(count, dtype):
-        rate = jnp.asarray(cap(count) if callable(cap) else cap, dtype)
-        t = count.astype(dtype) + 1
+    def capped_rate_at(count, dtype):
+        rate, t = value_at(cap, count, dtype), count.astype(dtype) + 1
         if relative_step:
             rate = jnp.minimum(rate, jax.lax.rsqrt(t))
         if warmup_init:
             rate = jnp.minimum(rate, WARMUP_SLOPE * t)
-        return rate if schedule is None else (rate * schedule(count)).astype(dtype)
+        return rate_at(rate, schedule, count, dtype)
 
     def update_fn(updates, state, params):
         check_arrays(updates)
-        rate = rate_at(state.step, state.rate.dtype)
+        rate = capped_rate_at(state.step, state.rate.dtype)
         if not scale_by_parameter:
             updates = jax.tree.map(lambda u: _step(u, rate), updates)
         elif params is None:

@@ -24,6 +24,7 @@ from nested_jax._core.dtypes import (
     widened,
 )
 from nested_jax._core.types import Params, ScalarLike, ScalarOrSchedule, Schedule
+from nested_jax.transforms._rate import value_at
 
 
 class AddDecoupledWeightDecayState(NamedTuple):
@@ -130,8 +131,7 @@ def add_decoupled_weight_decay(
             decay = decay / jnp.sqrt(jnp.asarray(cycle_steps(step), dtype))
         for factor in (learning_rate, schedule):
             if factor is not None:
-                value = factor(step) if callable(factor) else factor
-                decay = decay * jnp.asarray(value, dtype)
+                decay = decay * value_at(factor, step, dtype)
 
         fraction = in_dtype(decay)
 
