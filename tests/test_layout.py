@@ -12,6 +12,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 import nested_jax as nj
+from nested_jax.sweeps.engine import _tracing
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._local import LocalDevices
 from nested_jax.sweeps.engine._tracing import evaluate
@@ -558,3 +559,34 @@ def test_rollouts_are_in_lanes(x64, monkeypatch):
 
     monkeypatch.setattr(_layout, "FOREIGN_SHARE", 1.0)  # Few runs share their draws.
     assert_is_vmap(job_of(run, rate=MANY[:16], levels=[2, 1, 3], seed=[3, 1]), RUN_RTOL)
+
+
+def test_the_layout_can_be_chosen(monkeypatch):
+    """Lanes even where they would not pay, vmap even where they would; within rounding."""
+    taken = []
+    evaluate = _tracing.evaluate_in_lanes
+    monkeypatch.setattr(
+        _tracing, "evaluate_in_lanes", lambda *args: taken.append(1) or evaluate(*args)
+    )
+
+    def swept(length, layout):
+        def run(rate, power):
+            def step(x, _):
+                return x - rate * x**power, None
+
+            return {"x": jax.lax.scan(step, 1.0, length=length)[0]}
+
+        grid = nj.Grid(rate=np.linspace(0.1, 0.5, 16), power=np.linspace(1, 2, 8))
+        taken.clear()
+        results = nj.sweep(run, grid, layout=layout, progress=False)
+        return results.x, bool(taken)
+
+    for length, pays in ((3, False), (300, True)):
+        vmapped, in_lanes = swept(length, "vmap")
+        assert not in_lanes
+        for layout, expected in (("auto", pays), ("lanes", True)):
+            values, in_lanes = swept(length, layout)
+            assert in_lanes == expected
+            np.testing.assert_allclose(values, vmapped, rtol=1e-5, atol=1e-30)  # float32's powers.
+    with pytest.raises(ValueError, match="`layout` must be one of 'auto', 'lanes', 'vmap', got"):
+        swept(3, "columns")

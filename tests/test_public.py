@@ -89,6 +89,16 @@ def test_every_factory_is_reached_from_the_top():
     assert factories | {"Grid", "Problem", "Rollout", "rollout"} <= public(nj).keys()
 
 
+def test_hyperparameters_after_the_first_go_by_name():
+    with pytest.raises(TypeError, match="positional argument"):
+        nj.adamw(1e-3, 0.9, 0.999)
+    for module in (optimizers, transforms):
+        for name, member in public(module).items():
+            if inspect.isfunction(member) and name != "nesterov_iterate":
+                kinds = [p.kind for p in inspect.signature(member).parameters.values()]
+                assert kinds[1:] == [inspect.Parameter.KEYWORD_ONLY] * (len(kinds) - 1), name
+
+
 def test_every_state_is_named_after_a_factory():
     for name in public(transforms):
         if name.endswith("State"):
