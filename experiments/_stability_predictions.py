@@ -38,7 +38,7 @@ def stability(config: "Config", schemes: Sequence[Scheme]) -> "xr.Dataset":
             "mean_growth": theory.mean_growth(system, CURVATURE * rate),
             "mean_square_growth": theory.mean_square_growth(system, dim, rate) / 2,
             "mean_limit": theory.stability_limit(system) / CURVATURE,
-            "mean_square_limit": theory.mean_square_limit(system, dim),
+            "mean_square_limit": theory.mean_square_limit(system, dim) / CURVATURE,
         }
 
     def every(systems):

@@ -15,6 +15,7 @@ from nested_jax import theory
 pytestmark = pytest.mark.usefixtures("x64")
 
 RTOL = 1e-12
+CURVATURE = 2.0  # Of the squared loss with inputs of variance 1.
 
 
 def test_half_the_limit_contracts_gradient_descent_fastest():
@@ -29,7 +30,8 @@ def test_half_the_limit_contracts_gradient_descent_fastest():
 def test_the_rate_is_a_share_of_the_limit_for_every_level():
     def both(m, margin):
         system = theory.cascade(nj.nested_decays(m, decay=0.95, max_levels=19))
-        return theory.stable_rate(system, 10, margin=margin), theory.mean_square_limit(system, 10)
+        limit = theory.mean_square_limit(system, 10) / CURVATURE
+        return theory.stable_rate(system, 10, margin=margin), limit
 
     rates, limits = jax.jit(jax.vmap(both, (0, None)))(jnp.arange(1, 20), 0.7)
     np.testing.assert_allclose(rates, 0.7 * limits, rtol=RTOL)
@@ -63,17 +65,17 @@ def test_matched_delays_allow_more():
     ],
 )
 def test_the_rescaled_rate_keeps_the_speed(system, factor):
-    rate = theory.rescaled_rate(0.3, system)
+    rate = theory.rescaled_rate(system, 0.3)
     np.testing.assert_allclose(rate, 0.3 * factor, rtol=RTOL)
     speed = theory.terminal_velocity(system, 1.0, rate)
     np.testing.assert_allclose(speed, -0.3, rtol=RTOL)
 
 
 def test_the_rescaled_rate_is_traceable():
-    rescaled = jax.jit(jax.vmap(lambda decay: theory.rescaled_rate(0.1, optax.trace(decay))))
+    rescaled = jax.jit(jax.vmap(lambda decay: theory.rescaled_rate(optax.trace(decay), 0.1)))
     rates = rescaled(jnp.array([0.0, 0.5, 0.9]))
     np.testing.assert_allclose(rates, [0.1, 0.05, 0.01], rtol=RTOL)
-    assert theory.rescaled_rate(0.1, optax.trace(1.0)) == 0
+    assert theory.rescaled_rate(optax.trace(1.0), 0.1) == 0
 
 
 @pytest.mark.parametrize("condition", [1.0, 10.0, 100.0, 1000.0])
@@ -128,11 +130,11 @@ def test_tunings_are_traceable():
             "`dim` must be an integer of at least 1, got 0.",
         ),
         (
-            lambda: theory.rescaled_rate(-0.1, optax.identity()),
+            lambda: theory.rescaled_rate(optax.identity(), -0.1),
             ValueError,
             "`learning_rate` must be positive and finite, got -0.1.",
         ),
-        (lambda: theory.rescaled_rate(0.1, nj.scale_by_adam()), ValueError, "homogeneity"),
+        (lambda: theory.rescaled_rate(nj.scale_by_adam(), 0.1), ValueError, "homogeneity"),
         (
             lambda: theory.optimal_tuning("adam", 1, 2),
             ValueError,

@@ -19,6 +19,7 @@ from nested_jax.theory._discounted_energy import discounted_energy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
+CURVATURE = _mean_square.CURVATURE
 RTOL = 1e-10  # The oracle takes eigenvalues of, and solves with, matrices of up to 800 rows.
 CLOSED_RTOL = 1e-12
 FLOAT32_RTOL = 1e-3  # Of a growth of 1e-3 a step, formed from numbers near 1.
@@ -343,14 +344,14 @@ def test_growth_has_a_derivative_forwards():
 def test_limit_of_gradient_descent_is_closed():
     for dim in (1, 10, 1000):
         limit = theory.mean_square_limit(optax.identity(), dim, bias=False)
-        np.testing.assert_allclose(limit, 1 / (dim + 2), rtol=CLOSED_RTOL)
+        np.testing.assert_allclose(limit, 2 / (dim + 2), rtol=CLOSED_RTOL)
 
 
 def test_growth_changes_sign_at_the_limit():
     def at(k, dim):
         system = padded(k, room=6)
         limit = theory.mean_square_limit(system, dim)
-        around = limit * jnp.array([0.3, 0.999, 1, 1.001])
+        around = limit / CURVATURE * jnp.array([0.3, 0.999, 1, 1.001])
         growth = jax.vmap(lambda rate: theory.mean_square_growth(system, dim, rate))(around)
         return limit, theory.stability_limit(system), growth
 
@@ -358,13 +359,13 @@ def test_growth_changes_sign_at_the_limit():
     limit, mean_limit, growth = jax.jit(every)(jnp.arange(7), jnp.array([1, 10, 100]))
     assert np.all(np.sign(growth[..., [0, 1, 3]]) == [-1, -1, 1])
     np.testing.assert_allclose(growth[..., 2], 0, atol=1e-13)
-    assert np.all(limit < mean_limit / 2)
+    assert np.all(limit < mean_limit)
 
 
 @pytest.mark.parametrize("decay", [0.999, 1 - 1e-8])
 def test_growth_and_limit_hold_for_a_long_memory(decay):
     system = optax.trace(decay)
-    limit = theory.mean_square_limit(system, 1000)
+    limit = theory.mean_square_limit(system, 1000) / CURVATURE
     assert theory.mean_square_growth(system, 1000, 0.9 * limit) < 0
     assert theory.mean_square_growth(system, 1000, 1.1 * limit) > 0
 
@@ -484,7 +485,7 @@ def test_single_precision_will_do_for_a_glance():
         growth = theory.mean_square_growth(padded(4, room=4), 10, 0.01)
         assert growth.dtype == jnp.float32
         np.testing.assert_allclose(STEPS * growth, -94.36, rtol=100 * FLOAT32_RTOL)
-        limit = theory.mean_square_limit(padded(4, room=4), 10)
+        limit = theory.mean_square_limit(padded(4, room=4), 10) / CURVATURE
         np.testing.assert_allclose(limit, 0.012781794, rtol=FLOAT32_RTOL)
 
 

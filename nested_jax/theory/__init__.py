@@ -1,4 +1,4 @@
-"""What a transform does, told before it runs: responses, stability, growth, curvature."""
+"""Predict what a transform does without running it: responses, stability, growth, curvature."""
 
 from nested_jax.theory._advice import Tuning as Tuning
 from nested_jax.theory._advice import optimal_tuning as optimal_tuning

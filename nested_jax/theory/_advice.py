@@ -1,4 +1,4 @@
-"""Which constants to take."""
+"""Advice: stable and rescaled learning rates, and optimal constants for quadratics."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from nested_jax._core.checks import check_choice, check_positive, is_traced
 from nested_jax._core.types import ScalarLike
-from nested_jax.theory._mean_square import mean_square_limit
+from nested_jax.theory._mean_square import CURVATURE, mean_square_limit
 from nested_jax.theory._responses import dc_gain
 from nested_jax.theory._state_space import System
 
@@ -16,27 +16,28 @@ from nested_jax.theory._state_space import System
 def stable_rate(
     system: System, dim: ScalarLike, *, margin: ScalarLike = 0.5, bias: bool = True
 ) -> Float[Array, ""]:
-    r"""Return a rate at which online regression is stable in the mean square.
+    r"""Return a learning rate at which online regression is stable in the mean square.
 
-    It is `margin` times the largest one, `mean_square_limit`. With equal decays that shrinks with
-    every level; decays of matched delay (`matched_delay_decays`) shrink it little more than two
-    levels do.
+    It is `margin` times the largest stable learning rate: half of `mean_square_limit`, because the
+    squared loss has curvature 2. With equal decays this rate shrinks with every level. With decays
+    of matched delay (`matched_delay_decays`) it shrinks little more than with two levels.
 
     Args:
-        system: An `optax.GradientTransformation` or a `StateSpace`, without its rate; of a
-            finished optimizer the result is a multiplier of the rate it has.
+        system: An `optax.GradientTransformation` or a `StateSpace`, without its learning rate. For
+            a finished optimizer, the result is a multiplier of its learning rate.
         dim: Number of inputs D >= 1, of variance 1; may be traced.
-        margin: Share of the largest stable rate, positive; may be traced. At this default plain
+        margin: Fraction of the largest stable rate, positive; may be traced. At the default, plain
             gradient descent without a bias contracts fastest: its mean square is multiplied by
-            :math:`1 - 4 \eta + 4 \eta^2 (D + 2)` a step.
-        bias: Whether the model has one; static.
+            :math:`1 - 4 \eta + 4 \eta^2 (D + 2)` per step.
+        bias: Whether the model has a bias; static.
 
     Returns:
-        The rate; 0 if none is stable.
+        The learning rate; 0 if none is stable.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or `system` not linear and time-invariant.
-        ValueError: If a concrete number is out of range, or `system` does not forget its inputs.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range, `system` is not linear and
+            time-invariant, or its spectral radius is 1 or more.
 
     Example:
         >>> import nested_jax as nj
@@ -47,33 +48,35 @@ def stable_rate(
         '0.0289'
     """
     check_positive("margin", margin)
-    return jnp.asarray(margin) * mean_square_limit(system, dim, bias=bias)
+    return jnp.asarray(margin) * mean_square_limit(system, dim, bias=bias) / CURVATURE
 
 
-def rescaled_rate(learning_rate: ScalarLike, system: System) -> Float[Array, ""]:
-    r"""Return the rate that keeps the speed of plain gradient descent under a transform.
+def rescaled_rate(system: System, learning_rate: ScalarLike) -> Float[Array, ""]:
+    r"""Return the learning rate that keeps the speed of gradient descent once a transform is added.
 
-    A constant gradient g moves parameters by :math:`\eta g` a step, and behind a transform by
-    :math:`\eta H(1) g` in the end (the terminal velocity). So :math:`\eta / |H(1)|` keeps the
-    speed: :math:`\eta (1 - \rho)` when accumulated momentum is introduced, :math:`\eta` itself for
-    averages, whose gain is 1.
+    Under a constant gradient g, gradient descent moves the parameters by :math:`\eta g` per step.
+    With a transform, the step approaches :math:`\eta H(1) g` (the terminal velocity). The learning
+    rate :math:`\eta / |H(1)|` therefore keeps the speed: :math:`\eta (1 - \rho)` for accumulated
+    momentum, and :math:`\eta` itself for averages, whose gain is 1.
 
     Args:
+        system: The transform to add: an `optax.GradientTransformation` or a `StateSpace`, without
+            its learning rate.
         learning_rate: :math:`\eta > 0` without the transform; may be traced.
-        system: The transform to be introduced: an `optax.GradientTransformation` or a
-            `StateSpace`, without its rate.
 
     Returns:
-        The rate to use with it; infinite if its gain is 0, and 0 if it never forgets.
+        The learning rate to use with the transform: infinite if its gain is 0, and 0 if it never
+        forgets.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or `system` not linear and time-invariant.
-        ValueError: If `learning_rate` is not positive, or `system` has no gain (see `dc_gain`).
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `learning_rate` is not positive, or `system` is not linear and time-invariant
+            or has no gain (see `dc_gain`).
 
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.theory import rescaled_rate
-        >>> f"{rescaled_rate(0.1, nj.scale_by_accumulated_momentum(0.9)):.4f}"
+        >>> f"{rescaled_rate(nj.scale_by_accumulated_momentum(0.9), 0.1):.4f}"
         '0.0100'
     """
     check_positive("learning_rate", learning_rate)
@@ -81,12 +84,12 @@ def rescaled_rate(learning_rate: ScalarLike, system: System) -> Float[Array, ""]
 
 
 class Tuning(NamedTuple):
-    r"""Constants of a method for a quadratic, and what they achieve.
+    r"""Constants of a method for a quadratic, and the convergence rate that they achieve.
 
     Attributes:
         learning_rate: :math:`\eta`.
-        decay: :math:`\rho` of the momentum, accumulated: :math:`s \leftarrow \rho s + u`.
-        rate: The worst factor by which the error shrinks a step, in the end.
+        decay: :math:`\rho` of accumulated momentum, :math:`s \leftarrow \rho s + u`.
+        rate: The worst asymptotic factor by which the error shrinks per step.
     """
 
     learning_rate: Float[Array, ""]
@@ -123,10 +126,10 @@ _TUNINGS = {
 
 
 def optimal_tuning(method: str, smallest: ScalarLike, largest: ScalarLike) -> Tuning:
-    r"""Return the constants of a method for quadratics with a given range of curvatures.
+    r"""Return the optimal constants of a method for quadratics with a given range of curvatures.
 
-    With eigenvalues of the Hessian in :math:`[\mu, L]` and :math:`\kappa = L / \mu`, rate, decay
-    and the factor by which the error shrinks a step are, by `method`,
+    The eigenvalues of the Hessian lie in :math:`[\mu, L]`, and :math:`\kappa = L / \mu`. Each
+    `method` has the following learning rate, decay, and factor by which the error shrinks per step:
 
     - ``"gradient_descent"``: :math:`2/(L+\mu)`, 0, :math:`(\kappa-1)/(\kappa+1)`;
     - ``"heavy_ball"``: :math:`4/(\sqrt L+\sqrt\mu)^2`, the factor squared,
@@ -136,21 +139,21 @@ def optimal_tuning(method: str, smallest: ScalarLike, largest: ScalarLike) -> Tu
     - ``"nesterov_quadratic"``: :math:`4/(3L+\mu)`, :math:`(q-2)/(q+2)`, :math:`1-2/q`, with
       :math:`q=\sqrt{3\kappa+1}`.
 
-    The factors are reached in the end; heavy ball's error may grow at first. "nesterov" is the
-    common choice, which convex functions other than quadratics allow; "nesterov_quadratic" is the
-    best for quadratics.
+    The factors are asymptotic; the error of heavy ball may grow at first. ``"nesterov"`` is the
+    common choice, which also holds for convex functions that are not quadratic.
+    ``"nesterov_quadratic"`` is the best for quadratics.
 
     Args:
-        method: One of these words; static.
+        method: One of the names above; static.
         smallest: :math:`\mu > 0`; may be traced.
         largest: :math:`L \ge \mu`; may be traced.
 
     Returns:
-        A `Tuning`, of scalars.
+        A `Tuning` of scalars.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `method` is no such word, or not 0 < `smallest` <= `largest`.
+        ValueError: If `method` is unknown, or unless 0 < `smallest` <= `largest`.
 
     Example:
         >>> from nested_jax.theory import optimal_tuning

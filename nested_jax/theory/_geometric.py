@@ -1,4 +1,4 @@
-"""Geometric series of numbers and matrices, near 1 too."""
+"""Geometric series of numbers and matrices, accurate near 1."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
 
     .. math:: S_n = \sum_{i=0}^{n-1} A^i, \quad S_0 = 0 .
 
-    For numbers it is :math:`(1 - r^n) / (1 - r)`, without the cancellation of the numerator near
-    r = 1 and n where r = 1. For matrices it is built up by doubling, with
+    For numbers, the sum is :math:`(1 - r^n) / (1 - r)`, computed without cancellation near r = 1,
+    and n at r = 1. For matrices, it is built up by doubling,
 
     .. math:: S_{p+q} = S_p + A^p S_q,
 
-    in :math:`\log_2 n` products; no inverse, so that 1 may be an eigenvalue.
+    in :math:`\log_2 n` products. No inverse is taken, so 1 may be an eigenvalue.
 
     Args:
         ratio: r, a scalar, or A, of shape (size, size); may be traced.
         terms: n >= 0, an integer; may be traced.
 
     Returns:
-        The sum, of the shape of `ratio` and its dtype, JAX's default float if it has none.
+        The sum, with the shape and dtype of `ratio`; JAX's default float if `ratio` is no float.
 
     Raises:
         TypeError: If `terms` is not an integer.
@@ -48,12 +48,12 @@ def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
     terms = jnp.asarray(terms)
     if ratio.ndim:
         return _doubled_sum(ratio, terms)
-    # Below 1/2 nothing cancels, and negative numbers have no logarithm.
+    # Below 1/2 nothing cancels, and negative numbers have no real logarithm.
     near = ratio > 0.5
     growth = jnp.expm1(terms * jnp.log1p(jnp.where(near, -below, 0)))
     growth = jnp.where(near, growth, jnp.where(near, 1, ratio) ** terms - 1)
     count = terms.astype(ratio.dtype)
-    # At 1 the value and the derivative, which autodiff does not find in a limit.
+    # The value and derivative at 1, where autodiff cannot take the limit.
     at_one = count - count * (count - 1) / 2 * below
     return jnp.where(below == 0, at_one, -growth / jnp.where(below == 0, 1, below))
 
@@ -63,16 +63,16 @@ def geometric_limit(ratio: ScalarLike) -> jax.Array:
 
     .. math:: \sum_{i=0}^{\infty} A^i = (I - A)^{-1},
 
-    by solving. It is there if the spectral radius of A is below 1. The matrix is tried by
-    squaring it until its power is beyond the precision of the dtype, so that all happens on the
-    device and under jit.
+    computed by solving. The series converges if the spectral radius of A is below 1. This is tested
+    by repeated squaring, beyond the precision of the dtype, so everything runs on the device and
+    under `jax.jit`.
 
     Args:
         ratio: r, a scalar, or A, of shape (size, size); may be traced.
 
     Returns:
-        The sum, of the shape of `ratio`. Where `ratio` is traced and the series has no limit,
-        inf for numbers from 1 on, else NaN.
+        The sum, with the shape of `ratio`. If `ratio` is traced and the series diverges: inf for
+        numbers of at least 1, otherwise NaN.
 
     Raises:
         ValueError: If `ratio` is neither a scalar nor a square matrix, or is concrete and its
@@ -104,14 +104,14 @@ def geometric_limit(ratio: ScalarLike) -> jax.Array:
 
 @jax.jit
 def late_power(matrix: jax.Array) -> jax.Array:
-    """Return a power so high that decays the dtype can tell from 1 are gone, growth is inf."""
+    """Return a power so high that any decay below 1 in the dtype vanishes and any growth is inf."""
     info = jnp.finfo(matrix.dtype)
-    # 2^8 beyond 1 / eps: exp(-256) is left of a decay of 1 - eps.
+    # 2^8 times 1 / eps: a decay of 1 - eps leaves exp(-256).
     return jax.lax.fori_loop(0, info.nmant + 8, lambda _, power: power @ power, matrix)
 
 
 def is_negligible(power: jax.Array) -> jax.Array:
-    """Tell whether all entries of a late power are 0 but for rounding; NaN is not."""
+    """Return whether all entries of a late power are 0 up to rounding; False for NaN."""
     return jnp.all(jnp.abs(power) < jnp.finfo(power.dtype).eps)
 
 
@@ -124,7 +124,7 @@ def spectral_radius(ratio: Any) -> float:
 
 
 def _as_ratio(ratio):
-    """Return 1 - ratio, to the last digit also where the ratio is one of Python, and the ratio."""
+    """Return 1 - ratio, to the last digit even if the ratio is a Python float, and the ratio."""
     values = jnp.asarray(ratio)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(float)
@@ -141,8 +141,8 @@ def _doubled_sum(matrix, terms):
     one = jnp.eye(len(matrix), dtype=matrix.dtype)
 
     def double(carry):
-        # Of n terms the low bits are done: their sum, the power that follows it; then the powers
-        # and sums of 1, 2, 4, ... terms.
+        # `total` and `power` cover the low bits of n so far: the sum of those terms, and the power
+        # that follows. `block_power` and `block_total` are the power and sum of 1, 2, 4, ... terms.
         rest, total, power, block_power, block_total = carry
         odd = rest % 2 == 1
         total = jnp.where(odd, total + power @ block_total, total)

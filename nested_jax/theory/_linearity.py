@@ -1,4 +1,4 @@
-"""Whether a transform is linear and time-invariant: asked by running it."""
+"""Test whether a transform is linear and time-invariant by running it."""
 
 from typing import Any, NamedTuple
 
@@ -10,13 +10,12 @@ from jaxtyping import Array, Float
 
 from nested_jax._core.checks import check_transformation, is_traced
 
-# The input lasts a quarter of the run, so that it can be delayed and its echo be heard.
+# The input lasts a quarter of the run, which leaves room for delays and for the response's tail.
 STEPS, BURST = 64, 16
 DELAYS = (1, 2, 7, 32)
-# Between them lie the thresholds of clipping and what is added against division by zero; their
-# squares are still float32.
+# They span usual clipping thresholds and epsilons in denominators; their squares fit float32.
 SCALES = (-1.0, 1e-8, 1e-4, 1e4, 1e8)
-# How far counters are set forward; nothing round, where a periodic schedule could be as before.
+# How far counters are moved forward; not round, so that a periodic schedule does not line up.
 JUMPS = (997, 10_007, 100_003, 1_000_003, 10_000_019)
 
 _RULES = {
@@ -28,16 +27,16 @@ _RULES = {
 
 
 class Linearity(NamedTuple):
-    """How far a transform is from linear and time-invariant, test by test.
+    """How far a transform is from linear and time-invariant, per test.
 
-    Each is the largest difference of two outputs that ought to agree, as a fraction of the
-    largest output: 0 up to rounding for a linear, time-invariant transform. NaN fails.
+    Each error is the largest difference between two outputs that should agree, as a fraction of the
+    largest output. It is 0 up to rounding for a linear, time-invariant transform. NaN fails.
 
     Attributes:
-        homogeneity: A multiple of the input against that multiple of the output.
-        superposition: The sum of two inputs against the sum of their outputs.
-        shift: A delayed input against the delayed output.
-        parameters: Parameters of 1 against parameters of 0.
+        homogeneity: The output for a multiple of the input against that multiple of the output.
+        superposition: The output for the sum of two inputs against the sum of their outputs.
+        shift: The output for a delayed input against the delayed output.
+        parameters: The output with parameters of 1 against the output with parameters of 0.
     """
 
     homogeneity: Float[Array, ""]
@@ -49,38 +48,39 @@ class Linearity(NamedTuple):
 def linearity(tx: optax.GradientTransformation) -> Linearity:
     r"""Measure how far a transform of one parameter is from linear and time-invariant.
 
-    Of a transform H, started afresh for each of the inputs u and v of 64 steps,
+    The transform H starts from its initial state for each input. With inputs u and v of 64 steps,
+    the tests are
 
     .. math::
 
         H(\alpha u) = \alpha H u \;\; (\alpha = -1, 10^{\pm 4}, 10^{\pm 8}), \quad
         H(u + v) = H u + H v, \quad H S^n u = S^n H u \;\; (n = 1, 2, 7, 32)
 
-    is tested, with S the delay by one step. So that slow schedules are seen, the shift test is
-    also made with all counters (integers in the state that grow by one a step) set forward, by
-    up to 1e7 steps. Finally the same gradients come in with other parameters.
+    where S delays by one step. To detect slow schedules, the shift test also moves all counters
+    (integers in the state that grow by one per step) forward by up to 1e7 steps. Finally, the same
+    gradients are run with different parameters.
 
-    Adam is not homogeneous; a schedule or bias correction fails the shift test; weight decay is
-    linear, but in the parameters and not in the gradients. A clip whose threshold is never
-    reached, or noise smaller than rounding, goes unnoticed. Sums kept narrower than the default
-    dtype are not linear, by their rounding.
+    Adam is not homogeneous. A schedule or bias correction fails the shift test. Weight decay is
+    linear in the parameters, not in the gradients. A clip whose threshold is never reached, or
+    noise below rounding, is not detected. Sums stored in a narrower dtype than the default are not
+    linear because of rounding.
 
     Args:
-        tx: The transform; it acts on one scalar, of JAX's default dtype. Its hyperparameters may
-            be traced.
+        tx: The transform, applied to one scalar of JAX's default dtype. Its hyperparameters may be
+            traced.
 
     Returns:
         The largest error of each test.
 
     Raises:
-        TypeError: If `tx` has no `init` and `update`.
+        TypeError: If `tx` does not have `init` and `update`.
 
     Example:
         >>> import optax, nested_jax.theory as theory
         >>> errors = theory.linearity(optax.trace(0.9))
         >>> max(errors) < 1e-5
         Array(True, dtype=bool)
-        >>> float(theory.linearity(optax.clip(1.0)).shift)  # clipped, but always alike
+        >>> float(theory.linearity(optax.clip(1.0)).shift)  # clipped, but time-invariant
         0.0
     """
     check_transformation("tx", tx)
@@ -90,13 +90,14 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
 def tested(
     tx: optax.GradientTransformation,
 ) -> tuple[Linearity, Float[Array, " time"], Float[Array, " time"]]:
-    """Return what `linearity` does, an input of the tests, and what `tx` makes of it."""
+    """Return the errors that `linearity` returns, one test input, and the output of `tx` for it."""
     u, v = _probes()
     scales = jnp.array(SCALES)[:, None]
     kinds = [1, 1, 1, 1, len(SCALES), len(DELAYS), len(JUMPS)]
     inputs = [u, v, u + v, u, scales * u, _delayed(u), jnp.tile(u, (len(JUMPS), 1))]
     params = jnp.zeros(sum(kinds)).at[3].set(1.0)
-    # All but the last begin afresh. One scan of all: compiling is what takes the time.
+    # All runs but those with jumps start from `init`. One scan for all of them, since compilation
+    # takes most of the time.
     afresh = jax.vmap(tx.init)(params[: -len(JUMPS)])
     states = jax.tree.map(
         lambda *x: jnp.concatenate(x),
@@ -113,7 +114,7 @@ def tested(
 
 
 def check_linearity(name: str, errors: Linearity) -> None:
-    """Raise unless all tests are passed; traced errors pass."""
+    """Raise if a concrete error fails its test; traced errors pass."""
     if any(is_traced(error) for error in errors):
         return
     failed = [
@@ -127,13 +128,13 @@ def check_linearity(name: str, errors: Linearity) -> None:
 
 
 def passed(error: Float[Array, ""]) -> Any:
-    """Tell whether an error is no more than rounding; NaN is."""
-    # Half of the digits: most transforms lose one, the zero-lag readout of 18 stages half a dozen.
+    """Return whether an error is within rounding; False for NaN."""
+    # Half of the digits. Most transforms lose one; the zero-lag readout of 18 stages loses about six.
     return error <= jnp.finfo(error.dtype).eps ** 0.5
 
 
 def relative_error(actual: Array, expected: Array) -> Float[Array, ""]:
-    """Return the largest difference as a fraction of the largest entry of both."""
+    """Return the largest difference as a fraction of the largest entry of either array."""
     largest = jnp.maximum(jnp.max(jnp.abs(actual)), jnp.max(jnp.abs(expected)))
     return jnp.max(jnp.abs(actual - expected)) / jnp.where(largest == 0, 1, largest)
 
@@ -141,7 +142,7 @@ def relative_error(actual: Array, expected: Array) -> Float[Array, ""]:
 def _probes():
     rng = np.random.default_rng(0)
     burst = np.arange(STEPS) < BURST
-    # All of one sign, the first is not cancelled by long averages; the second has both.
+    # The first has one sign, so long averages do not cancel it; the second has both signs.
     u, v = rng.uniform(0.5, 1.5, STEPS) * burst, rng.normal(size=STEPS) * burst
     return jnp.asarray(u, float), jnp.asarray(v, float)
 
@@ -151,7 +152,7 @@ def _delayed(x):
 
 
 def _run(tx, state, params, inputs):
-    """Return the outputs for scalar `inputs`, the parameters staying what they are."""
+    """Return the outputs for scalar `inputs` at constant parameters."""
 
     def step(state, u):
         output, state = tx.update(u, state, params)
@@ -161,7 +162,7 @@ def _run(tx, state, params, inputs):
 
 
 def _rested(tx, jump):
-    """Return the state after a rest, the counters set forward by `jump`."""
+    """Return the state after zero updates, with all counters moved forward by `jump`."""
     zero = jnp.zeros(())
     _, before = tx.update(zero, tx.init(zero), zero)
     _, after = tx.update(zero, before, zero)

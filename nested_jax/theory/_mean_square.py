@@ -1,20 +1,21 @@
-r"""Online regression: how the mean square of the error grows, and where it settles.
+r"""Growth and stationary value of the mean square error in online regression.
 
-Each step has one example: features f = (x, 1) with x ~ N(0, I_D), a target y = w* . f + noise, and
-the gradient 2 g, g = (e . f - noise) f, of its squared loss at the error e = w - w*. A coordinate
-of the error and the state of the transform for it, s = (e, ...), move by s' = A_0 s + b g; with
-u . s = e and E[f f^T] = I the mean of g is e, and the mean of s moves by A = A_0 + b u^T. Since
+Each step has one example: features f = (x, 1) with x ~ N(0, I_D) and a target y = w* . f + noise.
+At the error e = w - w*, the gradient of the squared loss is 2 g with g = (e . f - noise) f. Let
+s = (e, ...) hold one coordinate of the error and the transform's state for it, so that u . s = e.
+It follows s' = A_0 s + b g. Because E[f f^T] = I, the mean of g is e, and the mean of s follows
+A = A_0 + b u^T. Let P be the second moments summed over the inputs, and Q those of the bias. Since
 
     E[(e . f)^2 f_i^2] = |e|^2 + 2 e_i^2   for an input,   |e|^2   for the constant 1,
 
-the second moments summed over the inputs, P, and of the bias, Q, follow
+they follow
 
     P' = A P A^T + b b^T ((D + 1) P_ee + D Q_ee + D sigma^2),
     Q' = A Q A^T + b b^T (P_ee + sigma^2).
 
-Covariances between coordinates do not enter. Were the constant one more Gaussian, D would be D + 1
-and Q nothing. In this form the noise that the gradient adds is of rank one: all that matters is the
-energy of the impulse response h_j = u^T A^j b, and a matrix of order n^2 never appears.
+Covariances between coordinates do not enter. If the constant were one more Gaussian, D + 1 would
+replace D and Q would vanish. The gradient noise enters with rank one, so only the energy of the
+impulse response h_j = u^T A^j b matters, and no matrix of order n^2 is needed.
 """
 
 from typing import NamedTuple
@@ -35,15 +36,15 @@ from nested_jax.theory._stability import (
 from nested_jax.theory._state_space import System, as_state_space
 
 CURVATURE = 2.0  # Of the squared loss, per unit variance of the features.
-# Doublings of the number of terms in a sum: enough wherever float64 can tell the radius from 1.
+# Doublings of the number of terms in a sum: enough for any radius below 1 in float64.
 DOUBLINGS = 64
-# Where a power of A is no larger, what follows, its square, is below the rounding of the sum.
+# Once a power of A is this small, the next term is its square and is below the sum's rounding.
 NEGLIGIBLE = 1e-20
-# Steps of the search for a start of Newton's method and of the method, together.
+# Steps of the search for a starting point and of Newton's method, together.
 ROOT_STEPS = 100
-# Factor from step to step of a search that still is left of all that is finite.
+# Growth factor of the search step while the function is still infinite.
 WIDER = 16
-# Rates at which stability is looked at, before the first interval that loses it is halved.
+# Learning rates at which stability is checked; bisection then refines the first unstable interval.
 RATES = 64
 HALVINGS = 50
 
@@ -51,40 +52,41 @@ HALVINGS = 50
 def mean_square_growth(
     system: System, dim: ScalarLike, learning_rate: ScalarLike = 1.0, *, bias: bool = True
 ) -> Float[Array, ""]:
-    r"""Return the growth of the mean square error under online regression, a step.
+    r"""Return the growth of the mean square error per step of online regression.
 
-    The problem is that of `drifting_regression`: inputs :math:`x \sim N(0, I_D)`, one example a
-    step, squared loss. The mean square is multiplied by :math:`\lambda` a step in the end, the
-    root of
+    The problem is that of `drifting_regression`: inputs :math:`x \sim N(0, I_D)`, one example per
+    step, squared loss. Asymptotically, each step multiplies the mean square by :math:`\lambda`,
+    the root of
 
     .. math::
 
         \mu \sum_{j \ge 0} \lambda^{-j-1} h_j^2 = 1, \qquad
         \mu = \tfrac12 \left(D + 1 + \sqrt{(D + 1)^2 + 4 D}\right),
 
-    :math:`h` being the impulse response of the mean error to half a gradient. (Without a bias
-    :math:`\mu = D + 1`.) It is at least twice `mean_growth` at c = 2 rate. A single run, the
-    logarithm of its error, grows by at most half of it (Jensen's inequality): where the mean
-    square grows slowly, most runs may shrink, and a few rare ones carry the mean. The result may be
-    differentiated forwards (`jax.jacfwd`), not backwards.
+    where :math:`h` is the impulse response of the mean error to half a gradient. Without a bias,
+    :math:`\mu = D + 1`. The growth is at least twice `mean_growth` at :math:`c = 2 \eta`. In a
+    single run, the logarithm of the error grows by at most half of it (Jensen's inequality): if the
+    mean square grows slowly, most runs may shrink while a few rare ones dominate the mean. Only
+    forward-mode differentiation is supported (`jax.jacfwd`).
 
-    The bias is treated as what it is, the feature 1. As one more Gaussian it would count for
-    :math:`\mu = D + 2`: 12 instead of 11.844 at D = 10, which at a rate of .01 gives up to 1.5e-4
-    too much.
+    The bias is treated exactly, as the constant feature 1. Treating it as one more Gaussian would
+    give :math:`\mu = D + 2`: 12 instead of 11.844 at D = 10. At a learning rate of 0.01, that
+    overestimates the growth by up to 1.5e-4.
 
     Args:
         system: An `optax.GradientTransformation` or a `StateSpace`, as for `mean_growth`.
-        dim: D >= 1; may be traced.
+        dim: Number of inputs D >= 1; may be traced.
         learning_rate: :math:`\eta > 0`; 1 for a finished optimizer, which has its own. May be
             traced.
-        bias: Whether the model has one; static.
+        bias: Whether the model has a bias; static.
 
     Returns:
         :math:`\ln \lambda`.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or `system` not linear and time-invariant.
-        ValueError: If a concrete number is out of range.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range, or `system` is not linear and
+            time-invariant.
 
     Example:
         >>> import nested_jax as nj
@@ -102,7 +104,7 @@ def _growth(system, weight, learning_rate):
     A, b = _mean_dynamics(system, learning_rate)
     eigenvalues = eigenvalues_of(jax.lax.stop_gradient(A))
     bound, impulse = 2 * jnp.log(jnp.max(jnp.abs(eigenvalues))), b
-    # The sum has no negative term, so any one of them alone gives a lower bound.
+    # All terms of the sum are non-negative, so each one gives a lower bound.
     for j in range(b.size):
         bound = jnp.maximum(bound, jnp.log(weight * impulse[0] ** 2) / (j + 1))
         impulse = A @ impulse
@@ -115,11 +117,11 @@ def _growth(system, weight, learning_rate):
 
 
 def _first_root(excess, bound):
-    """Return the root of a convex falling function that is infinite up to some point >= bound.
+    """Return the root of a convex, decreasing function that is infinite up to a point >= bound.
 
-    Newton's method comes from the left and never passes the root. Close to where the values are
-    infinite they can be wrong: a start is sought further right, and left again if that is too far.
-    A root left of the first step is within rounding of it.
+    Newton's method approaches the root from the left and never overshoots. Values close to the
+    infinite part can be wrong, so the search for a starting point moves right, and back left if it
+    went too far. A root to the left of the first step is within rounding of that step.
     """
     eps = jnp.finfo(bound.dtype).eps
 
@@ -144,43 +146,48 @@ def _first_root(excess, bound):
 
 
 def mean_square_limit(system: System, dim: ScalarLike, *, bias: bool = True) -> Float[Array, ""]:
-    r"""Return the largest rate at which the mean square error does not grow.
+    r"""Return the largest learning rate × curvature at which the mean square error does not grow.
 
-    There :math:`\mu \sum_j h_j^2 = 1` (see `mean_square_growth`). It is below the limit of the
-    mean, :math:`c^* / 2` with the :math:`c^*` of `stability_limit`, often far: of plain gradient
-    descent without a bias it is :math:`1 / (D + 2)` instead of 1.
+    The result is :math:`c = 2 \eta`: inputs have variance 1, so the squared loss (without a factor
+    1/2) has curvature 2 along each weight. At the limit, :math:`\mu \sum_j h_j^2 = 1` (see
+    `mean_square_growth`). It is below `stability_limit`, the limit of the mean, often far below:
+    :math:`2 / (D + 2)` instead of 2 for plain gradient descent without a bias.
 
     Args:
-        system: As for `mean_growth`. Of a finished optimizer the result is a multiplier of the
-            rate it has.
-        dim: D >= 1; may be traced.
-        bias: Whether the model has one; static.
+        system: As for `mean_growth`. For a finished optimizer, the result is a curvature, and half
+            of it is the largest stable multiplier of the optimizer's learning rate.
+        dim: Number of inputs D >= 1; may be traced.
+        bias: Whether the model has a bias; static.
 
     Returns:
-        The rate; 0 if there is none.
+        :math:`c`: learning rate times curvature; 0 if the mean square grows at every rate.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or `system` not linear and time-invariant.
-        ValueError: If a concrete number is out of range, or `system` does not forget its inputs.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range, `system` is not linear and
+            time-invariant, or its spectral radius is 1 or more.
 
     Example:
         >>> import optax
         >>> from nested_jax.theory import mean_square_limit
         >>> f"{mean_square_limit(optax.identity(), 10, bias=False):.5f}"
-        '0.08333'
+        '0.16667'
     """
     _check(dim, 1.0, bias)
     system = oriented(system)
-    return _limit(system, noise_weight(dim, bias), stability_limit(system) / CURVATURE)
+    highest = stability_limit(system) / CURVATURE
+    return CURVATURE * _limit(system, noise_weight(dim, bias), highest)
 
 
 @jax.jit
 def _limit(system, weight, highest):
+    """Return the largest learning rate, at most `highest`, that is stable in the mean square."""
+
     def stable(rate):
         A, b = _mean_dynamics(system, rate)
         return weight * _energy(A, b, jnp.eye(b.size)[0]) < 1
 
-    # The limit is about 1 / (weight gain) where that is small: gains up to 1e6 are on the way.
+    # A small limit is about 1 / (weight * gain): this start covers gains up to 1e6.
     lowest = jnp.minimum(highest, 1 / weight) * 1e-6
     rates = lowest * (highest / lowest) ** (jnp.arange(RATES) / RATES)
     first = jnp.argmin(jnp.append(jax.vmap(stable)(rates), False))
@@ -194,16 +201,16 @@ def _limit(system, weight, highest):
         return jnp.where(fine, middle, low), jnp.where(fine, high, middle)
 
     low, _ = jax.lax.fori_loop(0, HALVINGS, halve, (low, high))
-    return jnp.where(highest > 0, low, highest)  # 0, or NaN.
+    return jnp.where(highest > 0, low, highest)  # `highest` is 0 or NaN here.
 
 
 class StationaryLoss(NamedTuple):
-    r"""What the mean loss is made of once a run has settled; infinite where it never does.
+    r"""Parts of the stationary mean loss; `excess` and `tracking` are infinite without a limit.
 
     Attributes:
-        noise: :math:`\sigma^2`, which no model avoids.
-        excess: What the noise costs through the gradients.
-        tracking: What is lost because the true weights move.
+        noise: :math:`\sigma^2`, the part that no model can avoid.
+        excess: The cost of noise in the gradients.
+        tracking: The cost of following true weights that move.
     """
 
     noise: Float[Array, ""]
@@ -212,7 +219,7 @@ class StationaryLoss(NamedTuple):
 
     @property
     def total(self) -> Float[Array, ""]:
-        """The mean loss."""
+        """The mean loss: the sum of the parts."""
         return self.noise + self.excess + self.tracking
 
 
@@ -225,37 +232,38 @@ def stationary_loss(
     drift: System | None = None,
     bias: bool = True,
 ) -> StationaryLoss:
-    r"""Return the mean loss that online regression settles at.
+    r"""Return the stationary mean loss of online regression.
 
-    With :math:`K = \sum_j h_j^2` (see `mean_square_growth`) and L the mean square distance
-    at which the mean model follows one true weight, filtered white noise,
+    Let :math:`K = \sum_j h_j^2` (see `mean_square_growth`), and let L be the mean square distance
+    between the mean model and one true weight, which is filtered white noise. Then
 
     .. math::
 
         P &= K ((D + 1) P + D Q + D \sigma^2) + D L, \qquad Q = K (P + \sigma^2), \\
         E[(\hat y - y)^2] &= \sigma^2 + P + Q .
 
-    Of plain gradient descent without a bias and without drift the excess is
-    :math:`D \eta \sigma^2 / (1 - \eta (D + 2))`. The loss is that of a step before its update, as
-    `rollout` reports it.
+    For plain gradient descent without a bias and without drift, the excess is
+    :math:`D \eta \sigma^2 / (1 - \eta (D + 2))`. The loss is evaluated before the update of each
+    step, as in `rollout`.
 
     Args:
         system: As for `mean_square_growth`.
-        dim: D >= 1; may be traced.
+        dim: Number of inputs D >= 1; may be traced.
         learning_rate: :math:`\eta > 0`; 1 for a finished optimizer. May be traced.
-        noise_std: :math:`\sigma \ge 0` of the target; may be traced. This default, and d levels of
-            decay .95, are those of `drifting_regression`.
-        drift: What makes each true weight from a stream of standard normals: a transform or a
-            `StateSpace`, such as `cascade([0.95] * d)` for d data levels, or `optax.trace(1.0)`
-            for a random walk. Constant if None.
-        bias: Whether the model has one, which the truth has not; static.
+        noise_std: Standard deviation :math:`\sigma \ge 0` of the target's noise; may be traced. The
+            default is that of `drifting_regression`.
+        drift: The filter that turns standard normals into each true weight: a transform or a
+            `StateSpace`. Use `cascade([0.95] * d)` for d data levels of `drifting_regression`, or
+            `optax.trace(1.0)` for a random walk. If None, the true weights are constant.
+        bias: Whether the model has a bias (the true function has none); static.
 
     Returns:
         A `StationaryLoss`.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or a system not linear and time-invariant.
-        ValueError: If a concrete number is out of range.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a concrete number is out of range, or a system is not linear and
+            time-invariant.
 
     Example:
         >>> import nested_jax as nj
@@ -276,7 +284,7 @@ def _stationary(system, dim, learning_rate, noise_std, drift, bias):
     A, b = _mean_dynamics(system, learning_rate)
     K, noise = _energy(A, b, jnp.eye(b.size)[0]), noise_std**2
     lag = 0.0 if drift is None else _lag(A, b, drift)
-    beside = bias * K  # The bias has error Q = K (P + sigma^2), or there is none.
+    beside = bias * K  # Q = K (P + sigma^2) with a bias, else 0.
     room = 1 - K * (dim + 1) - K * beside * dim
     excess = dim * K * (1 + beside) ** 2 / room * noise + beside * noise
     tracking = dim * lag * (1 + beside) / room
@@ -284,22 +292,22 @@ def _stationary(system, dim, learning_rate, noise_std, drift, bias):
 
 
 def noise_weight(dim: ScalarLike, bias: bool) -> Float[Array, ""]:
-    """Return mu: how the noise of gradients at unit error weighs in the mean square."""
+    """Return mu, the weight of gradient noise at unit error in the mean square."""
     n = jnp.asarray(dim, jnp.result_type(float)) + 1
     # The larger eigenvalue of [[D + 1, D], [1, 0]].
     return (n + jnp.sqrt(n**2 + 4 * (n - 1))) / 2 if bias else n
 
 
 def _mean_dynamics(system, learning_rate):
-    """Return A and b: how (error, state) moves in the mean, and what half a gradient adds."""
+    """Return A, the mean dynamics of (error, state), and b, the effect of half a gradient."""
     c = CURVATURE * jnp.asarray(learning_rate, jnp.result_type(float))
     return closed_loop(system, c), jnp.append(-c * system.feedthrough, system.drive)
 
 
 def _lag(A, b, drift):
     """Return the mean square distance between a true weight and the mean model's."""
-    # In coordinates of the distance, so that also a weight that wanders for ever can be followed.
-    # W = output . v + feedthrough delta, of which the last part is not yet in the state.
+    # The state holds the distance itself, so that a random walk, which is unbounded, works too.
+    # W = output . v + feedthrough * delta; the last part is not yet in the state.
     F, G, output, feedthrough = drift
     moved = jnp.zeros_like(b).at[0].set(1)
     coupling = jnp.outer(moved, output - output @ F)
@@ -309,7 +317,7 @@ def _lag(A, b, drift):
 
 
 def _energy(A, b, u):
-    """Return the sum over j >= 0 of (u^T A^j b)^2; infinite if it is."""
+    """Return the sum over j >= 0 of (u^T A^j b)^2, infinite if the sum diverges."""
 
     def unfinished(carry):
         i, _, power = carry
@@ -323,7 +331,7 @@ def _energy(A, b, u):
     last = jax.lax.while_loop(unfinished, double, (0, jnp.outer(b, b), A))
     energy, more = u @ last[1] @ u, u @ double(last)[1] @ u
     energy = jnp.where(more < 1.01 * energy + jnp.finfo(A.dtype).tiny, energy, jnp.inf)
-    # NaN is what a transform that is refused leaves where it is traced.
+    # A refused transform gives NaN when it is traced.
     return jnp.where(jnp.any(jnp.isnan(A)), jnp.nan, energy)
 
 

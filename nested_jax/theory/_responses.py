@@ -1,4 +1,4 @@
-"""What a linear transform makes of impulses, constants and waves, and how long it remembers."""
+"""Responses of a linear transform to impulses, constants and waves, and its memory."""
 
 from functools import partial
 from typing import Any
@@ -22,22 +22,22 @@ from nested_jax.theory._state_space import StateSpace, System, as_state_space, s
 
 
 def impulse_response(system: System, steps: int) -> Float[Array, " step"]:
-    r"""Return the weights a transform gives to its inputs, the latest first.
+    r"""Return the weights that a transform gives to its inputs, the latest first.
 
     .. math:: h_0 = d, \quad h_j = c A^{j-1} b, \quad y_t = \sum_{j=0}^{t} h_j u_{t-j} .
 
-    They are the outputs for the inputs 1, 0, 0, ... For k equal averages in a row they are
+    They are the outputs for the inputs 1, 0, 0, ... For k equal averages in a row, they are
     `negative_binomial_weights`.
 
     Args:
         system: A transform, linear and time-invariant, or a `StateSpace`.
-        steps: How many weights, at least 1; static.
+        steps: Number of weights, at least 1; static.
 
     Returns:
         :math:`h_0, h_1, \dots`
 
     Raises:
-        TypeError: If `system` is of the wrong kind, or `steps` not a concrete integer.
+        TypeError: If `system` is of the wrong kind, or `steps` is not a concrete integer.
         ValueError: If `system` is a transform that is refused (see `state_space`), or `steps` is
             below 1.
 
@@ -52,21 +52,21 @@ def impulse_response(system: System, steps: int) -> Float[Array, " step"]:
 
 
 def step_response(system: System, steps: int) -> Float[Array, " step"]:
-    r"""Return what a transform makes of the constant 1, from rest.
+    r"""Return the outputs of a transform for the constant input 1, starting from rest.
 
     .. math:: y_t = \sum_{j=0}^{t} h_j,
 
-    on its way to `dc_gain`.
+    which approaches `dc_gain`.
 
     Args:
         system: A transform, linear and time-invariant, or a `StateSpace`.
-        steps: How many outputs, at least 1; static.
+        steps: Number of outputs, at least 1; static.
 
     Returns:
         :math:`y_0, y_1, \dots`
 
     Raises:
-        TypeError: If `system` is of the wrong kind, or `steps` not a concrete integer.
+        TypeError: If `system` is of the wrong kind, or `steps` is not a concrete integer.
         ValueError: If `system` is a transform that is refused (see `state_space`), or `steps` is
             below 1.
 
@@ -85,13 +85,13 @@ def frequency_response(system: System, frequencies: ArrayLike) -> Complex[Array,
 
     .. math:: H(e^{i \omega}) = d + c\, (e^{i \omega} I - A)^{-1} b = \sum_j h_j e^{-i \omega j} .
 
-    A wave :math:`\cos \omega t` leaves, in the end, as :math:`|H| \cos(\omega t + \arg H)`. At 0 it
-    is `dc_gain`, at pi what gradients of alternating sign are multiplied by. For a system that
-    grows there is no such end; H then is the continuation of the sum, as stability needs it.
+    A wave :math:`\cos \omega t` asymptotically becomes :math:`|H| \cos(\omega t + \arg H)`. H at 0
+    is `dc_gain`, and H at pi multiplies gradients of alternating sign. If the system is unstable,
+    the sum diverges and H is its analytic continuation, as stability analysis needs it.
 
     Args:
         system: A transform, linear and time-invariant, or a `StateSpace`.
-        frequencies: :math:`\omega` in radians a step, of any shape; may be traced.
+        frequencies: :math:`\omega` in radians per step, of any shape; may be traced.
 
     Returns:
         H, shaped like `frequencies`; infinite at a pole.
@@ -126,25 +126,25 @@ def response(system: StateSpace, theta: Float[Array, ""]) -> Complex[Array, ""]:
 
 
 def dc_gain(system: System) -> Float[Array, ""]:
-    r"""Return what a transform makes of the constant 1 in the end.
+    r"""Return the gain: the limit of a transform's output for the constant input 1.
 
     .. math:: H(1) = \sum_j h_j = d + c\, (I - A)^{-1} b,
 
-    by solving. A rate is to be divided by it when a transform is introduced that should leave the
-    size of steps as it was.
+    computed by solving. Divide the learning rate by the gain to keep the step size when a transform
+    is added (`rescaled_rate`).
 
     Args:
         system: A transform, linear and time-invariant, or a `StateSpace`.
 
     Returns:
-        The gain, negative for a finished optimizer. Of a system that never forgets (a sum of all
-        gradients), inf with the sign of its weights.
+        The gain, negative for a finished optimizer. For a system that never forgets (a sum of all
+        gradients), it is infinite with the sign of the weights.
 
     Raises:
         TypeError: If `system` is of the wrong kind.
         ValueError: If `system` is a transform that is refused (see `state_space`), or its
-            response to a constant grows exponentially or swings for ever. Where it is traced, the
-            gain is NaN then.
+            response to a constant grows exponentially or oscillates forever. If it is traced, the
+            gain is NaN instead.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -166,8 +166,8 @@ def mean_delay(system: System) -> Float[Array, ""]:
 
         \frac{\sum_j j\, h_j}{\sum_j h_j} = \frac{c\, (I - A)^{-2} b}{H(1)} ,
 
-    by solving: the delay of slow waves, by which a ramp is late. With weights of both signs it is
-    no mean of ages, and may be 0 or negative.
+    computed by solving. It is the delay of slow waves and of a ramp. If the weights have both
+    signs, it is not a mean of ages and may be 0 or negative.
 
     Args:
         system: A transform, linear and time-invariant, or a `StateSpace`.
@@ -178,7 +178,7 @@ def mean_delay(system: System) -> Float[Array, ""]:
     Raises:
         TypeError: If `system` is of the wrong kind.
         ValueError: If `system` has no finite or infinite gain (see `dc_gain`), or its gain is 0.
-            Where it is traced, the delay is NaN then.
+            If it is traced, the delay is NaN instead.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -193,16 +193,16 @@ def mean_delay(system: System) -> Float[Array, ""]:
 
 
 def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
-    r"""Return how many of the latest inputs carry a share of the weight.
+    r"""Return how many of the latest inputs carry a given share of the weight.
 
     .. math:: \min \Big\{ n : \sum_{j<n} h_j \ge p\, H(1) \Big\} ,
 
-    the steps that the response to a constant takes to reach a share p of its end, for instance
-    .5 or .99. What is left of the sum is followed, not the sum, so that no rounding builds up.
+    the number of steps that the step response takes to reach a share p of its limit, such as 0.5 or
+    0.99. The remainder of the sum is tracked instead of the sum, so rounding does not accumulate.
 
     Args:
         system: A transform, linear and time-invariant, or a `StateSpace`.
-        share: p in [0, 1), may be traced.
+        share: p in [0, 1); may be traced.
 
     Returns:
         A whole number of steps, as a float; inf for a system that never forgets.
@@ -210,7 +210,7 @@ def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
     Raises:
         TypeError: If `system` is of the wrong kind.
         ValueError: If `system` has no finite or infinite gain (see `dc_gain`), its gain is 0, or
-            `share` lies outside [0, 1). Where `system` is traced, NaN takes the place of the
+            `share` lies outside [0, 1). If `system` is traced, the result is NaN instead of the
             errors about it.
 
     Example:
@@ -229,7 +229,7 @@ def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
 
 @jax.jit
 def _waited(system, gain, forgets, share):
-    # Of the states that the constant 1 has made, what is left n - 1 steps after it ended.
+    # The state is what remains of the steady state n - 1 steps after the constant input ended.
     rest, _ = _states_of_one(system, forgets)
     allowed = 1 - share
 
@@ -253,16 +253,16 @@ def terminal_velocity(
     .. math:: \theta_{t+1} - \theta_t \to -\eta\, |H(1)|\, g .
 
     For heavy ball it is :math:`-\eta g / (1 - \rho)`. A transform, whose gain is positive, is
-    understood as what is multiplied by minus the rate; a finished optimizer, whose gain is
-    negative, as what is added to the parameters.
+    multiplied by minus the learning rate. A finished optimizer, whose gain is negative, is added to
+    the parameters.
 
     Args:
         system: A transform, linear and time-invariant, or a `StateSpace`.
-        gradient: g, may be traced.
-        learning_rate: :math:`\eta`, may be traced; 1 for a finished optimizer, which has its own.
+        gradient: g; may be traced.
+        learning_rate: :math:`\eta`; may be traced. 1 for a finished optimizer, which has its own.
 
     Returns:
-        The velocity, against the gradient; infinite for a system that never forgets.
+        The velocity, opposite in sign to the gradient; infinite for a system that never forgets.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -279,9 +279,9 @@ def terminal_velocity(
 
 
 def _fate(system: StateSpace) -> tuple[Any, Any]:
-    """Tell whether inputs are forgotten, and the gain if not: infinite, or NaN for none.
+    """Return whether inputs are forgotten, and the gain if not: infinite, or NaN if undefined.
 
-    Raises if there is none and all is concrete.
+    Raises if the gain is undefined and everything is concrete.
     """
     forgets, endless = _late_weights(system)
     if not is_traced(forgets) and not forgets and jnp.isnan(endless):
@@ -295,7 +295,7 @@ def _fate(system: StateSpace) -> tuple[Any, Any]:
 @jax.jit
 def _late_weights(system):
     late = late_power(system.transition)
-    # Two weights far out: alike for a sum of all inputs, opposed for one that swings.
+    # Two late weights: equal signs for a sum of all inputs, opposite signs for an oscillation.
     reached = late @ jnp.stack([system.drive, system.transition @ system.drive], axis=1)
     one, other = system.output @ reached
     endures = jnp.isfinite(one) & (one != 0) & (jnp.sign(one) == jnp.sign(other))
@@ -304,9 +304,9 @@ def _late_weights(system):
 
 @jax.jit
 def _states_of_one(system: StateSpace, forgets: Any) -> tuple[Array, Array]:
-    """Return the state that the constant 1 leads to, and its own echo: (I - A)^-1 b, (I - A)^-2 b.
+    """Return (I - A)^-1 b, the steady state for the constant input 1, and (I - A)^-2 b.
 
-    NaN where a system does not forget, so that no derivative is asked of a singular matrix.
+    If a system does not forget, I replaces I - A, so that no singular matrix is differentiated.
     """
     matrix = jnp.eye(system.drive.size) - system.transition
     matrix = jnp.where(forgets, matrix, jnp.eye(system.drive.size))
@@ -315,7 +315,7 @@ def _states_of_one(system: StateSpace, forgets: Any) -> tuple[Array, Array]:
 
 
 def _checked_gain(system: StateSpace, forgets: Any) -> Array:
-    """Return the gain, NaN for 0; raise for 0 if it is concrete."""
+    """Return the gain, or NaN if it is 0; raise if it is 0 and concrete."""
     rest, _ = _states_of_one(system, forgets)
     gain = jnp.where(forgets, system.feedthrough + system.output @ rest, 1)
     size = jnp.abs(system.feedthrough) + jnp.abs(system.output) @ jnp.abs(rest)

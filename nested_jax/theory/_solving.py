@@ -1,4 +1,4 @@
-"""Small systems of linear equations, solved in plain array operations."""
+"""Solve small systems of linear equations with plain array operations."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,12 @@ from jaxtyping import Array, Inexact
 def solve(
     matrix: Inexact[Array, "n n"], right: Inexact[Array, "n right"]
 ) -> Inexact[Array, "n right"]:
-    """Return the X of matrix X = right; not finite where the matrix is singular.
+    """Return X with matrix X = right; not finite if the matrix is singular.
 
-    Gauss-Jordan elimination with partial pivoting; its derivatives are those of the solution. It
-    is not `jnp.linalg.solve` since that one, vmapped on CPU, waits in a worker for other workers of
-    the same pool (jaxlib 0.10): two in one program can wait for each other, for ever.
+    Gauss-Jordan elimination with partial pivoting, with the derivatives of the exact solution.
+    `jnp.linalg.solve` is not used because it can deadlock: vmapped on CPU, its workers wait for
+    other workers of the same pool (jaxlib 0.10), and two calls in one program can wait for each
+    other.
     """
     return jax.lax.custom_linear_solve(
         lambda x: matrix @ x,
@@ -32,7 +33,7 @@ def _eliminated(matrix: Array, right: Array) -> Array:
     def eliminate(k, table):
         column = jax.lax.dynamic_index_in_dim(table, k, axis=1)
         chosen = jnp.argmax(jnp.where(rows >= k, jnp.abs(column), -1))
-        # By masks, not by indices: in a batch each system has a pivot of its own.
+        # Masks instead of indices, because each system of a batch has a different pivot.
         is_chosen = rows == chosen
         pivot_row = jnp.where(is_chosen, table, 0).sum(axis=0)
         table = jnp.where(is_chosen, table[k], table)

@@ -1,4 +1,4 @@
-"""How fast a quadratic is descended, and the largest rate at which it still is."""
+"""Convergence on quadratics, and the largest stable learning rate × curvature c."""
 
 from functools import partial
 
@@ -17,22 +17,22 @@ from nested_jax._core.types import ScalarLike
 from nested_jax.theory._responses import dc_gain, response
 from nested_jax.theory._state_space import StateSpace, System, as_state_space
 
-# Frequencies: so many evenly spaced, and so many to each side of each pole, evenly in the logarithm
-# of their distance. Between two of them the phase turns by a fraction of a right angle.
+# Frequencies: EVEN of them are evenly spaced, and NEAR on each side of every pole are log-spaced in
+# their distance to it. Between neighbours, the phase turns by a fraction of a right angle.
 EVEN = 256
 NEAR = 24
-# Frequencies whose matrices are held at a time.
+# Frequencies whose matrices are in memory at the same time.
 AT_ONCE = 64
-# Crossings of the unit circle that are refined; those at the smallest rates come first.
+# Crossings of the unit circle that are refined, starting with those at the smallest c.
 CROSSINGS = 8
-# Halvings of an interval of frequencies: from any width to the last digit of float64.
+# Bisection steps for an interval of frequencies: enough for the last digit of float64.
 HALVINGS = 60
-# Newton's method converges from one side; where three roots meet, by a third a step.
+# Newton's method converges from one side; at a triple root, the error shrinks by a third per step.
 NEWTON_STEPS = 80
 
 
 def oriented(system: System) -> StateSpace:
-    """Return the state space of `system`, with the sign of its gradient."""
+    """Return the state space of `system` with its sign chosen so that its gain is not negative."""
     system = as_state_space(system)
     return _turned(system, dc_gain(system))
 
@@ -44,7 +44,7 @@ def _turned(system, gain):
 
 
 def closed_loop(system: StateSpace, c: Float[Array, "*shape"]) -> Float[Array, "*shape n n"]:
-    """Return what one step does to the parameter and the state, on a quadratic."""
+    """Return the matrix of one step for parameter and state on a quadratic."""
     c = jnp.asarray(c)[..., None, None]
     row = jnp.append(system.feedthrough, system.output)
     top = jnp.eye(row.size)[:1] - c * row
@@ -55,9 +55,10 @@ def closed_loop(system: StateSpace, c: Float[Array, "*shape"]) -> Float[Array, "
 
 @jax.custom_jvp
 def eigenvalues_of(matrix: Float[Array, "n n"]) -> Complex[Array, " n"]:
-    """Return the eigenvalues, in no order."""
-    # One matrix at a time. Of a batch, the CPU's LAPACK calls wait in a worker for other workers of
-    # the same pool (jaxlib 0.10): two in one program can wait for each other, for ever.
+    """Return the eigenvalues in no particular order."""
+    # One matrix at a time, to avoid a deadlock: for a batch, the workers of the CPU's LAPACK calls
+    # wait for other workers of the same pool (jaxlib 0.10), and two calls in one program can wait
+    # for each other.
     return jax.custom_batching.sequential_vmap(jnp.linalg.eigvals)(matrix)
 
 
@@ -68,30 +69,32 @@ def _eigenvalues_jvp(primals, tangents):
 
 @partial(jnp.vectorize, signature="(n,n)->()")
 def radius_of(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Return the largest absolute value of an eigenvalue; maps over further axes in front."""
+    """Return the spectral radius; maps over leading axes."""
     return jnp.max(jnp.abs(eigenvalues_of(matrix)), initial=0)
 
 
 def mean_growth(system: System, c: ArrayLike) -> Float[Array, "*shape"]:
-    r"""Return the growth of the mean error on a quadratic, a step.
+    r"""Return the growth of the mean error per step on a quadratic.
 
-    With H the transform, the error follows :math:`\theta \leftarrow \theta - c H \theta`. It goes
-    like :math:`\rho^t`, where :math:`\rho` is the spectral radius of that map, of parameter and
-    state together. Under gradients with noise of mean 0 the mean of the error does so: it grows
-    where :math:`\ln \rho > 0`. For k equal averages of decay a, :math:`\rho` is the largest root of
-    :math:`(z - 1)(z - a)^k + c (1 - a)^k z^k`.
+    With H the transform, the error follows :math:`\theta \leftarrow \theta - c H \theta`. It grows
+    like :math:`\rho^t`, where :math:`\rho` is the spectral radius of this map on parameter and
+    state together. If the gradients have noise of mean 0, this holds for the mean of the error,
+    which diverges if :math:`\ln \rho > 0`. For k equal averages of decay a, :math:`\rho` is the
+    largest modulus of a root of :math:`(z - 1)(z - a)^k + c (1 - a)^k z^k`.
 
     Args:
-        system: An `optax.GradientTransformation` or a `StateSpace`. Its sign is understood: of a
-            finished optimizer, whose gain is negative, the negative is H.
-        c: Rate times curvature, of any shape; of a finished optimizer, the curvature. May be
-            traced. The squared loss of the drifting regression has curvature 2.
+        system: An `optax.GradientTransformation` or a `StateSpace`. A finished optimizer has
+            negative gain; its negative is H.
+        c: Learning rate times curvature, of any shape; the curvature for a finished optimizer. May
+            be traced. The squared loss of `drifting_regression` has curvature 2.
 
     Returns:
-        :math:`\ln \rho`, shaped like c; minus infinity where the error is 0 after some steps.
+        :math:`\ln \rho`, shaped like `c`; minus infinity if the error reaches 0 in finitely many
+        steps.
 
     Raises:
-        TypeError: If `system` is no linear time-invariant transform.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `system` is not linear and time-invariant.
 
     Example:
         >>> import nested_jax as nj
@@ -104,24 +107,24 @@ def mean_growth(system: System, c: ArrayLike) -> Float[Array, "*shape"]:
 
 
 def convergence_rate(system: System, eigenvalues: ArrayLike) -> Float[Array, ""]:
-    r"""Return the worst factor by which the error on a quadratic shrinks, a step.
+    r"""Return the worst factor by which the error on a quadratic shrinks per step.
 
     .. math:: \max_i \rho(\theta \leftarrow \theta - c_i H \theta)
 
-    over the spectrum of the quadratic. A transform at constants that are optimal has a double
-    eigenvalue, which rounding splits: the last half of the digits is then lost.
+    over the spectrum of the quadratic. At optimal constants, a transform has a double eigenvalue,
+    which rounding splits, so only half of the digits are accurate.
 
     Args:
         system: As for `mean_growth`.
-        eigenvalues: :math:`c_i`: rate times eigenvalues of the Hessian, or, for a finished
-            optimizer, its eigenvalues; of any shape. May be traced.
+        eigenvalues: :math:`c_i`, the learning rate times the eigenvalues of the Hessian, or the
+            eigenvalues alone for a finished optimizer; of any shape. May be traced.
 
     Returns:
-        The factor; 1 or more if the method does not converge.
+        The factor; at least 1 if the method does not converge.
 
     Raises:
-        TypeError: If `system` is no linear time-invariant transform.
-        ValueError: If there are no eigenvalues.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `system` is not linear and time-invariant, or `eigenvalues` is empty.
 
     Example:
         >>> import nested_jax as nj
@@ -141,28 +144,28 @@ def _radii(system, c):
 
 
 def stability_limit(system: System) -> Float[Array, ""]:
-    r"""Return the largest rate times curvature at which a quadratic is descended.
+    r"""Return the largest learning rate × curvature at which a quadratic is stable.
 
     It is the smallest c > 0 at which an eigenvalue of :math:`\theta \leftarrow \theta - c H \theta`
-    leaves the unit disc. There
+    leaves the unit disc. There,
 
     .. math:: c = \frac{1 - e^{i \theta}}{H(e^{i \theta})}, \quad 0 < \theta \le \pi,
 
-    must be real and positive: its sign changes are sought on frequencies around every pole of H,
-    and refined. What crosses at :math:`-1` needs no search: :math:`c = 2 / H(-1)`. For averages
-    with equal decays there is a closed form, `cascade_limit`. The result may be differentiated,
-    forwards and backwards.
+    must be real and positive. Sign changes of its imaginary part are located on frequencies around
+    every pole of H and then refined. A crossing at :math:`-1` needs no search:
+    :math:`c = 2 / H(-1)`. For averages with equal decays, `cascade_limit` is a closed form. The
+    result supports forward- and reverse-mode differentiation.
 
     Args:
-        system: As for `mean_growth`. Of a finished optimizer the result is a curvature.
+        system: As for `mean_growth`. For a finished optimizer, the result is a curvature.
 
     Returns:
-        c; 0 if there is none, as of a transform with gain 0, and infinity if every c will do.
+        c; 0 if no c is stable, as for a transform with gain 0, and infinity if every c is stable.
 
     Raises:
-        TypeError: If `system` is no linear time-invariant transform.
-        ValueError: If `system` does not forget its inputs: if its own spectral radius is 1 or more
-            (where it is traced, the result is then 0).
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `system` is not linear and time-invariant, or its spectral radius is 1 or
+            more. If it is traced, the result is NaN or 0 instead.
 
     Example:
         >>> import nested_jax as nj
@@ -186,16 +189,16 @@ def _limit(system):
     limits = jnp.append(_crossings(system, poles), at_minus_one)
     limit = jnp.min(jnp.where(limits > 0, limits, jnp.inf))
     limit = jnp.where((radius < 1) & (dc_gain(system) > 0), limit, 0)
-    # NaN is what a transform that is refused leaves where it is traced.
+    # A refused transform gives NaN when it is traced.
     return jnp.where(jnp.isnan(radius), jnp.nan, limit), radius
 
 
 def _crossings(system, poles):
-    """Return the rates at which pairs of eigenvalues cross the unit circle, the smallest ones."""
+    """Return the smallest c at which pairs of eigenvalues cross the unit circle."""
     fixed = jax.lax.stop_gradient(system)
 
     def limit(system, theta):
-        # 1 - z, without the digits that the difference would lose.
+        # 1 - z, without cancellation.
         chord = -2j * jnp.sin(theta / 2) * jnp.exp(0.5j * theta)
         return chord / response(system, theta)
 
@@ -215,7 +218,7 @@ def _crossings(system, poles):
             return jnp.where(left, middle, low), jnp.where(left, high, middle)
 
         theta = jax.lax.fori_loop(0, HALVINGS, halve, (thetas[i], thetas[i + 1]))[0]
-        # One step of Newton's method more, for the derivative: the frequency moves, too.
+        # The value is unchanged, but the derivative of the frequency enters (one Newton step).
         slope = jax.jvp(lambda theta: limit(fixed, theta), (theta,), (jnp.ones_like(theta),))[1]
         drift = limit(system, theta).imag / jnp.where(slope.imag == 0, 1, slope.imag)
         theta = theta - (drift - jax.lax.stop_gradient(drift))
@@ -225,8 +228,8 @@ def _crossings(system, poles):
 
 
 def _frequencies(poles):
-    """Return frequencies in (0, pi), sorted, dense where a pole makes the phase turn fast."""
-    # Both ends are such places: there the imaginary part has the zeros that are no crossings.
+    """Return sorted frequencies in (0, pi), dense where a pole makes the phase turn fast."""
+    # Both ends need dense frequencies too: the imaginary part has zeros there that do not cross.
     poles = jnp.append(poles, jnp.asarray([1 - 1e-4, -1 + 1e-4], poles.dtype))
     width = jnp.maximum(jnp.abs(1 - jnp.abs(poles)), 1e-9)[:, None] / 100
     away = width * (jnp.pi / width) ** jnp.linspace(0, 1, NEAR)
@@ -259,17 +262,17 @@ def cascade_limit(stages: ScalarLike, decay: ScalarLike) -> Float[Array, ""]:
         \varphi = \operatorname{atan2}(a \sin \theta, 1 - a \cos \theta), \qquad
         c^* = 2 \sin \frac{\theta}{2} \left(\frac{|1 - a e^{-i \theta}|}{1 - a}\right)^k .
 
-    The left side is concave, so that Newton's method finds its first solution from 0 on. Where
-    :math:`k a / (1 + a) \le 1/2`, as for k = 0 and k = 1, that is :math:`\theta = \pi`. From k = 2
-    on, :math:`c^* \approx \frac{1 - a}{a} \tan \frac{\pi}{2 k} \sec^k \frac{\pi}{2 k}`, which at
-    a = .95 is at most 3 % low.
+    The left side is concave, so Newton's method started at 0 finds the first solution. If
+    :math:`k a / (1 + a) \le 1/2`, as for k = 0 and k = 1, the solution is :math:`\theta = \pi`. For
+    k >= 2, :math:`c^* \approx \frac{1 - a}{a} \tan \frac{\pi}{2 k} \sec^k \frac{\pi}{2 k}`, which
+    is at most 3 % too low at a = 0.95.
 
     Args:
         stages: k >= 0, an integer; may be traced.
         decay: :math:`a \in [0, 1)`; may be traced.
 
     Returns:
-        :math:`c^*`: rate times curvature.
+        :math:`c^*`: learning rate times curvature.
 
     Raises:
         TypeError: If `stages` is not an integer.
@@ -289,11 +292,11 @@ def cascade_limit(stages: ScalarLike, decay: ScalarLike) -> Float[Array, ""]:
 @jax.jit
 def _cascade_limit(k, a):
     def distance(theta):
-        # |1 - a z|^2, without the digits that 1 - a cos(theta) would lose.
+        # |1 - a z|^2, without the cancellation in 1 - a cos(theta).
         return (1 - a) ** 2 + 4 * a * jnp.sin(theta / 2) ** 2
 
     def newton(_, theta):
-        # Close to pi, where the solution may be threefold, all is told in the distance to pi.
+        # Near pi, where the root may be triple, use the distance to pi.
         left = jnp.pi - theta
         sine = jnp.where(theta < 2, jnp.sin(theta), jnp.sin(left))
         angle = k * jnp.arctan2(a * sine, (1 - a) + 2 * a * jnp.sin(theta / 2) ** 2)

@@ -1,4 +1,4 @@
-"""Linear transforms as matrices: read off a transform by linearising it, or written down."""
+"""Linear transforms as matrices, by linearising a transform or in closed form."""
 
 import math
 from collections.abc import Sequence
@@ -23,28 +23,29 @@ from nested_jax.theory._linearity import (
     tested,
 )
 
-# Zero updates before the linearisation: `scale_by_nesterov_momentum` stores its decay in the first.
+# Zero updates before linearisation: `scale_by_nesterov_momentum` stores its decay in the first one.
 SETTLING = 2
-# What was measured of the latest transforms: several questions are asked of one, and each would
-# compile its tests again. Identities of its functions, dtype -> the transform, what was found.
+# Cache of measurements: several functions are usually called on one transform, and each call would
+# compile the tests again. Key: identities of its functions and the dtype. Value: the transform, to
+# keep it alive, and its measurements.
 MOST_REMEMBERED = 16
 _REMEMBERED: dict[tuple[Any, ...], tuple[optax.GradientTransformation, Any]] = {}
 
 
 class StateSpace(NamedTuple):
-    r"""A linear, time-invariant system of one input and one output.
+    r"""A linear, time-invariant system with one input and one output.
 
     .. math::
 
         y_t = c \cdot s_t + d\, u_t, \quad s_{t+1} = A s_t + b\, u_t, \quad s_0 = 0.
 
-    It is a tree of arrays: `jax.vmap` maps over systems of one size.
+    It is a pytree of arrays, so `jax.vmap` maps over systems of the same size.
 
     Attributes:
         transition: A, shape (state, state).
         drive: b, shape (state,).
         output: c, shape (state,).
-        feedthrough: d, a scalar: how much of an input leaves at once.
+        feedthrough: d, a scalar: the share of an input that is output immediately.
     """
 
     transition: Float[Array, "state state"]
@@ -53,33 +54,33 @@ class StateSpace(NamedTuple):
     feedthrough: Float[Array, ""]
 
 
-# What every function of the theory takes: a transform, or what is known of it.
+# The type that every theory function accepts: a transform, or its matrices.
 System: TypeAlias = optax.GradientTransformation | StateSpace
 
 
 def state_space(tx: optax.GradientTransformation) -> StateSpace:
     r"""Return the state-space form of a linear, time-invariant transform of one parameter.
 
-    The update is linearised about the state that zero gradients leave; with s the float arrays of
-    that state, ravelled, :math:`A = \partial s' / \partial s`, :math:`b = \partial s' / \partial
-    u`, :math:`c = \partial y / \partial s` and :math:`d = \partial y / \partial u`. What does
-    not both depend on the gradients and reach the updates (counters, rates) is left out.
+    The update is linearised about the state after zero gradients. With s the float arrays of that
+    state, ravelled, :math:`A = \partial s' / \partial s`, :math:`b = \partial s' / \partial u`,
+    :math:`c = \partial y / \partial s` and :math:`d = \partial y / \partial u`. Entries that do not
+    depend on the gradients or do not affect the updates (counters, learning rates) are dropped.
 
-    Before that the transform is run, and refused if it is not linear or not time-invariant (see
-    `linearity`); afterwards it is held against its linearisation on the same input. Where
-    hyperparameters are traced nothing can be raised: a transform that is refused gives NaN, and
-    superfluous entries of the state are zero and not left out.
+    First the transform is run, and refused if it is not linear and time-invariant (see
+    `linearity`). Then it is compared with its linearisation on the same input. If hyperparameters
+    are traced, nothing can be raised: a refused transform gives NaN, and superfluous entries of the
+    state are set to zero instead of dropped.
 
     Args:
-        tx: The transform; it acts on one scalar, of JAX's default dtype: only with 64-bit numbers
-            enabled has the result their digits. Its hyperparameters may be traced.
+        tx: The transform, applied to one scalar of JAX's default dtype. Enable 64-bit numbers for
+            64-bit accuracy. Its hyperparameters may be traced.
 
     Returns:
-        The system, of JAX's default dtype.
+        The system, in JAX's default dtype.
 
     Raises:
-        TypeError: If `tx` has no `init` and `update`.
-        ValueError: If a test failed; the message says which and by how much.
+        TypeError: If `tx` does not have `init` and `update`.
+        ValueError: If a test fails; the message says which one and by how much.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -93,17 +94,17 @@ def state_space(tx: optax.GradientTransformation) -> StateSpace:
 
 
 def as_state_space(system: System) -> StateSpace:
-    """Return the state-space form of a transform, or a `StateSpace` as arrays that fit.
+    """Return the state-space form of a transform, or a `StateSpace` with validated arrays.
 
     Args:
-        system: A transform, as `state_space` takes it, or a `StateSpace`.
+        system: A transform, as for `state_space`, or a `StateSpace`.
 
     Returns:
         The system.
 
     Raises:
         TypeError: If `system` is neither.
-        ValueError: If it is a transform that is refused, or the shapes of its arrays do not fit.
+        ValueError: If it is a transform that is refused, or the shapes of its arrays do not match.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -125,7 +126,7 @@ def as_state_space(system: System) -> StateSpace:
 
 @jax.jit
 def simulated(system: StateSpace, inputs: Float[Array, " time"]) -> Float[Array, " time"]:
-    """Return what a system makes of `inputs`, from rest."""
+    """Return the outputs of a system for `inputs`, starting from rest."""
 
     def step(state, u):
         y = system.output @ state + system.feedthrough * u
@@ -135,29 +136,29 @@ def simulated(system: StateSpace, inputs: Float[Array, " time"]) -> Float[Array,
 
 
 def cascade(decays: Sequence[ScalarLike] | np.ndarray | jax.Array) -> StateSpace:
-    r"""Return nested momentum, exponential averages in a row, in closed form.
+    r"""Return nested momentum (exponential averages in a row) in closed form.
 
-    Its state are the averages :math:`M_1, \dots, M_K`, outermost first. Since the fresh inner
-    value enters, :math:`M_i' = a_i M_i + (1 - a_i) M_{i+1}'` is
+    The state holds the averages :math:`M_1, \dots, M_K`, outermost first. Each average takes the
+    updated inner one, so :math:`M_i' = a_i M_i + (1 - a_i) M_{i+1}'` is
 
     .. math::
 
         M_i' = \sum_{j \ge i} \Big(\prod_{l=i}^{j-1} (1 - a_l)\Big) a_j M_j
         + \prod_{l \ge i} (1 - a_l)\, u, \quad y = M_1' .
 
-    It is the transform `scale_by_nested_momentum(decays)`, of transfer function
+    It equals the transform `scale_by_nested_momentum(decays)`, with transfer function
     :math:`\prod_i (1 - a_i) z / (z - a_i)` and gain 1.
 
     Args:
         decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first: a sequence of scalars or an
-            array of shape (K,), as `nested_decays` gives it. K is static, the values may be
-            traced; a decay of 0 stands for no stage.
+            array of shape (K,), as `nested_decays` returns it. K is static; the values may be
+            traced. A decay of 0 disables a stage.
 
     Returns:
-        A system of K states, of JAX's default dtype.
+        A system with K states, in JAX's default dtype.
 
     Raises:
-        TypeError: If `decays` holds something that is no number.
+        TypeError: If `decays` holds something that is not a number.
         ValueError: If `decays` is an array of rank other than 1, or a concrete decay lies
             outside [0, 1).
 
@@ -179,11 +180,11 @@ def cascade(decays: Sequence[ScalarLike] | np.ndarray | jax.Array) -> StateSpace
 def cascade_dynamics(
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array,
 ) -> tuple[Float[Array, "state state"], Float[Array, " state"]]:
-    """Return A and b of a cascade: its new state, of which every readout is a part."""
+    """Return A and b of a cascade, from whose new state every readout is formed."""
     scalars = as_scalars("decays", decays)
     for i, decay in enumerate(scalars):
         check_unit_interval(f"decays[{i}]", decay)
-    if is_traced(decays):  # Taken apart and put together, it would be a kernel a stage.
+    if is_traced(decays):  # Splitting and stacking would cost one kernel per stage.
         vector = jnp.asarray(decays)
         keeps, takes = vector.astype(float), (1 - vector).astype(float)
     else:
@@ -208,7 +209,7 @@ def _dynamics(keeps, takes):
 
 
 def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
-    """Return the tested state-space form of the argument called `name`."""
+    """Return the state-space form of the argument `name`, after testing it."""
     check_transformation(name, tx)
     errors, mismatch, system, active = _measured(tx)
     check_linearity(name, errors)
@@ -229,8 +230,9 @@ def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
 
 
 def _measured(tx: optax.GradientTransformation) -> tuple[Linearity, Any, StateSpace, jax.Array]:
-    """Return the tests' errors, the linearisation's, the system, and which entries are active."""
-    # By identity, and held, so that none can be mistaken for another; dtypes depend on x64.
+    """Return the errors of the tests and the linearisation, the system, and its active entries."""
+    # Keyed by identity. The cached transform is kept alive, so no other can get the same id. The
+    # dtype depends on x64.
     key = *map(id, tx), jnp.result_type(float)
     if key in _REMEMBERED:
         return _REMEMBERED[key][1]
@@ -250,7 +252,7 @@ def _measured(tx: optax.GradientTransformation) -> tuple[Linearity, Any, StateSp
 
 
 def _linearised(tx: optax.GradientTransformation) -> StateSpace:
-    """Return the derivatives of one update, about the state that zero gradients leave."""
+    """Return the derivatives of one update about the state after zero gradients."""
     zero = jnp.zeros(())
     state = tx.init(zero)
     for _ in range(SETTLING):
@@ -277,9 +279,9 @@ def _linearised(tx: optax.GradientTransformation) -> StateSpace:
 
 
 def _influential(update, leaves):
-    """Return which float leaves of the state a later output depends on, by the program's text.
+    """Return which float leaves of the state affect a later output, according to the jaxpr.
 
-    The rest may hold what has no derivative: the norm of a gradient, or NaN before the first.
+    The other leaves may have no derivative, such as the norm of a gradient, or NaN before the first.
     """
     program = jax.make_jaxpr(update)(leaves, jnp.zeros(())).jaxpr
     kept = influential(program, len(leaves))
@@ -287,7 +289,7 @@ def _influential(update, leaves):
 
 
 def _active(system: StateSpace) -> jax.Array:
-    """Tell which entries of the state the input reaches and the output depends on."""
+    """Return which entries of the state the input reaches and the output depends on."""
     size = system.drive.size
     links = ((system.transition != 0) | jnp.eye(size, dtype=bool)).astype(float)
     for _ in range(math.ceil(math.log2(max(size, 1)))):

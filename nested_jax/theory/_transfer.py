@@ -1,4 +1,4 @@
-"""Known transforms in closed form: as systems, and as the weights they give to the past."""
+"""Known transforms in closed form, as systems and as weights of past inputs."""
 
 import itertools
 import math
@@ -25,13 +25,13 @@ from nested_jax.theory._state_space import StateSpace, cascade, cascade_dynamics
 def heavy_ball(decay: ScalarLike = 0.9) -> StateSpace:
     r"""Return accumulated momentum, :math:`H(z) = z / (z - \rho)`, of gain 1 / (1 - rho).
 
-    It is the transform `scale_by_accumulated_momentum(decay)` or `optax.trace(decay)`.
+    It equals the transforms `scale_by_accumulated_momentum(decay)` and `optax.trace(decay)`.
 
     Args:
-        decay: :math:`\rho \in [0, 1)`, may be traced.
+        decay: :math:`\rho \in [0, 1)`; may be traced.
 
     Returns:
-        A system of one state.
+        A system with one state.
 
     Raises:
         ValueError: If a concrete `decay` lies outside [0, 1).
@@ -49,16 +49,16 @@ def heavy_ball(decay: ScalarLike = 0.9) -> StateSpace:
 
 
 def nesterov(decay: ScalarLike = 0.9) -> StateSpace:
-    r"""Return momentum that looks ahead, :math:`H(z) = 1 + \rho z / (z - \rho)`.
+    r"""Return Nesterov momentum, :math:`H(z) = 1 + \rho z / (z - \rho)`.
 
-    It is `optax.trace(decay, nesterov=True)`; `scale_by_nesterov_momentum` is this times minus the
-    learning rate. The gain is :math:`1 / (1 - \rho)`.
+    It equals `optax.trace(decay, nesterov=True)`; `scale_by_nesterov_momentum` multiplies it by
+    minus the learning rate. The gain is :math:`1 / (1 - \rho)`.
 
     Args:
-        decay: :math:`\rho \in [0, 1)`, may be traced.
+        decay: :math:`\rho \in [0, 1)`; may be traced.
 
     Returns:
-        A system of one state.
+        A system with one state.
 
     Raises:
         ValueError: If a concrete `decay` lies outside [0, 1).
@@ -78,13 +78,13 @@ def nesterov(decay: ScalarLike = 0.9) -> StateSpace:
 def ema(decay: ScalarLike = 0.95) -> StateSpace:
     r"""Return one exponential average, :math:`H(z) = (1 - a) z / (z - a)`, of gain 1.
 
-    It is `cascade([decay])`, the transform `optax.ema(decay, debias=False)`.
+    It equals `cascade([decay])` and the transform `optax.ema(decay, debias=False)`.
 
     Args:
-        decay: :math:`a \in [0, 1)`, may be traced.
+        decay: :math:`a \in [0, 1)`; may be traced.
 
     Returns:
-        A system of one state.
+        A system with one state.
 
     Raises:
         ValueError: If a concrete `decay` lies outside [0, 1).
@@ -99,17 +99,17 @@ def ema(decay: ScalarLike = 0.95) -> StateSpace:
 
 
 def qhm(decay: ScalarLike = 0.999, weight: ScalarLike = 0.7) -> StateSpace:
-    r"""Return quasi-hyperbolic momentum: part gradient, part average of gradients.
+    r"""Return quasi-hyperbolic momentum: a mixture of the gradient and its average.
 
     .. math:: H(z) = 1 - \nu + \nu \frac{(1 - \beta) z}{z - \beta}, \quad H(1) = 1 .
 
     Args:
-        decay: :math:`\beta \in [0, 1)`, may be traced. The default is the paper's.
-        weight: :math:`\nu \in [0, 1]`, the share of the average, may be traced. The default is
+        decay: :math:`\beta \in [0, 1)`; may be traced. The default is the paper's.
+        weight: :math:`\nu \in [0, 1]`, the share of the average; may be traced. The default is
             the paper's.
 
     Returns:
-        A system of one state.
+        A system with one state.
 
     Raises:
         ValueError: If a concrete number is out of range.
@@ -129,7 +129,7 @@ def qhm(decay: ScalarLike = 0.999, weight: ScalarLike = 0.7) -> StateSpace:
 
 
 def aggmo(decays: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.0, 0.9, 0.99)) -> StateSpace:
-    r"""Return aggregated momentum: the mean of heavy balls of several decays.
+    r"""Return aggregated momentum: the mean of heavy balls with several decays.
 
     .. math:: H(z) = \frac{1}{K} \sum_{i=1}^{K} \frac{z}{z - \beta_i} .
 
@@ -138,11 +138,11 @@ def aggmo(decays: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.0, 0.9, 0.9
             The defaults are the paper's.
 
     Returns:
-        A system of K states.
+        A system with K states.
 
     Raises:
-        TypeError: If `decays` holds something that is no number.
-        ValueError: If there is no decay, or a concrete one lies outside [0, 1).
+        TypeError: If `decays` holds something that is not a number.
+        ValueError: If `decays` is empty, or a concrete decay lies outside [0, 1).
 
     Example:
         >>> import nested_jax.theory as theory
@@ -160,25 +160,26 @@ def aggmo(decays: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.0, 0.9, 0.9
 
 
 def zero_lag(decays: Sequence[ScalarLike] | np.ndarray | jax.Array) -> StateSpace:
-    r"""Return the combination of nested averages that has no delay: DEMA, TEMA and so on.
+    r"""Return the combination of nested averages without delay, such as DEMA and TEMA.
 
     With :math:`E_j` the response of the innermost j of n averages in a row,
 
     .. math:: H = \sum_{j=1}^{n} (-1)^{j+1} \binom{n}{j} E_j,
 
-    which for equal decays is :math:`1 - (1 - E)^n`. Its gain is 1, and with equal decays its
-    moments up to the n-th are those of no delay at all. Two averages make DEMA, 2 E - E², three
-    TEMA, 3 E - 3 E² + E³. It is `scale_by_nested_momentum(decays, readout="zero_lag")`.
+    which for equal decays is :math:`1 - (1 - E)^n`. The gain is 1, and with equal decays the
+    moments up to the n-th are those of a filter without delay. Two averages give DEMA, 2 E - E²,
+    and three give TEMA, 3 E - 3 E² + E³. It equals
+    `scale_by_nested_momentum(decays, readout="zero_lag")`.
 
     Args:
         decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first; K is static, the values may
-            be traced. A decay of 0 stands for no average; without any, H is 1.
+            be traced. A decay of 0 disables an average; without any average, H is 1.
 
     Returns:
-        A system of K states.
+        A system with K states.
 
     Raises:
-        TypeError: If `decays` holds something that is no number.
+        TypeError: If `decays` holds something that is not a number.
         ValueError: If `decays` is an array of rank other than 1, or a concrete decay lies
             outside [0, 1).
 
@@ -189,14 +190,14 @@ def zero_lag(decays: Sequence[ScalarLike] | np.ndarray | jax.Array) -> StateSpac
         (1.0, 0.0)
 
     References:
-        Mulloy (1994), Technical Analysis of Stocks & Commodities 12:1 and 12:2, for two and three
-        averages of one decay; unequal ones combine by the same binomials here.
+        Mulloy (1994), Technical Analysis of Stocks & Commodities 12:1 and 12:2, covers two and
+        three averages of equal decay. Here, unequal decays use the same binomials.
     """
     keeps = jnp.array([jnp.asarray(decay, float) for decay in _checked_decays(decays)], float)
     transition, drive = cascade_dynamics(decays)
     averages = keeps != 0
     count = jnp.sum(averages)
-    # How many averages each level has passed, itself included.
+    # The number of averages up to and including each level, counted from the innermost.
     passed = jnp.cumsum(averages[::-1])[::-1]
     every = range(keeps.size + 1)
     binomials = jnp.array([[(-1.0) ** (j + 1) * math.comb(n, j) for j in every] for n in every])
@@ -208,24 +209,25 @@ def zero_lag(decays: Sequence[ScalarLike] | np.ndarray | jax.Array) -> StateSpac
 def negative_binomial_weights(
     stages: ScalarLike, decay: ScalarLike, steps: int
 ) -> Float[Array, " step"]:
-    r"""Return the weights that equal averages in a row give to the past.
+    r"""Return the weights that equal averages in a row give to past inputs.
 
     .. math:: h_j = \binom{j + k - 1}{k - 1} a^j (1 - a)^k, \quad j = 0, 1, \dots
 
-    the impulse response of `cascade([decay] * stages)`. They sum to 1, their mean age is
-    :math:`k a / (1 - a)`, the sum of the first t is the regularized incomplete beta function
-    :math:`I_{1-a}(k, t)`. They are formed by their logarithms and do not underflow early.
+    the impulse response of `cascade([decay] * stages)`. They sum to 1, and their mean age is
+    :math:`k a / (1 - a)`. The sum of the first t weights is the regularized incomplete beta
+    function :math:`I_{1-a}(k, t)`. They are computed from logarithms, so they do not underflow
+    early.
 
     Args:
-        stages: k >= 0, an integer, may be traced; with none, the weights are 1, 0, 0, ...
-        decay: :math:`a \in [0, 1)`, may be traced.
-        steps: How many weights; static.
+        stages: k >= 0, an integer; may be traced. For k = 0, the weights are 1, 0, 0, ...
+        decay: :math:`a \in [0, 1)`; may be traced.
+        steps: Number of weights; static.
 
     Returns:
-        The weights, the latest input's first.
+        The weights, the latest input first.
 
     Raises:
-        TypeError: If `stages` is not an integer or `steps` not a concrete one.
+        TypeError: If `stages` is not an integer, or `steps` is not a concrete integer.
         ValueError: If a number is out of range.
 
     Example:
@@ -252,18 +254,18 @@ def mixture_weights(
         \prod_i \frac{(1 - a_i) z}{z - a_i} = \sum_i r_i \frac{(1 - a_i) z}{z - a_i}, \quad
         r_i = \prod_{j \ne i} \frac{a_i (1 - a_j)}{a_i - a_j}, \quad \sum_i r_i = 1 .
 
-    The nearer two decays are to each other, the larger and more opposed their weights.
+    The closer two decays are, the larger their weights, with opposite signs.
 
     Args:
         decays: :math:`a_1, \dots, a_K \in [0, 1)`, distinct; K is static, the values may be
-            traced, and equal ones then give inf or NaN.
+            traced. Equal traced decays give inf or NaN.
 
     Returns:
         :math:`r_1, \dots, r_K`.
 
     Raises:
-        TypeError: If `decays` holds something that is no number.
-        ValueError: If a concrete decay lies outside [0, 1), or two are equal.
+        TypeError: If `decays` holds something that is not a number.
+        ValueError: If a concrete decay lies outside [0, 1), or two concrete decays are equal.
 
     Example:
         >>> import nested_jax.theory as theory
