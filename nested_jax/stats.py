@@ -1,4 +1,4 @@
-"""Regression tables: ordinary least squares by formula, with nothing left out in silence."""
+"""Regression tables: ordinary least squares by formula, with all dropped rows reported."""
 
 import dataclasses
 import html
@@ -23,11 +23,11 @@ class Term:
     Attributes:
         name: The term as the design names it, such as ``Intercept`` or ``C(rule)[T.adam]``.
         estimate: The least-squares coefficient.
-        std_error: Its standard error under equal, independent errors.
+        std_error: Its standard error, assuming independent errors of equal variance.
         low: The lower end of its confidence interval.
-        high: The upper one.
-        t: `estimate` over `std_error`.
-        p: The two-sided p-value of that.
+        high: The upper end of its confidence interval.
+        t: The t statistic: `estimate` over `std_error`.
+        p: The two-sided p-value of `t`.
         stars: ``***`` for p < 0.001, ``**`` for p < 0.01, ``*`` for p < 0.05, otherwise empty.
     """
 
@@ -43,16 +43,17 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
-    """The outcome of `regress`.
+    """The result of `regress`.
 
     Attributes:
         formula: The formula as given.
         terms: One `Term` per column of the design, in the design's order.
-        r_squared: Explained share of the response's variance (without a constant: mean square).
-        n: Rows used.
-        dof: What is left of them after one degree of freedom per term.
-        dropped_nan: Rows left out because the response or a regressor was NaN or missing.
-        dropped_inf: Rows left out because one was infinite and none was NaN.
+        r_squared: Explained fraction of the response's variance, or of its mean square if the
+            design has no constant.
+        n: Number of rows used.
+        dof: Residual degrees of freedom: `n` minus the number of terms.
+        dropped_nan: Number of rows dropped because the response or a regressor was NaN or missing.
+        dropped_inf: Number of rows dropped because a value was infinite and none was NaN.
         level: Confidence level of the intervals.
     """
 
@@ -67,14 +68,14 @@ class Regression:
 
     @property
     def note(self) -> str:
-        """Say in words which rows were used."""
+        """State how many rows were used, and why others were dropped."""
         return _note(self.n, self.dropped_nan, self.dropped_inf)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values that `json.dumps(..., allow_nan=False)` accepts.
 
-        Floats keep all 17 digits; the non-finite, for which JSON has no number, are the strings
-        ``"inf"``, ``"-inf"`` and ``"nan"``, which `float` reads back. `note` is included.
+        Floats keep all 17 digits. Non-finite values, which JSON cannot represent, become the strings
+        ``"inf"``, ``"-inf"`` and ``"nan"``, which `float` parses. `note` is included.
         """
         terms = [_json_ready(vars(term)) for term in self.terms]
         return _json_ready(vars(self)) | {"terms": terms, "note": self.note}
@@ -82,11 +83,11 @@ class Regression:
     def to_rich(self) -> rich.table.Table:
         """Return a table for the terminal."""
         header, rows = self._cells()
-        # Text, not str: rich would take the "[adam]" of a term's name for a style and hide it.
+        # Text instead of str: rich would parse the "[adam]" in a term's name as a style and hide it.
         title, caption = rich.text.Text(self.formula), rich.text.Text("\n".join(self._notes()))
         style = {"show_edge": False, "padding": 0, "box": rich.box.SIMPLE_HEAD}
         table = rich.table.Table(title=title, caption=caption, **style)
-        # Where the terminal is narrow, names fold; a number is never cut.
+        # In a narrow terminal, names wrap but numbers are never cut.
         table.add_column(header[0], overflow="fold")
         for name in header[1:]:
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -95,7 +96,7 @@ class Regression:
         return table
 
     def to_html(self) -> str:
-        """Return a ``<table class="regression">``: escaped, with no outside resources."""
+        """Return an escaped ``<table class="regression">`` without external resources."""
         header, rows = self._cells()
         head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
         body = ""
@@ -131,31 +132,34 @@ def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.9
     :math:`b = (X^T X)^{-1} X^T y`, its covariance :math:`s^2 (X^T X)^{-1}` with
     :math:`s^2 = |y - X b|^2 / (n - k)`, and the interval :math:`b_j \pm t_{n-k} \cdot se_j`.
 
-    Rows where the response or a regressor is NaN or infinite, after the formula's own functions
-    (``np.log(loss)`` of 0 is infinite), are left out, counted and told in `Regression.note`; the
-    formula is then evaluated anew, so that no category stays that only such rows had. Response
-    and regressors are scaled by exact powers of two around the fit, since statsmodels squares
-    them: losses of 1e300 do not overflow, and t, p and R² are unaffected.
+    A row is dropped if its response or a regressor is NaN or infinite after the formula's functions
+    are applied (``np.log(loss)`` of 0 is infinite). Dropped rows are counted and reported in
+    `Regression.note`. The formula is then evaluated again, so that categories that occur only in
+    dropped rows disappear. For the fit, the response and regressors are scaled by exact powers of
+    two, because statsmodels squares them: losses of 1e300 do not overflow, and t, p and R² do not
+    change.
 
     Args:
-        data: One row per run; or a dataset, of which the variables that `formula` names become
-            columns, with their coordinates. Other variables do not enter: a loss curve beside
-            the losses would repeat every row once per step.
-        formula: Such as ``"np.log(loss) ~ model_level + data_level"``. It is evaluated as Python
-            (trust its author) with the columns, `np` and patsy's ``C``, ``I``, ``Q``, … only.
+        data: A frame with one row per run, or a dataset. From a dataset, only the variables that
+            `formula` names and their coordinates become columns: a loss curve next to the losses
+            would repeat every row once per step.
+        formula: A formula such as ``"np.log(loss) ~ model_level + data_level"``. It is evaluated as
+            Python, so its author must be trusted; only the columns, `np` and patsy's ``C``, ``I``,
+            ``Q``, … are in scope.
         level: Confidence level of the intervals, in (0, 1).
 
     Returns:
-        The estimates, in float64, with the counts of rows used and left out.
+        The estimates in float64, with the numbers of rows used and dropped.
 
     Raises:
-        TypeError: If `data` or `formula` is of another type.
-        ValueError: If `level` lies outside (0, 1), the formula cannot be read with the columns at
-            hand, has not one numeric response or no regressor, its terms are linearly dependent,
-            the rows left are not more than the terms, or the response is constant.
+        TypeError: If `data` or `formula` has the wrong type.
+        ValueError: If `level` lies outside (0, 1); if the formula cannot be evaluated with the
+            columns, or does not have exactly one numeric response and at least one term; if its
+            terms are linearly dependent; if the remaining rows do not outnumber the terms; or if
+            the response is constant.
 
     References:
-        The estimator is statsmodels' `OLS` (by pseudo-inverse), the formula language patsy's.
+        The estimator is `OLS` of statsmodels (by pseudo-inverse); the formula language is patsy's.
     """
     if not isinstance(data, pd.DataFrame | xr.Dataset):
         raise TypeError(f"`data` must be a DataFrame or a Dataset, got {type(data).__name__}.")
@@ -175,7 +179,7 @@ def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.9
     if not np.any(y) or (model.k_constant and np.all(y == y[0])):
         value = float(np.ldexp(y[0], y_exponent)[0])
         raise ValueError(f"`data` must vary in the response of {formula!r}, got only {value!r}.")
-    # An exact fit has standard errors of 0 and infinite t; a coefficient may pass 1.8e308.
+    # An exact fit has standard errors of 0 and infinite t; a coefficient may exceed 1.8e308.
     with np.errstate(all="ignore"):
         fit = model.fit()
         scaled = [fit.params, fit.bse, *fit.conf_int(alpha=1 - level).T]
@@ -188,14 +192,14 @@ def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.9
 
 
 def format_p(p: float) -> str:
-    """Return `p` with three significant digits, never as a bare zero."""
+    """Format `p` with three significant digits, never as zero."""
     return "<1e-300" if p < 1e-300 else f"{p:.3g}"
 
 
 def _to_frame(data, formula):
     if isinstance(data, pd.DataFrame):
         return data.reset_index(drop=True)
-    # Datasets broadcast: a variable with more axes would repeat rows and shrink every p.
+    # Variables of a dataset broadcast: one with more axes would repeat rows and shrink every p.
     words = {name: rf"(?<!\w){re.escape(str(name))}(?!\w)" for name in data.data_vars}
     named = [name for name, word in words.items() if re.search(word, formula)]
     if not named:
@@ -207,11 +211,11 @@ def _to_frame(data, formula):
 
 
 def _finite_rows(frame, formula):
-    """Return response and design of the finite rows, and the counts of NaN and infinite ones."""
+    """Return response and design of the finite rows, and the numbers of NaN and infinite rows."""
     nan, inf = 0, 0
     while len(frame):
         response, design = _evaluate(frame, formula)
-        # patsy leaves missing values out in silence; the index tells which rows it kept.
+        # patsy drops missing values silently; the index shows which rows it kept.
         both = pd.concat([response, design], axis=1)
         values = both.to_numpy(np.float64)
         not_nan, finite = ~np.isnan(values).any(axis=1), np.isfinite(values).all(axis=1)
@@ -227,14 +231,14 @@ def _finite_rows(frame, formula):
 def _evaluate(frame, formula):
     import patsy
 
-    patsy: Any  # It has no types, and exports its names by a loop.
-    # patsy alone, since statsmodels' formula calls drop NaN unseen and refuse infinite regressors.
+    patsy: Any  # It is untyped and exports its names in a loop.
+    # Call patsy directly: statsmodels' formula interface drops NaN silently and rejects infinities.
     environment = patsy.EvalEnvironment([{"np": np}])
     try:
-        # Here log(0) is data that is counted later, not a reason to warn.
+        # No warning for log(0): infinite rows are counted later.
         with np.errstate(all="ignore"):
             return patsy.dmatrices(formula, frame, environment, return_type="dataframe")
-    # patsy lets errors of the tokenizer, of Python's parser and of casts through.
+    # patsy does not wrap errors of the tokenizer, Python's parser or casts.
     except Exception as error:
         columns = ", ".join(map(str, frame.columns))
         reason = str(error).partition("\n")[0].removeprefix("Error evaluating factor: ")
@@ -243,7 +247,7 @@ def _evaluate(frame, formula):
 
 
 def _exponents(matrix):
-    """Return per column the power of two that brings its largest magnitude into [1/2, 1)."""
+    """Return, per column, the power of two that scales its largest magnitude into [1/2, 1)."""
     return np.frexp(np.abs(matrix).max(axis=0))[1]
 
 

@@ -1,7 +1,8 @@
 """Curvature of a loss: Hessian-vector products, eigenvalues, condition, Jacobian singular values.
 
-Everything is a pure function of the parameters that works under jit and vmap, so that it can be
-asked along a run: as the `record` of `rollout`, or afterwards, vmapped over recorded parameters.
+Everything is a pure function of the parameters and works under `jax.jit` and `jax.vmap`. It can
+therefore run along a training run as the `record` of `rollout`, or afterwards, vmapped over
+recorded parameters.
 """
 
 from collections.abc import Callable
@@ -17,18 +18,18 @@ from nested_jax._core.checks import check_callable, check_static_count
 from nested_jax._core.types import Params
 
 ITERATIONS = 64
-"""Products with the matrix by default: enough for the ends of most spectra, exact up to here."""
+"""Default number of matrix products: exact up to this size, and enough for most spectra's ends."""
 
 
 class Curvature(NamedTuple):
     """Extremes of a Hessian's spectrum.
 
     Attributes:
-        largest: The largest eigenvalue, the sharpness: gradient descent on a quadratic is stable
-            for rates below 2 / largest.
-        smallest: The smallest eigenvalue, negative where the loss is not convex.
-        condition: The largest over the smallest modulus of an eigenvalue; infinite where the
-            Hessian is singular to rounding.
+        largest: The largest eigenvalue, or sharpness. Gradient descent on a quadratic is stable for
+            learning rates below 2 / largest.
+        smallest: The smallest eigenvalue, negative if the loss is not convex.
+        condition: The largest over the smallest modulus of an eigenvalue; infinite if the Hessian
+            is singular up to rounding.
     """
 
     largest: Float[Array, ""]
@@ -37,14 +38,15 @@ class Curvature(NamedTuple):
 
 
 def hessian_vector_product(loss: Callable[[Params], Any], params: Params, vector: Params) -> Params:
-    r"""Return the Hessian of a loss times a vector, without the Hessian.
+    r"""Return the Hessian of a loss times a vector, without forming the Hessian.
 
     .. math:: \nabla^2 R(\theta) \, v = \partial_t \nabla R(\theta + t v) \big|_{t = 0} ,
 
-    forward through reverse: about four evaluations of the loss, whatever the size of `params`.
+    computed by forward-over-reverse differentiation. It costs about four evaluations of the loss,
+    whatever the size of `params`.
 
     Args:
-        loss: A twice differentiable function of the parameters to a scalar.
+        loss: A twice differentiable function from the parameters to a scalar.
         params: :math:`\theta`, a tree of float arrays.
         vector: :math:`v`, with the structure, shapes and dtypes of `params`.
 
@@ -52,7 +54,7 @@ def hessian_vector_product(loss: Callable[[Params], Any], params: Params, vector
         A tree like `params`.
 
     Raises:
-        TypeError: If `loss` is not callable, or `vector` is not like `params`.
+        TypeError: If `loss` is not callable, or `vector` does not match `params`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,26 +81,26 @@ def hessian_eigenvalues(
 ) -> Float[Array, " count"]:
     r"""Return the largest eigenvalues of a Hessian, the largest first.
 
-    Up to `iterations` parameters the Hessian is formed and its eigenvalues are exact. Beyond,
-    they are the Ritz values of as many steps of Lanczos' method with full reorthogonalisation:
-    they approach the ends of the spectrum first and from within, and of a multiple eigenvalue
-    they hold fewer copies.
+    With at most `iterations` parameters, the Hessian is formed and its eigenvalues are exact. With
+    more, the result is the Ritz values of `iterations` steps of the Lanczos method with full
+    reorthogonalisation. Ritz values approach the ends of the spectrum first and from within, and
+    contain fewer copies of a multiple eigenvalue.
 
     Args:
-        loss: A twice differentiable function of the parameters to a scalar.
+        loss: A twice differentiable function from the parameters to a scalar.
         params: A tree of float arrays.
-        count: How many eigenvalues; static, at most `iterations` and the number of parameters
-            (asking for all of them gives the whole spectrum of a small Hessian).
-        iterations: Hessian-vector products at most; static.
-        key: Of the direction that Lanczos' method starts from; `jax.random.key(0)` if not given.
+        count: Number of eigenvalues; static, at most `iterations` and the number of parameters. If
+            it is the number of parameters, the result is the whole spectrum.
+        iterations: Maximum number of Hessian-vector products; static.
+        key: Key for the start vector of the Lanczos method; `jax.random.key(0)` by default.
 
     Returns:
-        Shape (count,), in JAX's default precision, in which `loss` is evaluated too. NaN where
-        the Hessian is not finite.
+        Shape (count,), in JAX's default precision, in which `loss` is evaluated too. NaN if the
+        Hessian is not finite.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `params` is empty or `count` or `iterations` out of range.
+        ValueError: If `params` is empty, or `count` or `iterations` is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -108,7 +110,7 @@ def hessian_eigenvalues(
         Array([ 5., -1.], dtype=float32)
 
     References:
-        Lanczos (1950), doi:10.6028/jres.045.026, as implemented by the package matfree.
+        Lanczos (1950), doi:10.6028/jres.045.026, as implemented in the package matfree.
     """
     function, vector = _flattened("loss", loss, params)
     _check(vector.size, count, iterations)
@@ -124,22 +126,22 @@ def curvature(
 ) -> Curvature:
     r"""Return the ends of a Hessian's spectrum and its condition number.
 
-    Up to `iterations` parameters all three are exact. Beyond, `largest` and `smallest` lie within
-    the spectrum (see `hessian_eigenvalues`), and the condition number of a definite Hessian is
-    bounded from below; that of an indefinite one is then a guess.
+    With at most `iterations` parameters, all three are exact. With more, `largest` and `smallest`
+    lie within the spectrum (see `hessian_eigenvalues`). For a definite Hessian, `condition` is then
+    a lower bound; for an indefinite one, it is only a guess.
 
     Args:
-        loss: A twice differentiable function of the parameters to a scalar.
+        loss: A twice differentiable function from the parameters to a scalar.
         params: A tree of float arrays.
-        iterations: Hessian-vector products at most; static.
-        key: Of the direction that Lanczos' method starts from; `jax.random.key(0)` if not given.
+        iterations: Maximum number of Hessian-vector products; static.
+        key: Key for the start vector of the Lanczos method; `jax.random.key(0)` by default.
 
     Returns:
-        A `Curvature` of scalars in JAX's default precision, NaN where the Hessian is not finite.
+        A `Curvature` of scalars in JAX's default precision; NaN if the Hessian is not finite.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `params` is empty or `iterations` out of range.
+        ValueError: If `params` is empty or `iterations` is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, nested_jax as nj
@@ -158,7 +160,7 @@ def curvature(
     spectrum = _spectrum(function, vector, iterations, key)
     sizes = jnp.abs(spectrum)
     low, high = jnp.min(sizes), jnp.max(sizes)
-    # Below this an eigenvalue is rounding: the matrix is singular as far as can be told.
+    # Eigenvalues below this are rounding errors: the matrix is numerically singular.
     rounding = vector.size * jnp.finfo(vector.dtype).eps * high
     singular = low <= jnp.maximum(rounding, 1e3 * _least(vector.dtype))
     return Curvature(
@@ -177,23 +179,23 @@ def condition_number(
 ) -> Float[Array, ""]:
     r"""Return the condition number :math:`\max |\lambda| / \min |\lambda|` of a Hessian.
 
-    It decides how many steps are needed: about :math:`\kappa` of gradient descent and
-    :math:`\sqrt\kappa` with momentum for a factor e.
+    It determines the number of steps that reduce the error by a factor e: about :math:`\kappa` for
+    gradient descent and :math:`\sqrt\kappa` with momentum.
 
     Args:
-        loss: A twice differentiable function of the parameters to a scalar.
+        loss: A twice differentiable function from the parameters to a scalar.
         params: A tree of float arrays.
-        iterations: Hessian-vector products at most; static. Exact up to as many parameters; see
-            `curvature`.
-        key: Of the direction that Lanczos' method starts from; `jax.random.key(0)` if not given.
+        iterations: Maximum number of Hessian-vector products; static. The result is exact up to
+            this many parameters; see `curvature`.
+        key: Key for the start vector of the Lanczos method; `jax.random.key(0)` by default.
 
     Returns:
-        A scalar in JAX's default precision; infinite where the Hessian is singular to rounding,
-        NaN where it is not finite.
+        A scalar in JAX's default precision; infinite if the Hessian is singular up to rounding, NaN
+        if it is not finite.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `params` is empty or `iterations` out of range.
+        ValueError: If `params` is empty or `iterations` is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -214,25 +216,25 @@ def jacobian_singular_values(
 ) -> Float[Array, " count"]:
     r"""Return the largest singular values of a Jacobian, the largest first.
 
-    Of a model's outputs at all inputs as a function of its parameters they tell which directions
-    a squared loss can be learned in: their squares are the eigenvalues of the Gauss-Newton
-    matrix. Up to `iterations` rows or columns the Jacobian is formed; beyond, its ends are found
-    by Golub and Kahan's bidiagonalisation.
+    If `function` maps parameters to a model's outputs at all inputs, the squares of the singular
+    values are the eigenvalues of the Gauss-Newton matrix of a squared loss: they show how fast each
+    direction can be learned. With at most `iterations` rows or columns, the Jacobian is formed.
+    Otherwise, the ends of its spectrum are found by Golub-Kahan bidiagonalisation.
 
     Args:
-        function: A differentiable function of the parameters to a tree of float arrays.
+        function: A differentiable function from the parameters to a tree of float arrays.
         params: A tree of float arrays.
-        count: How many singular values; static, at most `iterations` and the number of
-            parameters and of outputs.
-        iterations: Products with the Jacobian, and with its transpose, at most; static.
-        key: Of the direction that the method starts from; `jax.random.key(0)` if not given.
+        count: Number of singular values; static, at most `iterations`, the number of parameters
+            and the number of outputs.
+        iterations: Maximum number of products with the Jacobian, and with its transpose; static.
+        key: Key for the start vector of the method; `jax.random.key(0)` by default.
 
     Returns:
-        Shape (count,), in JAX's default precision. NaN where the Jacobian is not finite.
+        Shape (count,), in JAX's default precision. NaN if the Jacobian is not finite.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `params` is empty or `count` or `iterations` out of range.
+        ValueError: If `params` is empty, or `count` or `iterations` is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -242,7 +244,7 @@ def jacobian_singular_values(
         Array([5., 1.], dtype=float32)
 
     References:
-        Golub & Kahan (1965), doi:10.1137/0702016, as implemented by the package matfree.
+        Golub & Kahan (1965), doi:10.1137/0702016, as implemented in the package matfree.
     """
     function, vector = _flattened("function", function, params)
     rows = jax.eval_shape(function, vector).size
@@ -278,11 +280,11 @@ def _spectrum(function, vector, iterations, key):
 
 
 def _nudge(image, v):
-    """Return the rolled `v` with weights at the level of rounding, linear to differentiate.
+    """Return the rolled `v`, scaled to the level of rounding; its derivative is linear in `v`.
 
-    Once a matrix of low rank has been exhausted, nothing is left of its image beside the
-    directions that were found, and matfree divides by that 0. Of the nudge something is left: a
-    new direction to go on in. The weights differ, because a roll alone is undone by its transpose.
+    Once the range of a low-rank matrix is exhausted, its image has no component outside the
+    directions found so far, and matfree divides by that 0. The nudge keeps such a component, a new
+    direction to continue in. The weights differ because a roll alone is undone by its transpose.
     """
     size = jnp.finfo(image.dtype).eps * jnp.linalg.norm(image) + _least(image.dtype)
     weights = jnp.linspace(1, 2, image.size, dtype=image.dtype)
@@ -290,7 +292,7 @@ def _nudge(image, v):
 
 
 def _least(dtype):
-    """Return a size whose square is far from underflow, and that is far below any curvature."""
+    """Return a size far below any curvature whose square does not underflow."""
     return float(jnp.finfo(dtype).tiny) ** 0.4
 
 
@@ -300,10 +302,10 @@ def _start(key, vector):
 
 
 def _flattened(name, function, params):
-    """Return `function` from vector to vector, or scalar, and `params` as a vector.
+    """Return `function` as a map from vector to vector or scalar, and `params` as a vector.
 
-    Both are in JAX's default precision: matfree mixes no dtypes, and in bfloat16 a Hessian has
-    no digits.
+    Both use JAX's default precision: matfree does not mix dtypes, and a bfloat16 Hessian has no
+    accurate digits.
     """
     check_callable(name, function)
     wide = jax.tree.map(lambda p: jnp.asarray(p, float), params)

@@ -129,7 +129,7 @@ def check_linearity(name: str, errors: Linearity) -> None:
 
 def passed(error: Float[Array, ""]) -> Any:
     """Return whether an error is within rounding; False for NaN."""
-    # Half of the digits. Most transforms lose one; the zero-lag readout of 18 stages loses about six.
+    # Half of the digits. Most transforms lose one; the zero-lag readout of 18 stages loses six.
     return error <= jnp.finfo(error.dtype).eps ** 0.5
 
 

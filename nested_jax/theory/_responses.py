@@ -248,7 +248,7 @@ def _waited(system, gain, forgets, share):
 def terminal_velocity(
     system: System, gradient: ScalarLike = 1.0, learning_rate: ScalarLike = 1.0
 ) -> Float[Array, ""]:
-    r"""Return the step that the parameters take, in the end, under a constant gradient.
+    r"""Return the asymptotic step of the parameters under a constant gradient.
 
     .. math:: \theta_{t+1} - \theta_t \to -\eta\, |H(1)|\, g .
 

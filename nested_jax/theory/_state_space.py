@@ -281,7 +281,7 @@ def _linearised(tx: optax.GradientTransformation) -> StateSpace:
 def _influential(update, leaves):
     """Return which float leaves of the state affect a later output, according to the jaxpr.
 
-    The other leaves may have no derivative, such as the norm of a gradient, or NaN before the first.
+    Other leaves may have no derivative, such as a gradient norm, or be NaN before the first step.
     """
     program = jax.make_jaxpr(update)(leaves, jnp.zeros(())).jaxpr
     kept = influential(program, len(leaves))
