@@ -1,8 +1,8 @@
-"""Figures of sweeps whose losses may have diverged: heat maps and curves.
+"""Heat maps and curves of sweeps whose losses may have diverged.
 
-All is drawn on `matplotlib.figure.Figure` objects: pyplot's state and the global settings stay as
-they are. Losses are shown by their decimal logarithm, on linear axes: they may near 1e308, where
-a logarithmic axis of matplotlib overflows.
+Everything is drawn on `matplotlib.figure.Figure` objects, so pyplot's state and the global settings
+do not change. Figures show log₁₀ of the losses on linear axes: losses may approach 1e308, where a
+logarithmic axis of matplotlib overflows.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ from scipy.special import stdtrit
 from nested_jax._core.files import write
 
 _CONVERGED = matplotlib.colormaps["viridis"]
-# Reds without their palest third, which would pass for the yellow end of viridis.
+# Reds without the palest third, which resembles the yellow end of viridis.
 _REDS = matplotlib.colormaps["Reds"](np.linspace(0.3, 1.0, 256))
 _DIVERGED = LinearSegmentedColormap.from_list("diverged", _REDS)
-_PREDICTED = "#d55e00"  # Vermilion of Okabe and Ito, far from all of viridis.
+_PREDICTED = "#d55e00"  # Okabe and Ito's vermilion, distinct from every colour of viridis.
 _MOST_TICKS = 24
-# No date and fixed salt: the same figure gives the same bytes.
+# No date and a fixed salt, so that the same figure gives the same bytes.
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _SALT = "nested_jax"
 
@@ -48,29 +48,29 @@ def heatmap(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw `losses` over two axes of a sweep, coloured by their decimal logarithm.
+    """Draw a heat map of log₁₀ `losses` over two axes of a sweep.
 
-    Every grid point is one cell of equal size, labelled with its coordinate. Diverged cells have a
-    colour scale of their own and an outline: on one scale up to 1e77 the converged ones, which
-    differ by a factor of ten, would all look alike. Losses without a logarithm are told apart in
-    a legend: infinite and NaN ones are grey and crossed out, zeros white.
+    Every grid point is one cell, and all cells have equal size. Diverged cells have a separate
+    colour scale and an outline: on a common scale up to 1e77, the converged cells, which differ by
+    a factor of ten, would look the same. A legend explains losses without a finite logarithm:
+    infinite and NaN cells are grey and crossed out, zeros are white.
 
     Args:
-        losses: Non-negative, with the dimensions `y` and `x` in any order. Attributes
+        losses: Non-negative losses with the dimensions `y` and `x` in any order. The attributes
             ``long_name`` and ``units`` of the coordinates become axis labels.
-        y: The dimension drawn upwards.
-        x: The dimension drawn to the right.
-        diverged: Which cells diverged, boolean, with the coordinates of `losses`; by default
-            none, and all cells share one scale.
-        label: What the losses are, for the colour bar.
+        y: The dimension of the vertical axis.
+        x: The dimension of the horizontal axis.
+        diverged: Boolean mask of diverged cells, with the coordinates of `losses`. By default, no
+            cell has diverged and all share one scale.
+        label: Name of the losses, for the colour bar.
         title: Title of the axes.
-        ax: Axes to draw in; by default those of a new figure of 6 × 5 inches.
+        ax: Axes to draw in; by default, those of a new figure of 6 × 5 inches.
 
     Returns:
-        The figure drawn in.
+        The figure that contains the axes.
 
     Raises:
-        TypeError: If an array is no `xarray.DataArray`.
+        TypeError: If an array is not an `xarray.DataArray`.
         ValueError: If `losses` has other dimensions or a negative value, or `diverged` is not
             boolean or has other dimensions or coordinates.
     """
@@ -102,7 +102,7 @@ def heatmap(
             _mesh(ax, np.zeros(mask.shape), mask, ListedColormap([colour]))
             text = f"{name} ({mask.sum()})"
             handles.append(Patch(fc=colour, ec="0.3", lw=0.6, hatch=hatch, label=text))
-            if hatch:  # Grey alone passes for the middle of viridis in some eyes.
+            if hatch:  # Some readers cannot tell grey from the middle of viridis.
                 ax.add_collection(LineCollection(_crosses(mask), colors="0.3", lw=0.6))
     if outside.any() and not outside.all():
         ax.add_collection(LineCollection(_border(outside), colors="black", lw=1.8))
@@ -124,30 +124,30 @@ def loss_by_level(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw the decimal logarithm of `losses` against `level`: a thin line per `over`, a bold one.
+    """Draw log₁₀ `losses` against `level`: a thin line per value of `over`, and their bold median.
 
-    The bold line is the median over `over`, where infinite and NaN losses rank last. With several
-    seeds every line is the mean over seeds of the logarithm, and the bold one has bars: the 95 %
-    t interval of that mean. Where a mean or median is not finite or zero, its line has a gap; the
-    levels of such losses are marked at the upper or lower edge, and the legend counts them.
+    Infinite and NaN losses rank last in the median. With several seeds, every line is the mean of
+    the logarithm over seeds, and the bold line has error bars: the 95 % t interval of that mean. A
+    line has a gap where its loss is zero or not finite. Levels with such losses are marked at the
+    lower or upper edge, and the legend counts these losses.
 
     Args:
-        losses: Non-negative, with the dimensions `level` and `over` and perhaps `seed`, in any
-            order. Attributes ``long_name`` and ``units`` of the coordinates become labels.
-        level: The dimension drawn to the right, its values at equal distances.
+        losses: Non-negative losses with the dimensions `level`, `over` and optionally `seed`, in
+            any order. The attributes ``long_name`` and ``units`` of the coordinates become labels.
+        level: The dimension of the horizontal axis; its values are equally spaced.
         over: The dimension of the thin lines.
         seed: The dimension to average over.
-        predicted: Predicted losses along `level`, or along `level` and `over`, of which the
-            median over `over` is drawn, dashed; with the coordinates of `losses`.
-        label: What the losses are, for the vertical axis.
+        predicted: Predicted losses with the coordinates of `losses`, along `level` or along `level`
+            and `over`. Their median over `over` is drawn as a dashed line.
+        label: Name of the losses, for the vertical axis.
         title: Title of the axes.
-        ax: Axes to draw in; by default those of a new figure of 6 × 4 inches.
+        ax: Axes to draw in; by default, those of a new figure of 6 × 4 inches.
 
     Returns:
-        The figure drawn in.
+        The figure that contains the axes.
 
     Raises:
-        TypeError: If an array is no `xarray.DataArray`.
+        TypeError: If an array is not an `xarray.DataArray`.
         ValueError: If `losses` or `predicted` has other dimensions, other coordinates or a
             negative value.
     """
@@ -157,7 +157,7 @@ def loss_by_level(
     figure, ax = _axes(ax, (6, 4))
     places, seeds = np.arange(len(logarithms)), logarithms.shape[2]
     colours = _CONVERGED(np.linspace(0, 0.9, logarithms.shape[1]))
-    # Infinite and zero losses of one mean or median cancel to NaN: a gap, as for each of them.
+    # An infinite and a zero loss in the same mean or median give NaN, which is a gap, as intended.
     with np.errstate(invalid="ignore"):
         lines, medians = logarithms.mean(axis=2), np.median(logarithms, axis=1)
         middle, bars = medians.mean(axis=1), None
@@ -193,17 +193,17 @@ def loss_by_level(
 
 
 def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) -> None:
-    """Write `figure` to `path`, whole or not at all.
+    """Write `figure` to `path` atomically.
 
     Args:
-        figure: What to write.
-        path: Ends in ``.png`` or ``.svg``, which decides the format. The file is written aside in
-            the same folder and renamed.
+        figure: The figure to write.
+        path: A path that ends in ``.png`` or ``.svg``, which sets the format. The figure is written
+            to a temporary file in the same folder, which is then renamed.
         dpi: Dots per inch of a PNG.
 
     Raises:
-        ValueError: If `path` ends otherwise.
-        FileNotFoundError: If there is no such folder.
+        ValueError: If `path` has another ending.
+        FileNotFoundError: If the folder does not exist.
     """
     path = pathlib.Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -218,10 +218,10 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) ->
 
 
 def to_svg(figure: Figure) -> str:
-    """Return `figure` as an ``<svg>`` element for a page of HTML, its text kept as text.
+    """Return `figure` as an ``<svg>`` element for an HTML page, with its text kept as text.
 
-    The ids hold a digest of the drawing, so that different figures of one page do not clash and
-    the same figure gives the same element.
+    The ids contain a digest of the drawing, so the ids of different figures on a page do not clash
+    and the same figure always gives the same element.
     """
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": _SALT}):
@@ -229,7 +229,7 @@ def to_svg(figure: Figure) -> str:
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     prefix = f"f{hashlib.sha256(svg.encode()).hexdigest()[:12]}-"
-    # Only within tags: the text of a title may look like an id.
+    # Replace within tags only: the text of a title may look like an id.
     return re.sub(
         r"<[^>]+>",
         lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", tag.group()),
@@ -238,7 +238,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def _log10(name, losses, dims):
-    """Return the logarithms with the axes `dims`: inf for NaN too, -inf for zero."""
+    """Return log₁₀ `losses` with the axes `dims`: inf for inf and NaN, -inf for zero."""
     _check_dims(name, losses, dims)
     values = losses.transpose(*dims).to_numpy().astype(np.float64)
     if not values.size:
@@ -280,12 +280,12 @@ def _mesh(ax, values, mask, colours):
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = [np.arange(n + 1) - 0.5 for n in reversed(values.shape)]
-    # Edges in the colour of the face close the hairlines that SVG viewers leave between cells.
+    # Edges in the face colour close the hairlines that SVG viewers leave between cells.
     return ax.pcolormesh(*edges, shown, cmap=colours, vmin=low, vmax=high, ec="face", lw=0.2)
 
 
 def _border(mask):
-    """Return the segments between cells inside and outside `mask`."""
+    """Return the line segments between cells inside and outside `mask`."""
     across = np.add(np.argwhere(mask[1:] != mask[:-1]), (0.5, -0.5))
     upwards = np.add(np.argwhere(mask[:, 1:] != mask[:, :-1]), (-0.5, 0.5))
     segments = [((j, i), (j + 1, i)) for i, j in across]
@@ -304,7 +304,7 @@ def _gaps(logarithms):
 
 
 def _mark(ax, mask, height, name, **style):
-    """Mark the places with any of `mask` at a height of the axes, and count in the legend."""
+    """Mark places with any True in `mask` at a height of the axes; the legend counts them."""
     places = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
     if len(places):
         style |= {"label": f"{name} ({mask.sum()} of {mask.size})", "ls": "", "clip_on": False}
@@ -313,7 +313,7 @@ def _mark(ax, mask, height, name, **style):
 
 
 def _head(ax, handles, title, columns):
-    """Put the legend above the axes, where it hides nothing, and the title above that."""
+    """Put the legend above the axes, where it covers nothing, and the title above the legend."""
     points = 6
     if handles:
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns}
@@ -330,7 +330,7 @@ def _ticks(axis, losses, dim):
     axis.set_ticks(range(0, len(names), step), names[::step])
     axis.set_tick_params(length=2, labelsize=9)
     if axis.axis_name == "x" and sum(map(len, names[::step])) > 48:
-        # Too long to stand side by side.
+        # The labels are too long to fit side by side.
         for text in axis.get_ticklabels():
             text.set(rotation=45, ha="right", rotation_mode="anchor")
     axis.set_label_text(_label(losses, dim))

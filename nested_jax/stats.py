@@ -74,8 +74,8 @@ class Regression:
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values that `json.dumps(..., allow_nan=False)` accepts.
 
-        Floats keep all 17 digits. Non-finite values, which JSON cannot represent, become the strings
-        ``"inf"``, ``"-inf"`` and ``"nan"``, which `float` parses. `note` is included.
+        Floats keep all 17 digits. JSON cannot represent non-finite values, so they become the
+        strings ``"inf"``, ``"-inf"`` and ``"nan"``, which `float` parses. `note` is included.
         """
         terms = [_json_ready(vars(term)) for term in self.terms]
         return _json_ready(vars(self)) | {"terms": terms, "note": self.note}
@@ -83,7 +83,7 @@ class Regression:
     def to_rich(self) -> rich.table.Table:
         """Return a table for the terminal."""
         header, rows = self._cells()
-        # Text instead of str: rich would parse the "[adam]" in a term's name as a style and hide it.
+        # Text, not str: rich would parse the "[adam]" in a term's name as a style and hide it.
         title, caption = rich.text.Text(self.formula), rich.text.Text("\n".join(self._notes()))
         style = {"show_edge": False, "padding": 0, "box": rich.box.SIMPLE_HEAD}
         table = rich.table.Table(title=title, caption=caption, **style)
@@ -247,7 +247,7 @@ def _evaluate(frame, formula):
 
 
 def _exponents(matrix):
-    """Return, per column, the power of two that scales its largest magnitude into [1/2, 1)."""
+    """Return, per column, the e such that its largest magnitude lies in [1/2, 1) times 2**e."""
     return np.frexp(np.abs(matrix).max(axis=0))[1]
 
 

@@ -1,9 +1,10 @@
-"""Two Pallas kernels that stay on the device for a block of steps: the drift, and the descent.
+"""Two Pallas kernels, the drift and the descent, that each run a whole block of steps.
 
-One lane is one dimension, and the rows of a cascade stay in registers, so that a step touches
-memory only to read its inputs. vmap makes a grid of it, in which what is not batched (a stream that
-all runs share) is read from one copy. Triton wants lengths that are powers of two: the lanes beyond
-a vector's end hold zeros, which the recurrences keep.
+Each lane holds one dimension. The rows of a cascade stay in registers, so a step accesses memory
+only to read its inputs and, in the drift, to write its output. `jax.vmap` turns a kernel into a
+grid of programs, which read unbatched arrays (a stream that all runs share) from one copy. Triton
+needs lengths that are powers of two: lanes beyond a vector's end hold zeros, and the recurrences
+keep them zero.
 """
 
 import functools
@@ -19,23 +20,23 @@ from jaxtyping import Array, Float, Int
 
 from nested_jax.kernels import _triton
 
-# Up to this many lanes one warp does all, four to a thread: no sum has to cross warps.
+# Up to this many lanes, one warp runs a program, four lanes per thread, so no sum crosses warps.
 LANES_OF_A_WARP = 128
 MOST_WARPS = 8
-# Steps of the drift side by side. It has no feedback, so one step's outer levels can move while
-# the next one's inner levels do.
+# Steps of the drift that are unrolled together. The drift has no feedback, so the outer levels of
+# one step can be updated in parallel with the inner levels of the next.
 STEPS_AT_ONCE = 4
-# Runs of up to 5, 10, ... stages have loops of their own, without what only deeper ones need.
+# Runs with up to 5, 10, ... stages use separate loops, without stages that only deeper runs need.
 STAGES_OF_A_LOOP = 5
 
 
 class Descent(NamedTuple):
-    """What a block of steps of one run leaves behind.
+    """The result of one block of steps of one run.
 
     Attributes:
-        rows: The parameters and, below them, the momenta, outermost first.
-        counted: Sum of the losses that are counted.
-        diverged_at: First step whose loss was not within the bound; the largest integer if
+        rows: The parameters, followed by the momenta, outermost first.
+        counted: Sum of the losses from the first counted step on.
+        diverged_at: First step whose loss exceeded the bound or was NaN; the largest integer if
             there was none.
     """
 
@@ -45,18 +46,18 @@ class Descent(NamedTuple):
 
 
 def lanes(size: int) -> int:
-    """Return the power of two that holds `size` numbers."""
+    """Return the smallest power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()
 
 
 def padded(rows: Float[Array, "... size"]) -> Float[Array, "... lanes"]:
-    """Return the rows with zeros in the lanes that they leave."""
+    """Return the rows, padded with zeros to a power of two."""
     size = rows.shape[-1]
     return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, lanes(size) - size)])
 
 
 def loop_of(decays: Float[Array, " stages"]) -> Int[Array, ""]:
-    """Return which of the loops has the stages up to the last whose decay is not 0."""
+    """Return the index of the smallest loop with all stages up to the last nonzero decay."""
     stages = jnp.max(jnp.where(decays != 0, jnp.arange(1, decays.size + 1), 1), initial=1)
     return ((stages - 1) // STAGES_OF_A_LOOP).astype(jnp.int32)
 
@@ -68,7 +69,7 @@ def drift_block(
     inflows: Float[Array, "steps lanes"],
     interpret: bool,
 ) -> tuple[Float[Array, "levels lanes"], Float[Array, "steps lanes"]]:
-    """Move a cascade through a block of inflows; return it and its outermost row at each step."""
+    """Run a cascade on a block of inflows; return its rows and its outermost row at each step."""
     shapes = [jax.ShapeDtypeStruct(x.shape, rows.dtype) for x in (rows, inflows)]
     return _call(_drift_kernel, shapes, interpret)(keeps, takes, rows, inflows)
 
@@ -81,11 +82,11 @@ def descent_block(
     targets: Float[Array, " steps"],
     interpret: bool,
 ) -> Descent:
-    """Descend along nested momentum for a block of examples; under vmap, two runs a program.
+    """Run nested momentum on a block of examples; under vmap, one program handles two runs.
 
-    `numbers` are minus the learning rate, the largest loss within the bound, the keeps and the
-    takes of the stages; `steps` are the number of the first step, the first that is counted, and
-    `loop_of` the decays.
+    `numbers` holds minus the learning rate, the largest loss within the bound, and the keeps and
+    takes of the stages. `steps` holds the index of the first step, the first step whose loss
+    counts, and `loop_of` the decays.
     """
 
     @custom_vmap
@@ -109,13 +110,13 @@ def descent_block(
 
 
 def _in_pairs(x):
-    """Cut the first axis into pairs; the last entry stands in for one that is missing."""
+    """Split the first axis into pairs; an odd last entry is paired with a copy of itself."""
     x = jnp.concatenate([x, x[-1:]]) if x.shape[0] % 2 else x
     return x.reshape(-1, 2, *x.shape[1:])
 
 
 def _descend_together(args, batched, runs, interpret):
-    """Call the kernel for a few runs, which share what is not batched."""
+    """Call the kernel for a few runs that share the unbatched arguments."""
     numbers, steps, rows, features, targets = args
     if not batched[2]:
         rows = jnp.broadcast_to(rows, (runs, *rows.shape))
@@ -125,7 +126,7 @@ def _descend_together(args, batched, runs, interpret):
 
 
 def _call(kernel: Callable, shapes: Sequence[Any], interpret: bool) -> Callable:
-    """Return the kernel as a function; the first of its results says how wide it is."""
+    """Return the kernel as a function; the shape of its first result sets the number of warps."""
     warps = min(max(shapes[0].shape[-1] // LANES_OF_A_WARP, 1), MOST_WARPS)
     return pl.pallas_call(
         functools.partial(kernel, _product_and_sum if interpret else _triton.multiply_add),
@@ -168,16 +169,16 @@ def _descent_kernel(
     def loop(depth, params, momenta):
         def step(i, carry):
             params, momenta, x, y, counted, first = carry
-            # Asked for a step ahead: what follows then waits for nothing but its own arithmetic.
+            # Load the next inputs one step ahead, so that no step waits for memory.
             following = jnp.minimum(i + np.int32(1), last)
             x_next, y_next = features_of(following), target_of(following)
             error = jnp.sum(params * x, axis=1) - y
-            # The product with 2 rounds nothing, and of x it is ready before the error is.
+            # Doubling is exact, and x + x can be computed before the error is known.
             loss, gradient = error * error, error[:, None] * (x + x)
             momenta = _moved(multiply_add, keeps[:depth], takes[:depth], momenta, gradient)
             params = multiply_add(minus_rate, (*momenta, gradient)[0], params)
             counted += jnp.where(start + i >= warmup, loss, 0)
-            # Not `loss > largest`, which is false for NaN.
+            # `loss > largest` would be False for NaN.
             first = jnp.where(loss <= largest, first, jnp.minimum(first, start + i))
             return params, momenta, x_next, y_next, counted, first
 
@@ -198,18 +199,18 @@ def _descent_kernel(
 
 
 def _entries(ref, rank):
-    """Return the function to an entry, one a run where there is an axis of runs before the rest."""
+    """Return a function that loads entry i, for every run if `ref` has a leading axis of runs."""
     runs = (slice(None),) * (len(ref.shape) - rank)
     return lambda i: ref[(*runs, i)]
 
 
 def _wide(number, shape):
-    """Return a number, or one a run, in all lanes."""
+    """Broadcast a number, or one number per run, to all lanes."""
     return jnp.broadcast_to(number[:, None] if number.ndim else number, shape)
 
 
 def _moved(multiply_add, keeps, takes, momenta, inflow):
-    """Move a cascade one step on, as `nested_jax._core.cascade.cascade` does."""
+    """Advance a cascade by one step, like `nested_jax._core.cascade.cascade`."""
     fresh = []
     for keep, take, momentum in zip(keeps[::-1], takes[::-1], momenta[::-1], strict=True):
         inflow = multiply_add(take, inflow, keep * momentum)
@@ -222,5 +223,5 @@ def _product_and_sum(x, y, z):
 
 
 def _loop(steps, body, carry):
-    """Run a loop over 32-bit step numbers, whatever JAX's default integer is."""
+    """Run a loop over 32-bit step indices, regardless of JAX's default integer."""
     return jax.lax.fori_loop(np.int32(0), np.int32(steps), body, carry)

@@ -20,16 +20,16 @@ from nested_jax.optimizers import nested_momentum
 from nested_jax.problems import drifting_regression
 
 IMPLEMENTATIONS = ("scan", "pallas", "interpret")
-# Steps that are drawn at once and stay in one kernel: ten launches of it for the level sweep.
+# Steps that are drawn together and run in one kernel launch; the level sweep needs ten launches.
 STEPS_OF_A_BLOCK = 3000
 
 
 class RegressionRollout(NamedTuple):
-    """What a run of `regression_rollout` reports, as in `nested_jax.Trace`.
+    """The result of `regression_rollout`, with fields as in `nested_jax.Rollout`.
 
     Attributes:
         mean_loss: Mean loss over the steps from `warmup` on.
-        diverged_at: First step whose loss was above `bound` or not finite; -1 if none was.
+        diverged_at: First step whose loss exceeded `bound` or was not finite; -1 if there was none.
         params: Parameters after the last step.
     """
 
@@ -39,7 +39,7 @@ class RegressionRollout(NamedTuple):
 
     @property
     def diverged(self) -> Bool[Array, ""]:
-        """Whether any loss was above the bound or not finite."""
+        """Whether any loss exceeded the bound or was not finite."""
         return self.diverged_at >= 0
 
 
@@ -61,11 +61,11 @@ def regression_rollout(
     draws: Any = None,
     implementation: str = "scan",
 ) -> RegressionRollout:
-    r"""Run nested momentum on a drifting regression: by a scan, or by kernels made for it.
+    r"""Run nested momentum on a drifting regression, as a scan or with specialised kernels.
 
-    It is `rollout(nested_momentum(learning_rate, decays=decays), problem, key, steps, ...)` for
+    It equals `rollout(nested_momentum(learning_rate, decays=decays), problem, key, steps, ...)` for
     `problem = drifting_regression(dim, data_levels, data_decay, noise_std, max_data_levels,
-    dtype=dtype)`: the same recurrences on the same draws,
+    dtype=dtype)`, with the same recurrences on the same draws,
 
     .. math::
 
@@ -73,42 +73,42 @@ def regression_rollout(
         M_i \leftarrow a_i M_i + (1 - a_i) M_{i+1} \;\; (i = K, \dots, 1; \; M_{K+1} = g), \\
         w &\leftarrow w - \alpha M_1 .
 
-    A scan on a GPU launches kernels at every step; here the loop over time is inside one, and
-    all levels stay in registers. A sweep vmaps it like any function: each run is half a program
-    of its own, and what does not depend on a vmapped axis (the draws, the drift) is computed and
-    kept once for it. The kernels have not run on a GPU yet, so the scan is the default
-    everywhere; docs/kernels.md says what is known.
+    On a GPU, a scan launches kernels at every step. Here, one kernel contains the loop over time,
+    and all levels stay in registers. A sweep can vmap this function like any other: two runs share
+    a program, and arrays that do not depend on a vmapped axis (the draws, the drift) are computed
+    and stored once. The kernels have not run on a GPU yet, so the scan is the default everywhere;
+    docs/kernels.md lists what is known.
 
-    Losses agree with the scan's to rounding: relative differences of 1e-10 in float64 where runs
-    are stable; where they diverge errors grow as the losses do, and the growth agrees. After an
-    infinite loss either may go on with infinities where the other has NaN.
+    Losses agree with the scan up to rounding. For stable runs, relative differences are 1e-10 in
+    float64. For diverging runs, differences grow with the losses, and the growth rates agree. After
+    an infinite loss, one implementation may continue with infinities where the other has NaN.
 
     Args:
         decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first; the values may be traced.
-        learning_rate: :math:`\alpha \ge 0`, may be traced.
+        learning_rate: :math:`\alpha \ge 0`; may be traced.
         key: A JAX key; may be None if `initial` and `draws` are both given.
-        steps: Number of steps, static, at least 1.
-        dim: See `drifting_regression`, like the next five.
-        data_levels: Levels of the true weights.
-        data_decay: Decay of each of them.
+        steps: Number of steps, at least 1; static.
+        dim: Number of inputs. For this and the next five, see `drifting_regression`.
+        data_levels: Number of levels of the true weights.
+        data_decay: Decay of each level.
         noise_std: Standard deviation of the target's noise.
-        max_data_levels: The most levels there is room for.
-        dtype: Of draws and parameters.
-        warmup: Steps that the mean loss leaves out, less than `steps`; may be traced.
-        bound: Loss beyond which a run counts as diverged; may be traced.
-        initial: (params, world) in place of the problem's own, as in `rollout`.
+        max_data_levels: Maximum number of levels, which sets the size of the state.
+        dtype: Dtype of draws and parameters.
+        warmup: Number of first steps that the mean loss excludes, less than `steps`; may be traced.
+        bound: Loss above which a run counts as diverged; may be traced.
+        initial: (params, world) that replaces the problem's initial state, as in `rollout`.
         draws: Recorded draws, or a function of the step, as in `rollout`.
-        implementation: ``"scan"``, anywhere; ``"pallas"``, the kernels, compiled for a CUDA GPU;
-            or ``"interpret"``, the kernels run step by step on any device, slowly. Static.
+        implementation: Static. ``"scan"`` runs on any device. ``"pallas"`` uses the kernels,
+            compiled for a CUDA GPU. ``"interpret"`` interprets the kernels on any device, slowly.
 
     Returns:
         A `RegressionRollout`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range, an argument is refused by `rollout`,
-            kernels are asked for numbers that are not all float32 or all float64, or JAX has no
-            Triton backend for Pallas.
+        ValueError: If a concrete number is out of range or an argument is refused by `rollout`.
+            With kernels, also if the numbers are not all float32 or all float64, or (for
+            ``"pallas"``) if JAX has no Triton backend for Pallas.
 
     Example:
         >>> import jax, nested_jax as nj
@@ -138,7 +138,7 @@ def regression_rollout(
 
     if implementation == "scan":
         return scan()
-    jax.eval_shape(scan)  # Whatever a rollout refuses, kernels refuse.
+    jax.eval_shape(scan)  # Arguments that a rollout refuses raise here too.
     dtypes = _dtypes(problem, dtype, initial, draws)
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
         raise ValueError(
@@ -163,7 +163,7 @@ def regression_rollout(
 
 
 def _dtypes(problem, dtype, initial, draws):
-    """Return the names of all dtypes that a run would meet."""
+    """Return the names of all dtypes in a run."""
 
     def everything():
         key = jax.random.key(0)
@@ -196,13 +196,13 @@ def _by_kernels(
     draws,
     interpret,
 ) -> RegressionRollout:
-    """Run by two kernels a block of steps: the drift, whose rows give the targets, the descent."""
+    """Run each block of steps with two kernels: the drift, which gives targets, then descent."""
     key_init, key_draw = (None, None) if key is None else jax.random.split(key)
     params, world = problem.init(key_init) if initial is None else initial
     params, dim = jnp.asarray(params), len(params) - 1
     draw = source_of_draws(problem, key_draw, draws)
     cast = partial(jnp.asarray, dtype=params.dtype)
-    # An infinite loss is beyond an infinite bound.
+    # An infinite loss exceeds even an infinite bound.
     largest = jnp.minimum(cast(bound), jnp.finfo(params.dtype).max)
     stages = [*decays, *map(complement, decays)]
     numbers = jnp.stack([-cast(learning_rate), largest, *map(cast, stages)])

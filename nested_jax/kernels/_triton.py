@@ -1,24 +1,24 @@
-"""What the kernels need of Pallas' Triton backend: it is used here, and nowhere else.
+"""The only module that uses Pallas' Triton backend.
 
-JAX has deprecated this backend since 0.11.2 and will remove it. Lowering a kernel then warns
-(`DeprecationWarning`), which is JAX's to say. Once it is removed, `implementation="pallas"` is an
-error that names `"scan"`; the scan and the interpreted kernels need nothing of it.
+JAX deprecated this backend in 0.11.2 and will remove it. Until then, lowering a kernel emits JAX's
+`DeprecationWarning`, which is not suppressed. After its removal, `implementation="pallas"` is an
+error that suggests `"scan"`; the scan and the interpreted kernels do not need the backend. Used are
 
-- `CompilerParams(num_warps=, num_stages=)`, since JAX 0.7.
-- `elementwise_inline_asm`, for a multiply-add that is rounded once: left to itself, Triton
-  multiplies and then adds.
+- `CompilerParams(num_warps=, num_stages=)`, since JAX 0.7;
+- `elementwise_inline_asm`, for a multiply-add that rounds once. By default, Triton multiplies and
+  then adds.
 """
 
 from typing import Any
 
 import jax
 
-# Letter and bits of a register that holds a number of so many bytes.
+# Size of a number in bytes -> letter and bits of its register.
 REGISTERS = {4: ("f", 32), 8: ("d", 64)}
 
 
 def _triton() -> Any:
-    """Return the backend's module; imported late, because it is not there on every platform."""
+    """Return the backend's module, imported late because not every platform has it."""
     try:
         from jax.experimental.pallas import triton
     except ImportError as error:
@@ -30,7 +30,7 @@ def _triton() -> Any:
 
 
 def compiler_params(warps: int) -> Any:
-    """Return the parameters of a kernel in which `warps` warps share a program."""
+    """Return the compiler parameters of a kernel with `warps` warps per program."""
     return _triton().CompilerParams(num_warps=warps, num_stages=1)
 
 
