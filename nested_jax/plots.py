@@ -128,7 +128,7 @@ def loss_by_level(
 
     Infinite and NaN losses rank last in the median. With several seeds, every line is the mean of
     the logarithm over seeds, and the bold line has error bars: the 95 % t interval of that mean. A
-    line has a gap where its loss is zero or not finite. Levels with such losses are marked at the
+    line has a gap where its loss is zero or not finite. Levels with these losses are marked at the
     lower or upper edge, and the legend counts these losses.
 
     Args:

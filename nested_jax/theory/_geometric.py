@@ -29,7 +29,7 @@ def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
         terms: n >= 0, an integer; may be traced.
 
     Returns:
-        The sum, with the shape and dtype of `ratio`; JAX's default float if `ratio` is no float.
+        The sum, with the shape and dtype of `ratio`; JAX's default float for other dtypes.
 
     Raises:
         TypeError: If `terms` is not an integer.
