@@ -1,4 +1,4 @@
-"""The README's code runs as it stands there."""
+"""The code of the README, and of the page on theory that it leads to, runs as printed."""
 
 import re
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 
 import nested_jax as nj
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def test_composing_and_sweeping(tmp_path, monkeypatch):
+def test_heatmap(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(blocks()[0], names)
+    exec(blocks("README.md")[0], names)
     results = names["results"]
     assert results.sizes == {"learning_rate": 5, "levels": 8}
     assert results.loss.dtype == jnp.float32
@@ -33,13 +33,14 @@ def test_checking_a_transform_of_ones_own():
     def my_transform(decay):
         return nj.scale_by_accumulated_momentum(decay)
 
-    exec(blocks()[1], {"my_transform": my_transform})
+    exec(blocks("README.md")[1], {"my_transform": my_transform})
 
 
 def test_telling_why_levels_diverge(x64):
     names = {}
     # For this test alone.
-    exec(blocks()[2].replace('jax.config.update("jax_enable_x64", True)', ""), names)
+    code = blocks("docs/theory.md")[0]
+    exec(code.replace('jax.config.update("jax_enable_x64", True)', ""), names)
     theory, tx = names["theory"], names["tx"]
     # What the text and the comments say.
     np.testing.assert_array_equal(names["growth"] > 0, np.arange(1, 20) > 5)
