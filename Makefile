@@ -57,7 +57,7 @@ docs: $(VENV)/.docs
 	@echo "Open build/docs/index.html"
 
 $(VENV)/.experiments: $(PINS) $(VENV)/.created
-	$(BIN)/pip install --quiet --editable ".[data,netcdf]"
+	$(BIN)/pip install --quiet --editable ".[experiments]"
 	touch $@
 
 $(VENV)/.bench: $(PINS) $(VENV)/.created

@@ -1,5 +1,15 @@
 """Optimizers as pure optax transformations in which every number is a hyperparameter."""
 
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from nested_jax import optimizers as optimizers
+from nested_jax import problems as problems
+from nested_jax import schedules as schedules
+from nested_jax import sweeps as sweeps
+from nested_jax import transforms as transforms
 from nested_jax._rollout import Rollout as Rollout
 from nested_jax._rollout import rollout as rollout
 from nested_jax._version import __version__ as __version__
@@ -44,3 +54,85 @@ from nested_jax.transforms import scale_by_nested_momentum as scale_by_nested_mo
 from nested_jax.transforms import scale_by_nesterov_momentum as scale_by_nesterov_momentum
 from nested_jax.transforms import scale_by_relative_step as scale_by_relative_step
 from nested_jax.transforms import with_metrics as with_metrics
+
+if TYPE_CHECKING:
+    from nested_jax import kernels as kernels
+    from nested_jax import plots as plots
+    from nested_jax import stats as stats
+    from nested_jax import testing as testing
+    from nested_jax import theory as theory
+
+__all__ = [
+    "Grid",
+    "Metrics",
+    "Problem",
+    "Rollout",
+    "Schedule",
+    "__version__",
+    "adafactor",
+    "adam",
+    "adamw",
+    "add_decoupled_weight_decay",
+    "best_point",
+    "classification",
+    "clip_by_block_rms",
+    "constant",
+    "cosine",
+    "drifting_regression",
+    "factored_adamw",
+    "held_out_masks",
+    "log_uniform",
+    "matched_delay_decays",
+    "metrics_of",
+    "momentum",
+    "nested_decays",
+    "nested_momentum",
+    "nesterov",
+    "nesterov_iterate",
+    "online_comparator",
+    "online_convex",
+    "online_regret",
+    "optimizers",
+    "powers_of_two",
+    "problems",
+    "quadratic",
+    "rollout",
+    "scale_by_accumulated_momentum",
+    "scale_by_adam",
+    "scale_by_factored_rms",
+    "scale_by_learning_rate",
+    "scale_by_nested_momentum",
+    "scale_by_nesterov_momentum",
+    "scale_by_relative_step",
+    "schedules",
+    "split_indices",
+    "step_drop",
+    "sweep",
+    "sweeps",
+    "transforms",
+    "warm_restarts",
+    "with_metrics",
+    "with_warmup",
+    "zipped",
+]
+# Imported when first used, and the package that each needs. `*` leaves them out, since it may be
+# missing.
+_LAZY = {
+    "kernels": "jax",
+    "plots": "matplotlib",
+    "stats": "patsy",
+    "testing": "chex",
+    "theory": "jax",
+}
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'nested_jax' has no attribute {name!r}")
+    return importlib.import_module(f"nested_jax.{name}")
+
+
+def __dir__() -> list[str]:
+    # What can be imported here: `help` gets every name.
+    lazy = [name for name, package in _LAZY.items() if importlib.util.find_spec(package)]
+    return sorted([*__all__, *lazy])

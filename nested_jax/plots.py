@@ -12,20 +12,23 @@ import pathlib
 import re
 from collections.abc import Hashable
 
-import matplotlib
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from scipy.special import stdtrit
 
+from nested_jax._core.extras import needs
 from nested_jax._core.files import write
+
+with needs("nested_jax.plots", "sweep"):
+    import matplotlib
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from scipy.special import stdtrit
 
 _CONVERGED = matplotlib.colormaps["viridis"]
 # Reds without the palest third, which resembles the yellow end of viridis.

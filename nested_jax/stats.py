@@ -7,11 +7,15 @@ import re
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import rich.box
-import rich.table
-import rich.text
-import xarray as xr
+
+from nested_jax._core.extras import needs
+
+with needs("nested_jax.stats", "experiments"):
+    import pandas as pd
+    import rich.box
+    import rich.table
+    import rich.text
+    import xarray as xr
 
 _LEGEND = "*** p < 0.001, ** p < 0.01, * p < 0.05"
 
@@ -167,7 +171,8 @@ def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.9
         raise TypeError(f"`formula` must be a string, got {type(formula).__name__}.")
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie in (0, 1), got {level}.")
-    from statsmodels.regression.linear_model import OLS  # Slow to import.
+    with needs("nested_jax.stats", "experiments"):
+        from statsmodels.regression.linear_model import OLS  # Slow to import.
 
     response, design, nan, inf = _finite_rows(_to_frame(data, formula), formula)
     names = [str(name) for name in design.columns]
@@ -229,7 +234,8 @@ def _finite_rows(frame, formula):
 
 
 def _evaluate(frame, formula):
-    import patsy
+    with needs("nested_jax.stats", "experiments"):
+        import patsy
 
     patsy: Any  # It is untyped and exports its names in a loop.
     # Call patsy directly: statsmodels' formula interface drops NaN silently and rejects infinities.

@@ -111,10 +111,30 @@ def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", __version__)
 
 
-def test_the_engine_is_imported_without_what_only_reports_need():
-    code = "import sys, nested_jax; print(*sys.modules)"
-    modules = subprocess.run(
+def in_a_new_process(code):
+    """Return the words that a program prints."""
+    return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
-    heavy = {"matplotlib", "pandas", "pytest", "scipy.stats", "statsmodels", "tyro", "xarray"}
-    assert heavy.isdisjoint(modules)
+
+
+def test_the_engine_is_imported_without_what_only_some_need():
+    modules = in_a_new_process("import sys, nested_jax; print(*sys.modules)")
+    of_extras = {"chex", "flax", "matfree", "matplotlib", "rich", "scipy.stats", "xarray"}
+    of_experiments = {"pandas", "patsy", "statsmodels", "tyro"}
+    assert (of_extras | of_experiments | {"pytest", "ray"}).isdisjoint(modules)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["kernels", "plots.heatmap", "stats.regress", "sweeps.save", "testing.Case", "theory.dc_gain"],
+)
+def test_modules_are_reached_from_the_top(name):
+    assert in_a_new_process(f"import nested_jax as nj; print(nj.{name} is not None)") == ["True"]
+
+
+def test_the_top_lists_what_it_has_and_nothing_else():
+    assert nj.__all__ == sorted(nj.__all__)
+    assert {*nj.__all__, "plots", "theory"} <= {*dir(nj)}
+    with pytest.raises(AttributeError, match="module 'nested_jax' has no attribute 'adamx'"):
+        _ = nj.adamx

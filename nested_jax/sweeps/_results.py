@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nested_jax._core.checks import check_choice
+from nested_jax._core.extras import needs
 
 if TYPE_CHECKING:
     import xarray
@@ -87,6 +88,9 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
         ...     load(f"{folder}/results.nc").identical(results)
         True
     """
+    with needs("nested_jax.sweeps.save", "netcdf"):
+        import h5netcdf  # noqa: F401
+        import h5py  # noqa: F401
     path = Path(path)
     if path.suffix != ".nc":
         raise ValueError(f"`path` must end in .nc, got {str(path)!r}.")
@@ -116,7 +120,10 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
         >>> import nested_jax as nj
         >>> results = nj.sweeps.load("results.nc")  # doctest: +SKIP
     """
-    import xarray
+    with needs("nested_jax.sweeps.load", "netcdf"):
+        import h5netcdf  # noqa: F401
+        import h5py  # noqa: F401
+        import xarray
 
     results = xarray.load_dataset(path, engine="h5netcdf")
     # netCDF makes a word of a list of one.

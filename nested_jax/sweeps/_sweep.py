@@ -16,6 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nested_jax._core.checks import check_callable, check_choice, check_flag, check_static_count
+from nested_jax._core.extras import needs
 from nested_jax._version import __version__
 from nested_jax.sweeps.engine import (
     Executor,
@@ -119,6 +120,8 @@ def sweep(
         {'learning_rate': 2, 'levels': 3}
     """
     _check(run, grid, chunk, progress, devices, executor)
+    with needs("nested_jax.sweep", "sweep"):  # Before anything is computed.
+        import xarray  # noqa: F401
     check_choice("layout", layout, LAYOUTS)
     units = _checked_units(units)
     partial = run if isinstance(run, Partial) else Partial(run)
@@ -260,7 +263,7 @@ def _as_numpy_knows(values: np.ndarray) -> np.ndarray:
 
 
 def _dataset(job, results, executor, fingerprint, compile_seconds, run_seconds) -> xarray.Dataset:
-    import xarray  # Slow to import, and of use only once there is a result.
+    import xarray  # Slow to import: not with the library.
 
     grid = job.grid
     variables = {}

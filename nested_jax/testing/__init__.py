@@ -8,8 +8,9 @@ Anything that calls itself an `optax.GradientTransformation` can be asked to kee
         check_contract(Case("my_transform", my_transform, {"decay": (0.9, 0.999)}))
 
 Each check is a function of a `Case` that says what it asserts and why, and raises an
-`AssertionError` that names the transform and what broke. They need no test runner, and no more
-than the library itself. All of them together compile some twenty small programs.
+`AssertionError` that names the transform and what broke. They need no test runner, but
+the packages of an extra: `pip install 'nested-jax[testing]'`. All of them together compile some
+twenty small programs.
 """
 
 from nested_jax.testing._case import EXTREMES as EXTREMES

@@ -12,6 +12,10 @@ import numpy as np
 import optax
 
 from nested_jax._core.checks import check_choice
+from nested_jax._core.extras import needs
+
+with needs("nested_jax.testing", "testing"):
+    import chex
 
 # Both sides of a comparison are one recurrence in float32 over a few steps, fused differently.
 RTOL = 1e-5
@@ -100,8 +104,8 @@ def explained(case: Case, what: str) -> Iterator[None]:
     """Turn any error into an AssertionError that names the transform and what was tried."""
     try:
         yield
-    except AssertionError:
-        raise
+    except AssertionError as error:
+        raise AssertionError(f"{case.name}: {what}: {error}") from error
     except Exception as error:
         reason = str(error).split("\n", 1)[0]
         raise AssertionError(
@@ -164,27 +168,25 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 def assert_structure(case: Case, what: str, actual: Any, expected: Any) -> None:
     """Raise unless two trees have one structure."""
-    structures = jax.tree.structure(actual), jax.tree.structure(expected)
-    if structures[0] != structures[1]:
-        fail(case, f"{what}: the structure is {structures[0]}, not {structures[1]}")
+    with explained(case, what):
+        chex.assert_trees_all_equal_structs(actual, expected)
 
 
 def assert_shapes(case: Case, what: str, actual: Any, expected: Any) -> None:
     """Raise unless two trees agree in structure and shapes."""
-    assert_structure(case, what, actual, expected)
-    pairs = zip(named_leaves(actual).items(), jax.tree.leaves(expected), strict=True)
-    for (path, x), y in pairs:
-        if np.shape(x) != np.shape(y):
-            fail(case, f"{what}: {path} has shape {np.shape(x)}, not {np.shape(y)}")
+    with explained(case, what):
+        chex.assert_trees_all_equal_shapes(actual, expected)
 
 
 def assert_avals(case: Case, what: str, actual: Any, expected: Any) -> None:
     """Raise unless two trees agree in structure, shapes, dtypes and weak types."""
-    assert_structure(case, what, actual, expected)
-    pairs = zip(named_leaves(actual).items(), jax.tree.leaves(expected), strict=True)
-    for (path, new), old in pairs:
-        if describe(new) != describe(old):
-            fail(case, f"{what}: {path} turned from {describe(old)} into {describe(new)}")
+    with explained(case, what):
+        chex.assert_trees_all_equal_comparator(
+            lambda new, old: describe(new) == describe(old),
+            lambda new, old: f"turned from {describe(old)} into {describe(new)}",
+            actual,
+            expected,
+        )
 
 
 def describe(leaf: Any) -> str:
@@ -208,6 +210,5 @@ def assert_close(case: Case, what: str, actual: Any, expected: Any, rtol: float 
 
 def assert_finite(case: Case, what: str, tree: Any) -> None:
     """Raise unless every entry of a tree is finite."""
-    for path, leaf in named_leaves(tree).items():
-        if not np.all(np.isfinite(np.asarray(leaf, np.float64))):
-            fail(case, f"{what}: {path} is not finite")
+    with explained(case, what):
+        chex.assert_tree_all_finite(tree)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nested_jax._core.extras import needs
 from nested_jax.testing._case import (
     EXTREMES,
     TRACED_RTOL,
     Case,
     assert_close,
     assert_finite,
-    assert_structure,
     example,
     explained,
     fail,
@@ -23,6 +23,9 @@ from nested_jax.testing._case import (
     stream,
     traced,
 )
+
+with needs("nested_jax.testing", "testing"):
+    import chex
 
 # Long enough that what a frozen 16-bit sum or average lacks is a multiple of the tolerance.
 LONG = 512
@@ -67,11 +70,7 @@ def _check_dtypes_of(case: Case, params: Any, gradients: Any) -> None:
         )
         with explained(case, where):
             updates = jax.eval_shape(update, params, gradients, *hyperparams)
-        assert_structure(case, where, updates, gradients)
-        pairs = zip(named_leaves(updates).items(), jax.tree.leaves(gradients), strict=True)
-        for (path, x), y in pairs:
-            if (x.dtype, x.shape) != (y.dtype, y.shape):
-                fail(case, f"{where}: {path} is {x.dtype}{x.shape}, not {y.dtype}{y.shape}")
+            chex.assert_trees_all_equal_shapes_and_dtypes(updates, gradients)
 
 
 def check_reduced_precision(case: Case) -> None:

@@ -5,22 +5,25 @@ import tempfile
 import warnings
 from typing import Any
 
-import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nested_jax._core.extras import needs
 from nested_jax.testing._case import (
     Case,
     assert_avals,
     assert_close,
-    assert_structure,
     example,
     explained,
     fail,
     named_leaves,
     traced,
 )
+
+with needs("nested_jax.testing", "testing"):
+    import chex
+    import flax.serialization
 
 
 def check_state_is_arrays(case: Case) -> None:
@@ -166,9 +169,10 @@ def _through_orbax(tree: Any) -> Any:
 
 
 def _assert_same(case: Case, what: str, actual: Any, expected: Any) -> None:
-    assert_structure(case, what, actual, expected)
-    pairs = zip(named_leaves(actual).items(), jax.tree.leaves(expected), strict=True)
-    for (path, x), y in pairs:
-        x, y = np.asarray(x), np.asarray(y)
-        if x.dtype != y.dtype or x.shape != y.shape or x.tobytes() != y.tobytes():
-            fail(case, f"{what}: {path} is {x}, not {y}")
+    with explained(case, what):
+        # Bits, not values: chex has 0 equal to -0, and NaN to any other NaN.
+        chex.assert_trees_all_equal_comparator(
+            lambda x, y: (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()),
+            lambda x, y: f"{x} is not {y}",
+            *jax.tree.map(np.asarray, (actual, expected)),
+        )

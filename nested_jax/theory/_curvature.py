@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from matfree import decomp
 
 from nested_jax._core.checks import check_callable, check_static_count
+from nested_jax._core.extras import needs
 from nested_jax._core.types import Params
 
 ITERATIONS = 64
@@ -261,6 +261,8 @@ def jacobian_singular_values(
         image = linear(v)
         return image + _nudge(image, jnp.resize(v, image.shape))
 
+    with needs("nested_jax.theory.jacobian_singular_values", "theory"):
+        from matfree import decomp
     found = decomp.bidiag(iterations)(product, _start(key, vector))
     return jnp.linalg.svd(jnp.asarray(found.J_small), compute_uv=False)[:count]
 
@@ -275,6 +277,8 @@ def _spectrum(function, vector, iterations, key):
         image = linear(v)
         return image + _nudge(image, v)
 
+    with needs("nested_jax.theory.curvature", "theory"):
+        from matfree import decomp
     lanczos = decomp.tridiag_sym(iterations, custom_vjp=False)
     return jnp.linalg.eigvalsh(lanczos(product, _start(key, vector)).J_small)
 

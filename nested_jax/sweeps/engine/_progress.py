@@ -8,13 +8,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from nested_jax._core.extras import needs
+
 
 class Progress:
     """A bar on the error stream, if that is a terminal: runs, rate, time left, diverged."""
 
     def __init__(self, runs: int, shown: bool):
-        import rich.console  # Slow to import, and of use only now.
-        import rich.progress
+        with needs("nested_jax.sweep", "sweep"):
+            import rich.console  # Slow to import, and of use only now.
+            import rich.progress
 
         console = rich.console.Console(stderr=True)
         self._bar = rich.progress.Progress(

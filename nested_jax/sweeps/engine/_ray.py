@@ -14,6 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nested_jax._core.checks import check_non_negative, check_static_count
+from nested_jax._core.extras import needs
 from nested_jax.sweeps.engine._chunks import chunk_of
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._survey import survey
@@ -65,11 +66,8 @@ class RayWorkers:
         check_static_count("workers", workers, 1)
         check_non_negative("gpus", gpus)
         check_non_negative("cpus", cpus)
-        try:
+        with needs("nested_jax.sweeps.RayWorkers", "ray"):
             import ray
-        except ImportError as error:
-            message = "`RayWorkers` needs the package ray: pip install nested-jax[ray]."
-            raise ImportError(message) from error
         if not ray.is_initialized():
             defaults: dict[str, Any] = {"log_to_driver": False}
             ray.init(**(defaults | init))
