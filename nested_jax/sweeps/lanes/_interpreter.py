@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 #     e = mul rate w   (), (3,) -> (3,)    rate         (4,), (3,) -> (3, 4)
 #     f = exp e        (3,) -> (3,)        rate         (3, 4) -> (3, 4)
 #     g = reduce_sum f (3,) -> ()          rate         (3, 4) -> (4,)
-#     i = add g decay  (), () -> ()        rate, decay  (4,), (8,) -> (32,), both spread first
+#     h = add g decay  (), () -> ()        rate, decay  (4,), (8,) -> (32,), both spread first
 #     output           ()                  rate, decay  (32,) -> (4, 8), the axes of the grid
 #
 # `exp` is computed for 4 rates, not for 32 runs, because it does not depend on decay. Its innermost
@@ -307,7 +307,7 @@ class _Interpreter:
         after, ys = lax.scan(step, carry, xs, length=length, reverse=reverse, unroll=unroll)
         self.depth -= 1
         for value in widened:
-            value.wide.clear()  # Spread inside the enclosing trace only.
+            value.wide.clear()  # Made for this loop only.
         return [
             Value(mask, parts, self.depth)
             for mask, parts in zip([*joined, *of_outputs], [*after, *ys], strict=True)
