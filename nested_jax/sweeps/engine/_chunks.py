@@ -51,7 +51,7 @@ def chunk_of(
     blocks = blocks[blocks.prod(1) <= max(runs, 1)]
     waves = np.ceil(np.ceil(np.array(shape) / blocks).prod(1) / devices)
     cost = waves * (_work(blocks, work) + OVERHEAD * _work(blocks, work).max())
-    # Sort by cost, rounded to remove noise, then prefer the largest blocks, then the outermost cuts.
+    # Sort by cost (rounded to remove noise), then the largest blocks, then the outermost cuts.
     order = np.lexsort([*blocks.T[::-1], -blocks.prod(1), np.round(cost / cost.min(), 6)])
     return tuple(blocks[order[0]].tolist())
 

@@ -23,8 +23,7 @@ from nested_jax.sweeps.lanes import Layout
 # networks train up to 40 % slower. Twice as much costs less than the second compilation that would
 # avoid it.
 CPU_CHUNK_BYTES = 8 * 2**20
-# Compiler options for lanes: use the widest vectors of the processor. By default XLA uses vectors of
-# half that width.
+# Compiler options for lanes. XLA by default fills only half of the widest float64 vectors.
 LANES_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_prefer_vector_width": "512",
     "xla_cpu_multi_thread_eigen": False,
@@ -50,6 +49,12 @@ class LocalDevices:
     Raises:
         TypeError: If `devices` is not a sequence of JAX devices.
         ValueError: If there is no device.
+
+    Example:
+        >>> import jax
+        >>> from nested_jax.sweeps import LocalDevices
+        >>> LocalDevices(jax.devices()[:1]).wave
+        1
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):

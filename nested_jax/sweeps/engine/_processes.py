@@ -51,7 +51,7 @@ def gather(results: dict[str, np.ndarray], mine: Sequence[int], job: Job) -> Non
     for index in mine:
         job.place(index, {"mask": mask}, {"mask": np.ones(job.chunk, bool)})
     for values in results.values():
-        # Send bytes: this works for every dtype, and without x64, JAX would truncate 64-bit numbers.
+        # Send bytes, which works for every dtype. JAX without x64 would truncate 64-bit numbers.
         own = np.zeros((*values.shape, values.itemsize), np.uint8)
         bits = np.ascontiguousarray(values).view(np.uint8).reshape(own.shape)
         own[mask] = bits[mask]

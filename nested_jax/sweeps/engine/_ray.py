@@ -75,8 +75,7 @@ class RayWorkers:
             defaults: dict[str, Any] = {"log_to_driver": False}
             ray.init(**(defaults | init))
         options = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
-        # Ray resubmits lost tasks by itself. The retries are limited, since a chunk may be what kills
-        # its worker.
+        # Ray resubmits lost tasks by itself. Retries are limited: the chunk may kill its workers.
         actor: Any = ray.remote(**options, max_task_retries=MAX_RETRIES)(_Worker)
         self._actors: list[Any] = [actor.remote() for _ in range(workers)]
         self.platform: str = ray.get(self._actors[0].platform.remote())

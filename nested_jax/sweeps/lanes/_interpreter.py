@@ -147,7 +147,7 @@ def float_bytes() -> int:
 
 
 def masks_of(sizes: Sequence[int]) -> list[int]:
-    """Return the mask of a value that depends on each axis; 0 for an axis of a single point."""
+    """Return the mask of each axis: 1 << i, or 0 if the axis has a single point."""
     return [(length > 1) << i for i, length in enumerate(sizes)]
 
 
