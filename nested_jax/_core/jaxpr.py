@@ -1,18 +1,17 @@
-"""What JAX does not promise about jaxprs: it is read here, and nowhere else.
+"""The only module that reads jaxpr internals, which JAX may change in any release.
 
-A sweep reads the jaxpr of the swept function to find out which work its runs share and how to lay
-them out, and `theory` reads which part of a state an output depends on. JAX may change a jaxpr's
-attributes and parameters in any release. Each function below reads one item and says what it needs
-and since when. If the item is missing, it raises a `LookupError` that names it, and `sweep` falls
-back to `jax.vmap` with one warning (`or_else`). tests/test_jaxpr.py has a test for every item, by
-name.
+`sweep` reads the jaxpr of the swept function to find the work that runs share and to choose a
+layout. `theory` reads which part of a state an output depends on. Each function below reads one
+item and states what it needs and since which JAX version. If the item is missing, the function
+raises a `LookupError` that names it, and `sweep` falls back to `jax.vmap` with one warning
+(`or_else`). tests/test_jaxpr.py has a test for every item, by name.
 
-What else is needed of JAX 0.10 and later:
+The code also relies on these properties of JAX 0.10 and later:
 
-- A jaxpr has `constvars`, `invars`, `eqns` and `outvars`; an equation has `primitive`, `invars`,
-  `outvars`, `params` and `effects`; each operand has an `aval` with `shape` and `dtype`.
+- A jaxpr has `constvars`, `invars`, `eqns` and `outvars`. An equation has `primitive`, `invars`,
+  `outvars`, `params` and `effects`. Each operand has an `aval` with `shape` and `dtype`.
 - A variable is the same object wherever it is used.
-- `primitive.bind` takes operands and parameters; `multiple_results` says whether it returns a list.
+- `primitive.bind` takes operands and parameters. `multiple_results` says whether it returns a list.
 
 `jax.extend` is slow to import, so it is imported only where it is used.
 """
@@ -28,7 +27,7 @@ import jax
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-# The parameters that are read, by primitive. All of them are there since JAX 0.10.
+# The parameters read from each primitive. All exist since JAX 0.10.
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "broadcast_in_dim": ("shape", "broadcast_dimensions"),
     "concatenate": ("dimension",),
@@ -44,7 +43,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "transpose": ("permutation",),
     "while": ("body_jaxpr", "cond_nconsts", "body_nconsts"),
 }
-# Primitives that call the one function they hold, and its parameter: `pjit` is `jit` since 0.7.
+# Primitives that only call the one function they hold. `pjit` is named `jit` since JAX 0.7.
+# `BODIES_OF_CALLS` lists the parameters that may hold that function.
 CALLS = frozenset(
     {
         "checkpoint",
@@ -60,17 +60,18 @@ CALLS = frozenset(
     }
 )
 BODIES_OF_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-# How own axes lie on devices. With lanes behind them an array has another rank.
+# Parameters that shard an array's own axes over devices. Lanes change the rank, so these no longer
+# fit.
 SHARDINGS = ("sharding", "out_sharding")
 
 T = TypeVar("T")
 
 
 def or_else(read: Callable[[], T], otherwise: Callable[[], T]) -> T:
-    """Return what `read` returns; if it fails, warn once and return `otherwise()`.
+    """Return `read()`; if it fails, warn once and return `otherwise()`.
 
-    For what makes a sweep faster, never different. Every error counts, not only those raised
-    here, because what JAX may change cannot be listed in full.
+    Use it only for code that makes a sweep faster without changing its results. It catches every
+    exception, not only those raised here, because no list of possible JAX changes is complete.
     """
     try:
         return read()
@@ -81,7 +82,7 @@ def or_else(read: Callable[[], T], otherwise: Callable[[], T]) -> T:
 
 @functools.cache
 def _warn(reason: str) -> None:
-    """Warn, once for each reason."""
+    """Warn once per reason."""
     warnings.warn(
         f"JAX {jax.__version__} has changed an internal that makes `nested_jax.sweep` fast "
         f"({reason}). It uses plain `jax.vmap` instead: results are right, but long loops over "
@@ -104,15 +105,15 @@ def parameters(eqn: Any) -> list[Any]:
 
 
 def is_literal(atom: Any) -> "TypeGuard[Literal]":
-    """Return whether an operand is a number in the jaxpr; a variable has no `val`."""
+    """Return whether an operand is a literal; a variable has no `val`."""
     return hasattr(atom, "val")
 
 
 def is_closed_jaxpr(value: Any) -> "TypeGuard[ClosedJaxpr]":
     """Return whether a parameter is a jaxpr with its constants.
 
-    Since JAX 0.11 there is one class for jaxprs with and without constants. It has both
-    attributes, and its `jaxpr` is itself.
+    Since JAX 0.11 one class covers jaxprs with and without constants. It has both attributes, and
+    its `jaxpr` is itself.
     """
     return hasattr(value, "jaxpr") and hasattr(value, "consts")
 
@@ -126,11 +127,11 @@ class Scan(NamedTuple):
     """The equation of a `lax.scan`.
 
     Attributes:
-        body: What a step does with (constants, carries, slices).
+        body: The jaxpr of one step, a function of (constants, carries, slices).
         constants: Number of operands that are the same at every step; they come first.
-        carries: Number of operands that a step hands to the next; they come second.
+        carries: Number of operands that one step passes to the next; they come second.
         length: Number of steps.
-        reverse: Whether the steps go from the last to the first.
+        reverse: Whether the steps run from last to first.
         unroll: Number of steps in one iteration of the compiled loop.
     """
 
@@ -143,10 +144,11 @@ class Scan(NamedTuple):
 
 
 def scan_of(eqn: Any) -> Scan:
-    """Return what the equation of a scan says.
+    """Return the parts of a scan equation.
 
-    Up to JAX 0.10 it has the parameters `num_consts` and `num_carry`. From 0.11 on `ft_in` unpacks
-    into a tree each for constants, carries and slices, whose `len` is the number of leaves.
+    Up to JAX 0.10, the parameters are `num_consts` and `num_carry`. Since 0.11, `ft_in` unpacks
+    into one tree each for constants, carries and slices; the `len` of a tree is its number of
+    leaves.
     """
     if "ft_in" in eqn.params:
         counts = [len(tree) for tree in eqn.params["ft_in"].unpack()]
@@ -160,7 +162,7 @@ def scan_of(eqn: Any) -> Scan:
 
 
 def body_of(eqn: Any) -> "tuple[Jaxpr, Sequence[Any]]":
-    """Return the jaxpr that one of `CALLS` calls, and its constants."""
+    """Return the jaxpr called by a primitive in `CALLS`, and its constants."""
     for name in BODIES_OF_CALLS:
         body = eqn.params.get(name)
         if is_closed_jaxpr(body):
@@ -171,7 +173,7 @@ def body_of(eqn: Any) -> "tuple[Jaxpr, Sequence[Any]]":
 
 
 def bodies(eqn: Any) -> "Iterator[Jaxpr]":
-    """Yield the jaxprs that an equation holds, whatever they are for."""
+    """Yield every jaxpr that an equation holds, whatever its purpose."""
     for value in eqn.params.values():
         for inner in value if isinstance(value, tuple | list) else [value]:
             if is_closed_jaxpr(inner):
@@ -181,7 +183,7 @@ def bodies(eqn: Any) -> "Iterator[Jaxpr]":
 
 
 def all_eqns(jaxpr: "Jaxpr") -> Iterator[Any]:
-    """Yield the equations of a jaxpr and of all that it holds."""
+    """Yield the equations of a jaxpr and of all jaxprs nested in it."""
     for eqn in jaxpr.eqns:
         yield eqn
         for body in bodies(eqn):
@@ -189,25 +191,26 @@ def all_eqns(jaxpr: "Jaxpr") -> Iterator[Any]:
 
 
 def entries(atom: Any) -> int:
-    """Return the number of entries of an operand or a result; 1 unless it is an array."""
+    """Return the number of entries of an operand or result; 1 if it is not an array."""
     return math.prod(getattr(atom.aval, "shape", ()))
 
 
 def unsharded(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an equation's parameters without those that say how its own axes lie on devices."""
+    """Return an equation's parameters with the shardings (`SHARDINGS`) set to None."""
     return {name: None if name in SHARDINGS else value for name, value in params.items()}
 
 
 def bind(eqn: Any, *parts: Any) -> list[Any]:
-    """Apply an equation's primitive, with its parameters, to arrays that may have more axes."""
+    """Apply an equation's primitive and parameters to arrays that may have extra axes."""
     made = eqn.primitive.bind(*parts, **unsharded(eqn.params))
     return [*made] if eqn.primitive.multiple_results else [made]
 
 
 def evaluate_alone(eqn: Any, parts: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation with arrays of the shapes that it was traced with.
+    """Evaluate one equation on arrays of the shapes it was traced with.
 
-    `jax.extend.core` has `DebugInfo` since JAX 0.10. Results that the jaxpr drops are None.
+    Results that the jaxpr drops are None. Needs `DebugInfo` in `jax.extend.core`, which JAX has
+    since 0.10.
     """
     from jax.extend.core import ClosedJaxpr, DebugInfo, DropVar, Jaxpr, jaxpr_as_fun
 
@@ -221,18 +224,18 @@ def evaluate_alone(eqn: Any, parts: Sequence[Any]) -> list[Any]:
 
 
 def influential(jaxpr: "Jaxpr", recurrent: int) -> list[int]:
-    """Return which inputs the first output depends on, now or later.
+    """Return which state leaves the first output depends on, in this step or a later one.
 
     Args:
-        jaxpr: Its first `recurrent` inputs are a state, and its outputs after the first are the
-            next state.
+        jaxpr: One step. Its first `recurrent` inputs are the state; its outputs after the first
+            are the next state.
         recurrent: Number of leaves of the state.
 
     Returns:
-        The positions of the leaves of the state that reach the first output in this step or, by
-        way of the next state, in a later one.
+        The positions of the state leaves that reach the first output in this step or, through the
+        next state, in a later step.
     """
-    # By identity: literals, which stand among the variables, have no hash.
+    # Compare by identity: the atoms include literals, which are not hashable.
     output, *after = jaxpr.outvars
     needed, wanted = {id(output)}, []
     while True:

@@ -1,4 +1,4 @@
-"""Sweeps: a pure function at every point of a grid."""
+"""Sweeps: evaluate a pure function at every point of a grid."""
 
 from nested_jax.sweeps._results import best_point as best_point
 from nested_jax.sweeps._results import load as load

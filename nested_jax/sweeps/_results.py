@@ -1,4 +1,4 @@
-"""Results: the best point, saving and opening."""
+"""Work with the results of a sweep: find the best point, save and load."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def best_point(
     """Return the best point of a sweep.
 
     Args:
-        results: What `sweep` returned.
-        by: The result to compare; it must not have dimensions of its own.
-        over: Axes to average over first, such as seeds or folds. A point with a value that is not
-            finite among them has diverged and is not chosen.
+        results: A dataset returned by `sweep`.
+        by: The result to compare; it must be one number per run.
+        over: Axes to average over first, such as seeds or folds. A point has diverged and is not
+            chosen if any of its values along them is not finite.
         mode: "min" or "max".
 
     Returns:
-        All results at that point, averaged over `over`; with its coordinates, and in attribute
-        `averaged` the axes of `over`.
+        All results at the best point, averaged over `over`, with the coordinates of the point. The
+        attribute `averaged` lists the axes of `over`.
 
     Raises:
-        TypeError: If `mode` is no word.
-        ValueError: If there is no such result or axis, `by` has dimensions of its own, or no
-            point is finite.
+        TypeError: If `mode` is not a string.
+        ValueError: If `mode` is unknown, `by` or `over` does not exist, `by` is not one number per
+            run, or no point is finite.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -67,17 +67,18 @@ def best_point(
 
 
 def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
-    """Write results as netCDF 4, aside and renamed: the file is there whole or not at all.
+    """Write results to a netCDF 4 file, atomically.
 
-    Needs the packages h5netcdf and h5py (`pip install nested-jax[netcdf]`).
+    The file is written under a temporary name and renamed, so it is never incomplete. Needs the
+    packages h5netcdf and h5py (`pip install nested-jax[netcdf]`).
 
     Args:
-        results: What `sweep` or `best_point` returned.
-        path: File name that ends in .nc.
+        results: A dataset returned by `sweep` or `best_point`.
+        path: File name ending in .nc.
 
     Raises:
         ValueError: If `path` does not end in .nc.
-        OSError: If the file cannot be written. One that was there before is untouched.
+        OSError: If the file cannot be written. An existing file is left unchanged.
 
     Example:
         >>> import tempfile, nested_jax as nj
@@ -105,7 +106,7 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> xarray.Dataset:
-    """Read results that `save` wrote, all of it into memory.
+    """Load results written by `save` into memory.
 
     Args:
         path: File name.
@@ -114,7 +115,7 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
         The same dataset, attributes included.
 
     Raises:
-        OSError: If there is no such file, or it is no netCDF.
+        OSError: If the file does not exist or is not netCDF.
 
     Example:
         >>> import nested_jax as nj
@@ -126,7 +127,7 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
         import xarray
 
     results = xarray.load_dataset(path, engine="h5netcdf")
-    # netCDF makes a word of a list of one.
+    # netCDF turns a list with one string into a string.
     lists = {key: results.attrs[key] for key in ("axes", "averaged") if key in results.attrs}
     return results.assign_attrs(
         {key: np.atleast_1d(words).tolist() for key, words in lists.items()}

@@ -1,4 +1,4 @@
-"""Run a pure function at every point of a grid."""
+"""`sweep`: run a pure function at every point of a grid and return a labelled dataset."""
 
 from __future__ import annotations
 
@@ -56,57 +56,56 @@ def sweep(
 ) -> xarray.Dataset:
     """Run `run` at every point of `grid`.
 
-    There is one vmap per axis, in the order of the grid, never a flattened product: what does
-    not depend on an axis (a data stream, say) is computed once for all of it. The grid is cut
-    into chunks of one shape, which are computed on all devices side by side. Divergence is data:
-    infinite and NaN results are kept as they are.
+    Each axis has a vmap, nested in the order of the grid; the product is never flattened. Work
+    that does not depend on an axis, such as a data stream, is computed once for the whole axis.
+    The grid is cut into chunks of one shape, which are computed on all devices in parallel.
+    Divergence is data: infinite and NaN results are kept.
 
-    With a `store` every chunk is a file as soon as it is done. A sweep that is killed and called
-    again computes only what is missing, and ends with the same bits. Ctrl-C finishes the chunk in
-    flight. Under `jax.distributed` every process calls `sweep` alike: each computes its share and
-    returns the whole.
+    With a `store`, every finished chunk is saved to a file. If a sweep is killed, the same call
+    computes only the missing chunks and returns the same bits. Ctrl-C finishes the chunks in
+    flight. Under `jax.distributed`, every process makes the same call to `sweep`, computes its
+    share and returns the full result.
 
     Args:
-        run: Pure function of the axes' names, as keyword arguments that are traced scalars (of a
-            static axis, its values), to a dict of arrays. Build transforms and problems inside
-            it. Large arrays that it needs are best bound with `jax.tree_util.Partial(run,
-            arrays)`, so that they are arguments of the compiled program and not constants in it.
-            As under `jax.jit`, globals and attributes that it reads are those of the first sweep
-            of this very function; with a `store` it is traced anew.
-        grid: The points. Values that reach a factory of this library as they are, are held
-            against its rules before anything runs.
-        store: Folder for finished chunks, new or of the same configuration: the program that
-            `run` compiles to, its arguments, the grid, and versions.
-        chunk: How many runs at once at most, or "auto": the whole grid shared out over the
-            devices, less where it would outgrow memory (or, on CPU, the caches); cut where least
-            work is shared. A result
-            depends, by rounding, on the shape of its chunk, but not on how many devices there
-            are; a store keeps the shape it was made with.
+        run: Pure function that returns a dict of arrays. Its keyword arguments are named after the
+            axes and are traced scalars, or the values themselves for a static axis. Build
+            transforms and problems inside it. Bind large arrays with
+            `jax.tree_util.Partial(run, arrays)`, so that they are arguments of the compiled
+            program, not constants in it. Globals and attributes are captured at first trace, as
+            under `jax.jit`; with a `store`, every call traces `run` again.
+        grid: The points. Values passed unchanged to a nested_jax factory are validated before
+            anything compiles.
+        store: Folder for finished chunks. It must be new or hold the same configuration: the
+            compiled program of `run`, its arguments, the grid, and versions.
+        chunk: Largest number of runs per chunk, or "auto". "auto" divides the grid evenly among
+            the devices, and into smaller chunks if memory (on CPU, the caches) requires it. Cuts
+            are made where the least work is shared. A result depends on the shape of its chunk, up
+            to rounding, but not on the number of devices. A store keeps its original chunk shape.
         devices: Devices of this process; by default all of JAX's default platform.
-        executor: What computes the chunks in place of this process: see `RayWorkers`.
+        executor: Computes the chunks in place of this process; see `RayWorkers`.
         layout: "vmap" evaluates a chunk under `jax.vmap`; "lanes" makes the runs the last axis of
-            every array; "auto" takes lanes on CPU where they are expected to be faster. The three
+            every array; "auto" uses lanes on CPU where they are expected to be faster. The three
             agree up to rounding.
-        units: Units of axes and results by name, kept as their attribute `units` and shown in
-            figures.
-        progress: Whether to show a bar, if the error stream is a terminal.
+        units: Units of axes and results by name, stored in the attribute `units` of each and shown
+            in figures.
+        progress: Whether to show a progress bar if the error stream is a terminal.
 
     Returns:
-        A dataset with the axes as its first dimensions and coordinates. An array result of shape
-        (n, ...) has further dimensions `<name>_0`, ... bfloat16, which xarray does not know, is
-        widened to float32. Attributes: `axes`, `runs`, `chunk`,
+        A dataset whose first dimensions and coordinates are the axes. An array result of shape
+        (n, ...) has further dimensions `<name>_0`, ... bfloat16 is widened to float32, because
+        xarray does not support it. Attributes: `axes`, `runs`, `chunk` (runs per chunk),
         `compile_seconds` (tracing included), `run_seconds`, `device`, `devices`, `configuration`
-        (a hash), `jax` and `nested_jax` (versions).
+        (a hash, with a `store` only), `jax` and `nested_jax` (versions).
 
     Raises:
-        TypeError: If an argument is of the wrong kind, the result is no dict of arrays, or its
-            structure changes along a static axis.
-        ValueError: If a value of the grid breaks a rule (told with axis, index and value), the
-            result has the name of an axis or of a dimension of another, or `store` holds
-            something else.
+        TypeError: If an argument has the wrong type, `run` does not return a dict of arrays, or
+            the structure of its result changes along a static axis.
+        ValueError: If a grid value is invalid (the message has axis, index and value), a result is
+            named like an axis or like a dimension of another result, or `store` holds another
+            configuration.
         MemoryError: If a chunk does not fit into memory.
-        OSError: If the store cannot be written. What was stored before is untouched.
-        KeyboardInterrupt: After Ctrl-C, with how to go on.
+        OSError: If the store cannot be written. Chunks stored before are left unchanged.
+        KeyboardInterrupt: After Ctrl-C; the message says how to resume.
 
     Example:
         >>> import jax, nested_jax as nj
@@ -131,7 +130,7 @@ def sweep(
     kept = None if store is None else Store(store)
     started = time.perf_counter()
     with Progress(grid.size, progress) as bar, _without_mesh():
-        # Before anything is compiled: whether it can be traced and the grid keeps its rules.
+        # Trace `run` and validate the grid before anything compiles.
         structure = examine(partial, grid)
         _check_names_of_units(units, {*grid, *grid.arguments, *structure})
         job = _planned(partial, grid, chunk, layout, executor, kept)
@@ -149,17 +148,17 @@ def sweep(
 
 
 def _without_mesh() -> contextlib.AbstractContextManager[Any]:
-    """Put aside a mesh that is set: it is for other programs, this one the executor lays out."""
+    """Unset the ambient mesh: the executor chooses the layout of this program."""
     if jax.sharding.get_abstract_mesh().empty:
         return contextlib.nullcontext()
     try:
         return jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ()))
-    except ValueError:  # Within another program that is being traced.
+    except ValueError:  # Inside another trace.
         return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
 def _afresh(run: Partial) -> Partial:
-    """Return a function that JAX has not traced yet: what it reads may have changed since."""
+    """Return a copy that JAX has not traced yet; globals that `run` reads may have changed."""
 
     def untraced(*args, **kwargs):
         return run.func(*args, **kwargs)
@@ -182,7 +181,7 @@ def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executo
         check_static_count("chunk", chunk, 1)
     if executor is None:
         return
-    # A class has these, too.
+    # The class `RayWorkers` has `evaluate`, too.
     if isinstance(executor, type) or not hasattr(executor, "evaluate"):
         raise TypeError(f"`executor` must be an executor such as RayWorkers(2), got {executor!r}.")
     if devices is not None:
@@ -206,7 +205,7 @@ def _check_names_of_units(units: Mapping[str, str], names: Set[str]) -> None:
 def _planned(
     run: Partial, grid: Grid, chunk: int | str, layout: str, executor: Executor, kept: Store | None
 ) -> Job:
-    """Return the job; a store that was begun decides on the shape of its chunks."""
+    """Return the job; an existing store determines the chunk shape."""
     recorded = None if kept is None else kept.recorded()
     axes = [axis.size for axis in grid.values() if not axis.static]
     if recorded is not None and len(recorded.get("chunk", ())) == len(axes):
@@ -219,7 +218,7 @@ def _planned(
 def _run(
     job: Job, structure: Structure, executor: Any, kept: Store | None, bar: Progress
 ) -> dict[str, np.ndarray]:
-    """Compute this process's chunks, or read them; return the results of all processes."""
+    """Load or compute the chunks of this process; return the results of all processes."""
     axes = len(job.numeric)
     results = {
         name: np.empty(job.grid.shape + shape, dtype) for name, (shape, dtype) in structure.items()
@@ -232,7 +231,7 @@ def _run(
             del missing[index]
         bar.running(sum(job.runs(index) for index in mine))
         with Interruption() as interruption:
-            # After Ctrl-C no further chunk is begun; those in flight still come.
+            # After Ctrl-C, no further chunk starts; those in flight still finish.
             todo = itertools.takewhile(lambda _: not interruption.asked, [*missing])
             with contextlib.closing(executor.evaluate(job, todo)) as waves:
                 for index, outputs in itertools.chain.from_iterable(waves):
@@ -240,7 +239,7 @@ def _run(
                         kept.save(index, outputs)
                     bar.add(job.place(index, results, outputs), axes)
                     del missing[index]
-        # After the last chunk, too: who stops a sweep wants to stop the script.
+        # Raise even after the last chunk: Ctrl-C means to stop the script.
         if interruption.asked:
             raise KeyboardInterrupt(_how_to_go_on(kept, len(mine) - len(missing), len(mine)))
     gather(results, mine, job)
@@ -256,14 +255,14 @@ def _how_to_go_on(kept: Store | None, stored: int, total: int) -> str:
 
 
 def _as_numpy_knows(values: np.ndarray) -> np.ndarray:
-    # xarray can do nothing with the narrow numbers that only JAX knows; these hold them all.
+    # xarray cannot handle JAX's own narrow dtypes. Their values all fit into float32 or int8.
     if values.dtype.kind != "V":
         return values
     return values.astype(np.float32 if jnp.issubdtype(values.dtype, jnp.floating) else np.int8)
 
 
 def _dataset(job, results, executor, fingerprint, compile_seconds, run_seconds) -> xarray.Dataset:
-    import xarray  # Slow to import: not with the library.
+    import xarray  # Slow to import and only needed here.
 
     grid = job.grid
     variables = {}

@@ -1,4 +1,4 @@
-"""How a sweep is computed: chunks, executors, store, progress."""
+"""The machinery that computes a sweep: chunks, executors, store, progress."""
 
 from nested_jax.sweeps.engine._examination import Structure as Structure
 from nested_jax.sweeps.engine._examination import dimensions as dimensions

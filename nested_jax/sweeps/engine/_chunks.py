@@ -1,4 +1,4 @@
-"""How large a chunk is."""
+"""Choose the shape of a chunk from the work that runs share, the memory and the devices."""
 
 import itertools
 import math
@@ -13,32 +13,34 @@ from nested_jax.sweeps.engine._survey import bytes_carried_by, survey
 from nested_jax.sweeps.grid import Grid
 from nested_jax.sweeps.lanes import LANES
 
-# What a wave of chunks costs beside its work, as a share of the work of the largest chunk allowed.
+# Overhead of a wave of chunks, as a share of the work of the largest chunk allowed.
 OVERHEAD = 0.05
-# What a loop in lanes hands from step to step, which the second-level cache of one core has to hold
-# beside other things. The level sweep takes 1.6 times as long a run with five times as much.
+# Target size of a loop carry in lanes: it must fit into the second-level cache of one core, beside
+# other data. With a carry five times as large, the level sweep takes 1.6 times as long per run.
 LANES_BYTES = 3 * 2**18
-# Shapes that are compared at most.
+# Maximum number of shapes that are compared.
 MOST_SHAPES = 100_000
 
 
 def chunk_of(
     shape: Sequence[int], runs: int, work: Mapping[int, float] | None = None, devices: int = 1
 ) -> tuple[int, ...]:
-    """Return the block of at most `runs` points in which a grid is done soonest.
+    """Return the block shape, of at most `runs` points, that finishes a grid soonest.
 
-    All blocks are of one shape, those at an end being filled up, and `devices` of them are done
-    at a time. Of equally good shapes, that one is taken which cuts the outermost axes.
+    All blocks have the same shape; those at the end of an axis are padded. `devices` blocks are
+    computed at a time. Among equally good shapes, the largest wins, then the one that cuts the
+    outermost axes.
 
     Args:
-        shape: The numbers of points along the axes.
-        runs: Number of points of a block at most.
-        work: Work that depends on which axes (a mask), for a point; all of it on all by default.
-        devices: Number of blocks that are computed at the same time.
+        shape: Number of points along each axis.
+        runs: Maximum number of points per block.
+        work: Mask of axes -> work per point that depends on exactly these axes. By default, all
+            work depends on all axes.
+        devices: Number of blocks computed at the same time.
     """
     shape = tuple(shape)
     whole = (1 << len(shape)) - 1
-    # Each point has a result of its own to be written, at least.
+    # Every point at least writes its own result.
     work = dict(work or {})
     work[whole] = max(work.get(whole, 0.0), 1.0)
     lengths = [_lengths(length) for length in shape]
@@ -49,13 +51,13 @@ def chunk_of(
     blocks = blocks[blocks.prod(1) <= max(runs, 1)]
     waves = np.ceil(np.ceil(np.array(shape) / blocks).prod(1) / devices)
     cost = waves * (_work(blocks, work) + OVERHEAD * _work(blocks, work).max())
-    # Digits that are not noise, then the largest blocks, then the outermost cuts.
+    # Sort by cost (rounded to remove noise), then the largest blocks, then the outermost cuts.
     order = np.lexsort([*blocks.T[::-1], -blocks.prod(1), np.round(cost / cost.min(), 6)])
     return tuple(blocks[order[0]].tolist())
 
 
 def _lengths(length: int) -> list[int]:
-    """Return the lengths of nearly equal parts, in any number."""
+    """Return the possible part lengths when an axis is cut into nearly equal parts."""
     return sorted({-(-length // pieces) for pieces in range(1, length + 1)})
 
 
@@ -68,11 +70,12 @@ def _work(blocks: np.ndarray, work: Mapping[int, float]) -> np.ndarray:
 
 
 def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Job:
-    """Return the job with chunks of at most `runs` points, or as memory and devices suggest.
+    """Return the job with chunks of at most `runs` points, or sized for memory and devices.
 
-    With "auto" there are as many chunks as devices. Where XLA's analysis of that program finds
-    that it would take too much memory, chunks are as much smaller: a second compilation. Of
-    several programs that one is analysed which seems to hold most.
+    With "auto", the first plan has as many chunks as devices. If XLA's memory analysis of that
+    program finds that it needs too much, chunks shrink in proportion, which costs a second
+    compilation. If there are several programs, only the one estimated to need the most memory is
+    analysed.
 
     Raises:
         MemoryError: If a chunk does not fit into memory.
@@ -80,7 +83,7 @@ def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Jo
     shape = tuple(axis.size for axis in grid.values() if not axis.static)
     work, heaviest = survey(run, grid)
     if runs != "auto":
-        # The same shape, and so the same bits, whatever the number of devices.
+        # The shape, and so the bits, must not depend on the number of devices.
         job = Job(run, grid, chunk_of(shape, int(runs), work), layout)
         check_memory(job, devices.bytes_needed(job, heaviest), devices.bytes_available())
         return job
@@ -92,7 +95,7 @@ def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Jo
         most = int(points * devices.bytes_wanted() / needed)
     if job.layouts(devices.platform)[heaviest] is not None:
         carried = bytes_carried_by(job, heaviest)
-        if carried > 2 * LANES_BYTES:  # Of fewer than LANES points they would be no lanes.
+        if carried > 2 * LANES_BYTES:  # With fewer than LANES points, lanes do not pay off.
             most = min(most, max(int(points * LANES_BYTES / carried), LANES))
     if most < points and points > 1:
         job = Job(run, grid, chunk_of(shape, most, work, at_once), layout)
@@ -102,10 +105,10 @@ def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Jo
 
 
 def check_memory(job: Job, needed: int, available: int) -> None:
-    """Raise if a chunk does not fit.
+    """Raise if a chunk does not fit into memory.
 
     Raises:
-        MemoryError: With what it needs, and what to pass.
+        MemoryError: If it does not; the message says how much it needs and what to pass.
     """
     runs = math.prod(job.chunk)
     if needed <= available:

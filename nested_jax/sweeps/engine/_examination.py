@@ -1,4 +1,4 @@
-"""What is checked before a sweep compiles: its grid, and what the swept function returns."""
+"""Checks before a sweep compiles: the values of the grid and the result of the function."""
 
 from typing import Any
 
@@ -10,24 +10,25 @@ from nested_jax.sweeps.engine._job import whole
 from nested_jax.sweeps.engine._tracing import trace
 from nested_jax.sweeps.grid import Grid, check_distinct, check_values
 
-# What a run returns: name -> shape and dtype.
+# The result of a run: name -> shape and dtype.
 Structure = dict[str, tuple[tuple[int, ...], Any]]
 
 
 def examine(run: Partial, grid: Grid) -> Structure:
-    """Trace every program, hold the grid against its rules, and return what a run returns.
+    """Trace every program, validate the grid, and return the structure of a run's result.
 
     Raises:
-        TypeError, ValueError: Of a value: the factory's own error, with axis, index and value.
-            Of a result: if it is no dict of arrays, its structure changes along a static axis, or
-            it has the name of an axis or of another's dimension.
+        TypeError, ValueError: If a grid value is invalid: the factory's own error, with axis, index
+            and value. If the result is not a dict of arrays, its structure changes along a static
+            axis, or a result is named like an axis or like a dimension of another result. If `run`
+            depends on a value traced outside the sweep.
     """
     job = whole(run, grid)
     given = {name: column for axis in job.numeric for name, column in axis.columns.items()}
     first: Structure = {}
     for static, columns in job.samples():
         traced = trace(static, run, columns)
-        # What is traced outside and read by `run` comes in as one argument more.
+        # A value traced outside and read by `run` appears as an extra input.
         read = len(traced.jaxpr.jaxpr.invars) > len(jax.tree.leaves((run, columns)))
         if read or any(map(is_traced, jax.tree.leaves(run))):
             raise TypeError(
@@ -43,7 +44,7 @@ def examine(run: Partial, grid: Grid) -> Structure:
                 f"{_shown(first)} for {dict(job.statics[0])} and {_shown(own)} for {dict(static)}."
             )
         in_jax = {name: column for axis in columns for name, column in axis.items()}
-        for name in given.keys() & grid.keys():  # Of a zipped axis values may repeat.
+        for name in given.keys() & grid.keys():  # Zipped values may repeat.
             check_distinct(name, given[name], in_jax[name])
         for name, rule in rules.asked:
             check_values(name, given[name], in_jax[name], rule)
@@ -66,7 +67,7 @@ def _check_names(structure: Structure, grid: Grid) -> None:
 
 
 def dimensions(name: str, rank: int) -> tuple[str, ...]:
-    """Return what the dimensions of an array result are called."""
+    """Return the dimension names of an array result."""
     return tuple(f"{name}_{i}" for i in range(rank))
 
 

@@ -1,4 +1,4 @@
-"""What a sweep asks of whatever computes its chunks."""
+"""The protocol of executors, which compute the chunks of a sweep."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -11,11 +11,11 @@ from nested_jax.sweeps.grid import Grid
 
 @runtime_checkable
 class Executor(Protocol):
-    """Computes the chunks of a sweep: on this process's devices, on Ray, or elsewhere.
+    """Computes the chunks of a sweep, on the devices of this process, on Ray, or elsewhere.
 
     Attributes:
-        platform: Kind of the devices, such as "cpu"; a store belongs to one kind.
-        wave: Number of chunks that are computed at the same time.
+        platform: Kind of the devices, such as "cpu". A store is tied to one kind.
+        wave: Number of chunks computed at the same time.
 
     Example:
         >>> from nested_jax.sweeps import Executor, LocalDevices
@@ -30,15 +30,15 @@ class Executor(Protocol):
     def wave(self) -> int: ...
 
     def plan(self, run: Partial, grid: Grid, chunk: int | str, layout: str) -> Job:
-        """Return the job, cut into chunks of at most `chunk` runs, or "auto"."""
+        """Return the job, cut into chunks of at most `chunk` runs or, if "auto", of any size."""
         ...
 
     def evaluate(
         self, job: Job, indices: Iterable[int]
     ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """Yield lists of (chunk's index, its outputs as NumPy arrays), in any order.
+        """Yield lists of (chunk index, outputs as NumPy arrays), in any order.
 
-        The outputs have the chunk's full shape. An index is taken from `indices` only when its
-        chunk is begun: Ctrl-C ends them early.
+        The outputs have the chunk's full shape, padding included. Take an index from `indices` only
+        when its chunk starts, because Ctrl-C ends `indices` early.
         """
         ...

@@ -1,4 +1,4 @@
-"""What the bits of a sweep's results depend on, as a hash that binds a store to its sweep."""
+"""Fingerprint of everything that a sweep's results depend on; it ties a store to its sweep."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from nested_jax.sweeps.grid import label
 
 
 def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
-    """Return what a result depends on: the program itself, its arguments, the grid, versions.
+    """Return everything a result depends on: the program, its arguments, the grid, versions.
 
-    The program is told by a hash of what JAX makes of it, so that any change of the swept
-    function or of what it calls shows, and a change of a comment does not.
+    The program is identified by a hash of its lowered text. Any change to the computation of the
+    swept function, or of functions it calls, changes the hash; a change to a comment does not.
     """
     programs = {}
     for layout, (static, columns) in zip(job.layouts(platform), job.samples(), strict=True):

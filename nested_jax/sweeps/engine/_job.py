@@ -1,4 +1,4 @@
-"""A sweep cut into chunks of one shape: their geometry."""
+"""Geometry of a sweep that is cut into chunks of one shape."""
 
 import dataclasses
 import itertools
@@ -21,8 +21,8 @@ class Job:
     """A function on a grid, in chunks of one shape.
 
     A chunk is a block of the numeric axes at one combination of the static ones. All chunks have
-    the same shape, the last of an axis being filled up with its last value, so that a result does
-    not depend on which chunks were computed together, where, or by how many.
+    the same shape: the last chunk along an axis is padded with the axis's last value. A result
+    therefore does not depend on which chunks are computed together, where, or on how many devices.
 
     Attributes:
         run: The swept function.
@@ -38,12 +38,12 @@ class Job:
 
     @property
     def numeric(self) -> tuple[Axis, ...]:
-        """The axes that are vmapped."""
+        """The numeric axes, which are vmapped or laid out as lanes."""
         return tuple(axis for axis in self.grid.values() if not axis.static)
 
     @cached_property
     def statics(self) -> tuple[Static, ...]:
-        """All combinations of the static axes, the last running fastest."""
+        """All combinations of the static axes; the last axis varies fastest."""
         axes = [axis for axis in self.grid.values() if axis.static]
         products = itertools.product(*(range(axis.size) for axis in axes))
         return tuple(
@@ -62,11 +62,11 @@ class Job:
         return len(self.statics) * int(np.prod(self.blocks, dtype=np.int64))
 
     def static(self, index: int) -> Static:
-        """Return the static values of a chunk."""
+        """Return the values of the static axes in a chunk."""
         return self.statics[index // (self.chunks // len(self.statics))]
 
     def runs(self, index: int) -> int:
-        """Return the number of points of a chunk, less what fills it up."""
+        """Return the number of points of a chunk without padding."""
         return math.prod(int(at[-1] - at[0]) + 1 for at in self._positions(index))
 
     def columns(self, index: int) -> Columns:
@@ -79,7 +79,7 @@ class Job:
     def place(
         self, index: int, results: Mapping[str, np.ndarray], outputs: Mapping[str, Any]
     ) -> dict[str, np.ndarray]:
-        """Write a chunk's outputs, less what fills it up, to where they belong; return these."""
+        """Write a chunk's outputs without padding into `results`; return them."""
         block = self.chunks // len(self.statics)
         at_static = iter(np.unravel_index(index // block, self._static_shape or (1,)))
         positions = iter(self._positions(index))
@@ -109,12 +109,12 @@ class Job:
         ]
 
     def sample(self, at: int) -> tuple[Static, Columns]:
-        """Return a combination of the static axes, with the numeric values of a chunk of it."""
+        """Return the static combination number `at`, with the columns of its first chunk."""
         return self.statics[at], self.columns(at * (self.chunks // len(self.statics)))
 
     def layouts(self, platform: str) -> tuple[Layout | None, ...]:
-        """Return how points are laid out, by combination of the static axes; None is vmapped."""
-        # What is slow about vmap, short innermost loops, is slow on CPU only.
+        """Return the layout for each combination of the static axes; None means vmap."""
+        # The short innermost loops of vmap are slow on CPU only.
         in_lanes = self.layout == "lanes" or (self.layout == "auto" and platform == "cpu")
         return self._layouts if in_lanes else (None,) * len(self.statics)
 
@@ -131,10 +131,10 @@ class Job:
         return tuple(layout(*sample) for sample in self.samples())
 
     def samples(self) -> Iterator[tuple[Static, Columns]]:
-        """Yield a sample of each combination of the static axes."""
+        """Yield the sample of each combination of the static axes."""
         return map(self.sample, range(len(self.statics)))
 
 
 def whole(run: Partial, grid: Grid, layout: str = "auto") -> Job:
-    """Return the job in which a chunk is all of one static combination."""
+    """Return the job with one chunk per combination of the static axes."""
     return Job(run, grid, tuple(axis.size for axis in grid.values() if not axis.static), layout)

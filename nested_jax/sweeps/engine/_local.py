@@ -1,4 +1,4 @@
-"""Chunks on the devices of this process."""
+"""`LocalDevices`: the executor that computes chunks on the devices of this process."""
 
 import contextlib
 import itertools
@@ -19,17 +19,18 @@ from nested_jax.sweeps.engine._tracing import Columns, Static, evaluate
 from nested_jax.sweeps.grid import Grid
 from nested_jax.sweeps.lanes import Layout
 
-# A chunk's working memory that a CPU's caches serve: at four times as much, small networks train
-# up to 40 % slower. Twice as much costs less than the second compilation that would avoid it.
+# Working memory of a chunk that fits into the caches of a CPU. With four times as much, small
+# networks train up to 40 % slower. Twice as much costs less than the second compilation that would
+# avoid it.
 CPU_CHUNK_BYTES = 8 * 2**20
-# Lanes fill the widest vectors of float64 that a processor has; XLA would take half of them.
+# Compiler options for lanes. XLA by default fills only half of the widest float64 vectors.
 LANES_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_prefer_vector_width": "512",
     "xla_cpu_multi_thread_eigen": False,
 }
-# Of a device's memory, the share that a chunk may take.
+# Largest share of a device's memory for a chunk.
 MEMORY_SHARE = 0.8
-# What a container may have of the machine's memory: control groups, version 2 and 1.
+# Files with the memory limit of a container: control groups, version 2 and 1.
 CONTAINER_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -37,16 +38,16 @@ CONTAINER_LIMITS = (
 
 
 class LocalDevices:
-    """All given devices of this process, a chunk on each at a time.
+    """An executor that computes one chunk at a time on each given device of this process.
 
-    The program is the same on one device and on many: a shard_map over a `run` axis of one chunk
-    a device, without communication.
+    The program is the same on one device and on many: a `shard_map` over a `run` axis with one
+    chunk per device, without communication.
 
     Args:
-        devices: What to run on; all of the default device's platform, if not given.
+        devices: The devices; by default all of the default device's platform.
 
     Raises:
-        TypeError: If `devices` is not a sequence of devices.
+        TypeError: If `devices` is not a sequence of JAX devices.
         ValueError: If there is no device.
 
     Example:
@@ -69,12 +70,12 @@ class LocalDevices:
         if not self.devices:
             raise ValueError("`devices` must hold at least one device, got none.")
         self._mesh = Mesh(np.asarray(self.devices), ("run",), axis_types=(AxisType.Auto,))
-        # The job and the static combination that were analysed last.
+        # The job and the static combination that were analysed most recently.
         self._analysed: tuple[Job | None, int] = None, 0
 
     @property
     def wave(self) -> int:
-        """Number of chunks that are computed at the same time."""
+        """Number of chunks computed at the same time."""
         return len(self.devices)
 
     @property
@@ -83,26 +84,26 @@ class LocalDevices:
         return self.devices[0].device_kind
 
     def plan(self, run: Partial, grid: Grid, chunk: int | str, layout: str) -> Job:
-        """Return the job, with chunks of the size that these devices suggest."""
+        """Return the job, with chunks sized for these devices."""
         return plan(run, grid, chunk, layout, self)
 
     def evaluate(
         self, job: Job, indices: Iterable[int]
     ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, those done together."""
+        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, one list per wave."""
         run, in_flight = self._placed(job.run), None
         for static, group in itertools.groupby(indices, job.static):
             number, program = job.statics.index(static), None
             for wave in _batched(group, len(self.devices)):
-                # A device without a chunk of its own repeats the last one: shapes never change.
+                # A device without a chunk repeats the last one, so that shapes never change.
                 filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
                 columns = _stacked([job.columns(index) for index in filled])
                 if program is None:
                     program = self._compiled(job, number, run, columns)
-                    # The analysis takes a while, and mostly the plan has made it.
+                    # The analysis takes a while, and usually `plan` has done it.
                     if self._analysed[0] is not job or self._analysed[1] != number:
                         check_memory(job, _bytes(program), self.bytes_available())
-                # Not waited for: what came before is stored meanwhile.
+                # Dispatch without waiting: the previous wave is stored meanwhile.
                 running = wave, program(run, columns)
                 if in_flight is not None:
                     yield _fetched(*in_flight)
@@ -111,7 +112,7 @@ class LocalDevices:
             yield _fetched(*in_flight)
 
     def _compiled(self, job: Job, static: int, run: Partial, columns: Columns) -> Any:
-        """Return the program for one chunk a device; compiled once a shape."""
+        """Return the program for one chunk per device; compiled once per shape."""
         layout = job.layouts(self.platform)[static]
         lowered = _wave.lower(self._mesh, job.statics[static], layout, run, columns)
         if layout is None:
@@ -119,11 +120,11 @@ class LocalDevices:
         return or_else(partial(lowered.compile, LANES_OPTIONS), lowered.compile)
 
     def _placed(self, run: Partial) -> Partial:
-        """Return `run` with what is bound to it on all devices, wherever it was."""
+        """Return `run` with its bound arrays copied to all devices."""
         return jax.device_put(run, NamedSharding(self._mesh, PartitionSpec()))
 
     def bytes_needed(self, job: Job, static: int = 0) -> int:
-        """Return the memory of one chunk on its device, from XLA's own analysis."""
+        """Return the memory in bytes of one chunk on its device, from XLA's analysis."""
         _, columns = job.sample(static)
         filled = _stacked([columns] * len(self.devices))
         needed = _bytes(self._compiled(job, static, self._placed(job.run), filled))
@@ -131,19 +132,19 @@ class LocalDevices:
         return needed
 
     def bytes_available(self) -> int:
-        """Return the memory that a chunk may take on its device."""
+        """Return the largest memory in bytes that a chunk may use on its device."""
         stats = self.devices[0].memory_stats() or {}
         if "bytes_limit" in stats:
             return int(MEMORY_SHARE * stats["bytes_limit"])
         return int(MEMORY_SHARE * _memory_of_the_machine()) // len(self.devices)
 
     def bytes_wanted(self) -> int:
-        """Return the memory that a chunk should take to be fast."""
+        """Return the memory in bytes at which a chunk is fast."""
         available = self.bytes_available()
         return min(available, CPU_CHUNK_BYTES) if self._is_cpu() else available
 
     def bytes_tolerated(self) -> int:
-        """Return the memory beyond which another, smaller chunk is worth its compilation."""
+        """Return the memory in bytes above which a smaller chunk is worth recompiling."""
         return min(self.bytes_available(), 2 * self.bytes_wanted())
 
     def _is_cpu(self) -> bool:
@@ -154,7 +155,7 @@ class LocalDevices:
 def _wave(
     mesh: Mesh, static: Static, layout: Layout | None, run: Partial, columns: Columns
 ) -> dict[str, jax.Array]:
-    """Evaluate one chunk a device: columns, and results, with a leading axis of devices."""
+    """Evaluate one chunk per device; columns and results have a leading device axis."""
 
     def on_device(run, columns):
         columns = jax.tree.map(lambda x: x[0], columns)
@@ -172,16 +173,16 @@ def _bytes(program: Any) -> int:
 
 
 def _memory_of_the_machine() -> int:
-    """Return the main memory, or what of it a container is allowed."""
+    """Return the main memory in bytes, or the container's limit if that is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for path in CONTAINER_LIMITS:
         with contextlib.suppress(OSError, ValueError), open(path) as file:
-            total = min(total, int(file.read()))  # No number, but "max", where there is no limit.
+            total = min(total, int(file.read()))  # The file says "max" if there is no limit.
     return total
 
 
 def _fetched(wave: Sequence[int], outputs: Any) -> list[tuple[int, dict[str, Any]]]:
-    """Wait for the outputs of a wave and return them by chunk."""
+    """Wait for the outputs of a wave; return them by chunk."""
     outputs = jax.device_get(outputs)
     return [
         (index, {name: values[position] for name, values in outputs.items()})

@@ -1,4 +1,4 @@
-"""One sweep on several processes of `jax.distributed`: each its share, everyone the whole."""
+"""Split a sweep over the processes of `jax.distributed`; each returns the full result."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ def share_of_this_process(chunks: int) -> list[int]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Wait for all processes at the end; raise if one of them did.
+    """Wait for all processes at the end; raise if one of them failed.
 
-    Without, the others would wait for its results until JAX's coordinator ends them all.
+    Otherwise the other processes would wait for its results until JAX's coordinator ends them all.
 
     Raises:
         RuntimeError: If another process failed.
@@ -42,7 +42,7 @@ def together() -> Iterator[None]:
 
 
 def gather(results: dict[str, np.ndarray], mine: Sequence[int], job: Job) -> None:
-    """Fill in, in place, what the other processes computed."""
+    """Fill in the results of the other processes, in place."""
     if jax.process_count() == 1:
         return
     from jax.experimental import multihost_utils
@@ -51,11 +51,11 @@ def gather(results: dict[str, np.ndarray], mine: Sequence[int], job: Job) -> Non
     for index in mine:
         job.place(index, {"mask": mask}, {"mask": np.ones(job.chunk, bool)})
     for values in results.values():
-        # As bytes: 64-bit numbers would be cut without x64, and every dtype is bytes.
+        # Send bytes, which works for every dtype. JAX without x64 would truncate 64-bit numbers.
         own = np.zeros((*values.shape, values.itemsize), np.uint8)
         bits = np.ascontiguousarray(values).view(np.uint8).reshape(own.shape)
         own[mask] = bits[mask]
         everyone = np.asarray(multihost_utils.process_allgather(own))
-        # Every point is one process's, and zero everywhere else.
+        # Each point was computed by one process and is zero in all others.
         total = np.bitwise_or.reduce(everyone, axis=0)
         values[...] = total.reshape(-1).view(values.dtype).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs, and how they stop it."""
+"""The progress bar of a sweep, and its response to Ctrl-C."""
 
 import signal
 import threading
@@ -12,11 +12,11 @@ from nested_jax._core.extras import needs
 
 
 class Progress:
-    """A bar on the error stream, if that is a terminal: runs, rate, time left, diverged."""
+    """A bar with runs, rate, time left and diverged runs, if the error stream is a terminal."""
 
     def __init__(self, runs: int, shown: bool):
         with needs("nested_jax.sweep", "sweep"):
-            import rich.console  # Slow to import, and of use only now.
+            import rich.console  # Slow to import and only needed here.
             import rich.progress
 
         console = rich.console.Console(stderr=True)
@@ -41,20 +41,20 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._bar.disable:  # Up to rich 14.3.3 one that is disabled ends with a line.
+        if not self._bar.disable:  # Up to rich 14.3.3, a disabled bar prints an empty line.
             self._bar.stop()
 
     def running(self, runs: int) -> None:
-        """Say that compilation is over; `runs` are this process's, of which some may be done."""
+        """Show that compilation is over; this process has `runs` runs, some perhaps finished."""
         done = self._bar.tasks[0].completed
         self._bar.reset(self._task, total=runs, completed=int(done), description="running")
 
     def add(self, outputs: Mapping[str, np.ndarray], axes: int) -> None:
-        """Count the runs of a chunk, and those of them that have a result that is not finite."""
+        """Count the runs of a chunk, and those with a result that is not finite."""
         bad = np.zeros(next(iter(outputs.values())).shape[:axes], bool)
         for values in outputs.values():
             if jnp.issubdtype(values.dtype, jnp.inexact):
-                # Results that are arrays count once a run.
+                # An array result counts once per run.
                 own = tuple(range(axes, values.ndim))
                 bad |= ~np.isfinite(values).all(axis=own)
         self.diverged += int(bad.sum())
@@ -68,14 +68,14 @@ class Progress:
 
 
 class Interruption:
-    """Lets Ctrl-C end a sweep after the chunks in flight; a second one ends it at once."""
+    """Lets Ctrl-C end a sweep after the chunks in flight; a second Ctrl-C ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
         self._before: Any = None
 
     def __enter__(self) -> "Interruption":
-        # Only the main thread may set handlers; elsewhere an interruption is somebody else's.
+        # Only the main thread may set signal handlers.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self

@@ -1,4 +1,4 @@
-"""Chunks on the workers of a Ray cluster, which may die and come back."""
+"""`RayWorkers`: the executor for Ray clusters, whose workers may die and restart."""
 
 import dataclasses
 import math
@@ -20,18 +20,19 @@ from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._survey import survey
 from nested_jax.sweeps.grid import Grid
 
-# How often a chunk is computed again after its worker died.
+# Maximum number of retries of a chunk whose worker died.
 MAX_RETRIES = 20
-# A chunk is late that takes so many times what half of them took, and at least so long.
+# A chunk is late after `LATE_TIMES` × the median duration, but not before `LATE_SECONDS`. With an
+# idle worker, this is checked every `POLL_SECONDS`.
 LATE_TIMES, LATE_SECONDS, POLL_SECONDS = 3, 10.0, 1.0
-# What of JAX's configuration decides on results: a worker takes it from the driver.
+# JAX settings that affect results. Workers copy them from the driver.
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
     "jax_numpy_dtype_promotion",
     "jax_threefry_partitionable",
-    # And what spares a worker that starts anew its compilation.
+    # The compilation cache, which spares a restarted worker its compilation.
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
@@ -39,21 +40,21 @@ SETTINGS = (
 
 
 class RayWorkers:
-    """An executor for `sweep`: Ray actors, each of which compiles once and computes chunks.
+    """An executor for `sweep` with Ray actors; each compiles once and computes chunks.
 
-    A chunk is an idempotent task. When a worker dies, Ray starts it anew, and the chunk that it
-    was at is computed again; when the driver dies, the same call with the same `store` goes on
-    where it was. Needs the package ray (`pip install nested-jax[ray]`).
+    A chunk is an idempotent task. If a worker dies, Ray restarts it, and its chunk is computed
+    again. If the driver dies, the same call with the same `store` resumes. Needs the package ray
+    (`pip install nested-jax[ray]`).
 
     Args:
         workers: Number of actors, at least 1.
-        gpus: GPUs of each: 0, 1, or a fraction that lets workers share one.
-        cpus: CPU cores of each.
+        gpus: GPUs per actor: 0, 1, or a fraction so that actors share one.
+        cpus: CPU cores per actor, at least 0.
         **init: Passed to `ray.init` if Ray is not initialized, such as `address="auto"`.
 
     Raises:
         ImportError: If ray is not installed.
-        TypeError, ValueError: If a number is of the wrong kind or out of range.
+        TypeError, ValueError: If an argument has the wrong type or is out of range.
 
     Example:
         >>> import nested_jax as nj
@@ -72,18 +73,18 @@ class RayWorkers:
             defaults: dict[str, Any] = {"log_to_driver": False}
             ray.init(**(defaults | init))
         options = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
-        # Ray sends a lost task again by itself; not for ever, since a chunk may be what kills.
+        # Ray resubmits lost tasks by itself. Retries are limited: the chunk may kill its workers.
         actor: Any = ray.remote(**options, max_task_retries=MAX_RETRIES)(_Worker)
         self._actors: list[Any] = [actor.remote() for _ in range(workers)]
         self.platform: str = ray.get(self._actors[0].platform.remote())
 
     @property
     def wave(self) -> int:
-        """Number of chunks that are computed at the same time."""
+        """Number of chunks computed at the same time."""
         return len(self._actors)
 
     def plan(self, run: Partial, grid: Grid, chunk: int | str, layout: str) -> Job:
-        """Return the job, with chunks of the size that a worker's device suggests."""
+        """Return the job, with chunks sized for a worker's device."""
         import ray
 
         parts = _settings(), _portable(run), grid
@@ -93,15 +94,15 @@ class RayWorkers:
     def evaluate(
         self, job: Job, indices: Iterable[int]
     ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, as they come."""
+        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, as they finish."""
         import ray
 
-        # One copy of the job in the cluster's memory, whatever the number of tasks.
+        # Keep one copy of the job in the cluster's memory, shared by all tasks.
         parts = ray.put(
             (uuid.uuid4().hex, _settings(), _portable(job.run), job.grid, job.chunk, job.layout)
         )
         todo, over = iter(indices), False
-        # A worker gets a chunk once it is there: it may still wait for a place in the cluster.
+        # A worker gets its first chunk once it responds; it may still be waiting for resources.
         calls = {actor.platform.remote(): _Call(actor) for actor in self._actors}
         idle, unfinished = [], _Unfinished()
         while not over or unfinished.since:
@@ -115,7 +116,7 @@ class RayWorkers:
                 unfinished.begin(index)
             if over and not unfinished.since:
                 return
-            # With a worker to spare, look up now and then whether a chunk has become late.
+            # With an idle worker, check regularly whether a chunk is late.
             patience = POLL_SECONDS if over and idle else None
             ready, _ = ray.wait([*calls], num_returns=1, timeout=patience)
             for done in ready:
@@ -126,7 +127,7 @@ class RayWorkers:
                     yield [outputs]
 
     def shutdown(self) -> None:
-        """End the workers; the cluster stays."""
+        """Stop the workers; the cluster keeps running."""
         import ray
 
         for actor in self._actors:
@@ -140,11 +141,11 @@ class _Call:
 
 
 class _Unfinished:
-    """Chunks that workers are at, and which of them are late.
+    """The chunks in progress, and which of them are late.
 
-    A worker may be lost in a way that Ray cannot mend, or wait for ever for a place to start anew.
-    Once there is nothing else to do, what takes much longer than others did is computed a second
-    time elsewhere, and the first to finish counts.
+    Ray may fail to recover a lost worker, or a worker may wait forever for resources to restart.
+    Therefore, once no other chunks are left, a late chunk is computed a second time on an idle
+    worker, and the first result counts.
     """
 
     def __init__(self):
@@ -156,14 +157,14 @@ class _Unfinished:
         self.since.setdefault(index, time.monotonic())
 
     def end(self, index: int | None) -> bool:
-        """Note that a chunk is there; return whether it is the first time."""
+        """Record that a chunk finished; return whether this is its first result."""
         if index not in self.since:
             return False
         self._durations.append(time.monotonic() - self.since.pop(index))
         return True
 
     def late(self) -> list[int]:
-        """Return the chunks that are late and were not repeated, the oldest first."""
+        """Return the late chunks that were not repeated yet, oldest first."""
         if not self._durations:
             return []
         patience = max(LATE_SECONDS, LATE_TIMES * statistics.median(self._durations))
@@ -178,12 +179,12 @@ class _Unfinished:
 
 
 class _Worker:
-    """What runs in an actor's process."""
+    """The actor: computes chunks in its own process."""
 
     def __init__(self):
         from nested_jax.sweeps.engine._local import LocalDevices
 
-        # Of one device: of several, each would compute the same chunk.
+        # Use one device; with several, each would compute the same chunk.
         self._devices = LocalDevices(jax.local_devices()[:1])
         self._runs: dict[Any, Any] = {}
         self._job: tuple[str, Job] | None = None
@@ -210,7 +211,7 @@ class _Worker:
         return done
 
     def _restored(self, portable: Any) -> Partial:
-        # Unpickled once: a function that was unpickled again would be compiled again.
+        # Unpickle only once: JAX would compile a second copy of the function again.
         pickled, leaves = portable
         if pickled not in self._runs:
             self._runs[pickled] = jax.tree.structure(_pickle().loads(pickled))
@@ -233,9 +234,9 @@ def _pickle() -> Any:
 
 
 def _portable(run: Partial) -> tuple[bytes, list[Any]]:
-    """Return what can be sent to another process: keys, which cannot, as their data."""
+    """Return `run` in a form that can be pickled, with PRNG keys as their raw data."""
     leaves, structure = jax.tree.flatten(run)
-    # A structure itself cannot be sent; a tree can.
+    # A tree structure cannot be pickled; a tree can.
     template = jax.tree.unflatten(structure, range(len(leaves)))
     return _pickle().dumps(template), [_packed(leaf) for leaf in leaves]
 
@@ -245,7 +246,7 @@ def _packed(leaf: Any) -> tuple[str | None, Any]:
         return None, leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return str(jax.random.key_impl(leaf)), np.asarray(jax.random.key_data(leaf))
-    # Python's numbers promote otherwise than arrays do, and so do JAX's that were made of them.
+    # Python scalars, and the weakly typed JAX scalars made from them, promote unlike other arrays.
     return None, leaf.item() if leaf.weak_type and not leaf.ndim else np.asarray(leaf)
 
 

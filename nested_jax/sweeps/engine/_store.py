@@ -1,4 +1,4 @@
-"""Chunks on disk: written aside and renamed, known by their checksum, never half there."""
+"""`Store`: chunks on disk, written atomically and identified by their checksums."""
 
 import contextlib
 import hashlib
@@ -20,22 +20,22 @@ MANIFEST = "manifest.json"
 
 
 class Store:
-    """A folder with one file a chunk and a manifest that says what they are chunks of.
+    """A folder with one file per chunk and a manifest with the configuration of the sweep.
 
-    A file's name holds the checksum of its content, and a file is written aside, flushed to disk
-    and renamed: a chunk is there whole or not at all, whenever and however often a process is
-    killed. Processes that compute the same chunk write the same file, so any number of them may
-    use one store.
+    A file is written under a temporary name, flushed to disk and renamed, and its name contains the
+    checksum of its content. A chunk is therefore stored completely or not at all, even if a process
+    is killed at any time. Processes that compute the same chunk write the same file, so any number
+    of processes may share a store.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
 
     def recorded(self) -> dict[str, Any] | None:
-        """Return the fingerprint in the manifest, None if the store is new.
+        """Return the fingerprint in the manifest, or None if the store is new.
 
         Raises:
-            ValueError: If the folder has files but no manifest that can be read.
+            ValueError: If `folder` is not a folder, or has files but no readable manifest.
         """
         try:
             found = json.loads((self.folder / MANIFEST).read_text())["fingerprint"]
@@ -45,7 +45,7 @@ class Store:
         except FileNotFoundError:
             if not self.folder.is_dir() or all(p.name[0] == "." for p in self.folder.iterdir()):
                 return None
-            # Another process may have begun the store since.
+            # Another process may have created the store in the meantime.
             if (self.folder / MANIFEST).exists():
                 return self.recorded()
             raise ValueError(
@@ -59,7 +59,7 @@ class Store:
             ) from error
 
     def claim(self, fingerprint: Mapping[str, Any]) -> None:
-        """Write the manifest, or make sure that it is of the same configuration.
+        """Write the manifest, or check that the existing one has the same configuration.
 
         Raises:
             ValueError: If the store holds another configuration.
@@ -71,7 +71,7 @@ class Store:
             with self._explained("make"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._write(MANIFEST, json.dumps(content, indent=1).encode(), _put_once)
-            # Ours, unless another process was first.
+            # This is ours, unless another process was first.
             found = self.recorded() or {}
         if digest(found) != digest(fingerprint):
             names = sorted(set(found) | set(fingerprint))
@@ -83,8 +83,8 @@ class Store:
         self._remove_leftovers()
 
     def load(self, indices: Sequence[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yield (index, arrays) of those of the chunks that are there, and whole."""
-        # Listed once: a night's folder is long.
+        """Yield (index, arrays) for each requested chunk that is stored and intact."""
+        # List the folder only once: it may have many files.
         paths: dict[int, list[Path]] = {}
         for path in sorted(self.folder.glob("chunk-*-*.npz")):
             index = path.name.split("-")[1]
@@ -99,7 +99,7 @@ class Store:
         """Write a chunk.
 
         Raises:
-            OSError: If it cannot be written; what was stored before is untouched.
+            OSError: If it cannot be written. Chunks stored before are left unchanged.
         """
         content = _encoded(arrays)
         name = f"chunk-{index:08d}-{hashlib.sha256(content).hexdigest()[:32]}.npz"
@@ -107,7 +107,7 @@ class Store:
             self._write(name, content, os.replace)
 
     def _write(self, name: str, content: bytes, put: Callable[[Path, Path], Any]) -> None:
-        # Two threads, too, may write the same chunk.
+        # The thread is in the name because two threads may write the same chunk.
         writer = f"{socket.gethostname()}.{threading.get_ident()}.{os.getpid()}"
         aside = self.folder / f".{name}.{writer}"
         try:
@@ -119,7 +119,7 @@ class Store:
         finally:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
-        # The name, too, has to survive a loss of power.
+        # Sync the folder, so that the file name survives a power loss, too.
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -127,7 +127,7 @@ class Store:
             os.close(folder)
 
     def _remove_leftovers(self) -> None:
-        """Remove what killed processes of this machine left aside."""
+        """Remove temporary files left by killed processes on this machine."""
         for path in self.folder.glob(f".*.{socket.gethostname()}.*"):
             process = path.name.rsplit(".", 1)[-1]
             if process.isdigit() and not _is_alive(int(process)):
@@ -144,22 +144,22 @@ class Store:
 
 
 def _put_once(aside: Path, path: Path) -> None:
-    """Give a file its name, unless there is one of that name already."""
+    """Rename a file, unless the target exists already."""
     try:
         os.link(aside, path)
     except FileExistsError:
         pass  # Another process was first.
     except OSError:
-        aside.replace(path)  # A file system without links.
+        aside.replace(path)  # The file system has no hard links.
 
 
 def _checked(path: Path) -> bytes | None:
-    """Return the content of a chunk's file, None if it cannot be read or is damaged."""
+    """Return the content of a chunk's file, or None if it is unreadable or damaged."""
     with contextlib.suppress(OSError):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest()[:32] == path.stem.split("-")[-1]:
             return content
-        # It is computed again, and then found under its right name.
+        # Damaged: remove it, so that the chunk is computed again.
         path.unlink()
     return None
 
@@ -175,7 +175,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _encoded(arrays: Mapping[str, np.ndarray]) -> bytes:
-    # NumPy writes bfloat16 as raw bytes and forgets what they were: keep the dtype's name.
+    # NumPy saves bfloat16 as raw bytes without its dtype, so the name of the dtype is kept here.
     named = {}
     for i, (name, values) in enumerate(arrays.items()):
         values = np.asarray(values)

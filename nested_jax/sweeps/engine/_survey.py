@@ -1,4 +1,4 @@
-"""How much work a grid is, along which axes it is shared, and how much memory its loops need."""
+"""Estimate the work of a grid, along which axes it is shared, and the memory of its loops."""
 
 from collections import defaultdict
 from functools import partial
@@ -13,9 +13,10 @@ from nested_jax.sweeps.lanes import bytes_carried, bytes_held, work_by_axes
 
 
 def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
-    """Return what work depends on which axes, for a point, and which static one holds most.
+    """Return the work per point by axes, and the static combination that needs the most memory.
 
-    The axes are a mask over the numeric ones; the static combination is told by its number.
+    The work is a dict: mask of numeric axes -> operations per point that depend on these axes. The
+    static combination is given by its number.
     """
     job = whole(run, grid)
     work: defaultdict[int, float] = defaultdict(float)
@@ -31,7 +32,7 @@ def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
 
 
 def bytes_carried_by(job: Job, at: int) -> int:
-    """Return what a job's loops hand from step to step, for a combination of the static axes."""
+    """Return the bytes of the largest loop carry of a job, for a static combination."""
     static, columns = job.sample(at)
     program = trace(static, job.run, columns).jaxpr
     masks = masks_of_inputs(program, columns)

@@ -1,4 +1,4 @@
-"""The swept function as a program: traced at one point, evaluated on a chunk."""
+"""Trace the swept function at one point, and evaluate it on a chunk."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,7 +14,8 @@ from nested_jax._core.checks import recording
 from nested_jax._core.jaxpr import or_else
 from nested_jax.sweeps.lanes import Layout, evaluate_in_lanes
 
-# Values of the numeric axes: one dict of columns an axis, in the order of the grid.
+# Values of the numeric axes: one dict of columns per axis, in the order of the grid.
+# `Static` is one combination of the static axes: (name, value) pairs.
 Columns = tuple[dict[str, Any], ...]
 Static = tuple[tuple[str, Any], ...]
 
@@ -22,7 +23,7 @@ Static = tuple[tuple[str, Any], ...]
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What factories ask of the values that reach them, found while tracing: (column, rule)."""
+    """Validation rules of factories for grid values, found while tracing: (column, rule)."""
 
     asked: tuple[tuple[str, Callable[[Any], None]], ...]
 
@@ -31,7 +32,7 @@ class Rules:
 def _point(static: Static, run: Partial, axes: Columns) -> tuple[dict[str, jax.Array], Rules]:
     """Evaluate `run` at one point.
 
-    The rules are part of the structure of the output, so that they are kept with the trace.
+    The rules are in the tree structure of the output, so that JAX caches them with the trace.
     """
     values = {name: value for axis in axes for name, value in axis.items()}
     with recording() as rules:
@@ -55,9 +56,9 @@ def trace(static: Static, run: Partial, columns: Columns) -> Any:
 def evaluate(
     static: Static, layout: Layout | None, run: Partial, columns: Columns
 ) -> dict[str, jax.Array]:
-    """Evaluate `run` on the product of the axes; leading axes of the results in their order.
+    """Evaluate `run` on the product of the axes, which lead the results in their order.
 
-    With a layout the points are lanes, without one they are vmapped.
+    With a layout, the points are lanes; without one, they are vmapped.
     """
     traced = trace(static, run, columns)
     program, structure = traced.jaxpr, traced.out_info[0]
@@ -79,8 +80,8 @@ def evaluate(
 
 
 def masks_of_inputs(program: Any, columns: Columns) -> list[int]:
-    """Return the axes that each input of a program depends on, as a mask."""
-    # Bound arrays come first, the same for all points.
+    """Return the mask of axes that each input of a program depends on."""
+    # Bound arrays come first and are the same for all points.
     axes = [1 << i for i, axis in enumerate(columns) for _ in axis]
     return [0] * (len(program.jaxpr.invars) - len(axes)) + axes
 
@@ -97,6 +98,6 @@ def _check_outputs(outputs: Any) -> dict[str, jax.Array]:
 
 def _is_array(value: Any) -> bool:
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        # Keys are arrays, too, but not of numbers.
+        # PRNG keys are arrays, too, but not numeric.
         return any(jnp.issubdtype(value.dtype, kind) for kind in (np.number, np.bool_))
     return isinstance(value, int | float | complex)

@@ -1,4 +1,4 @@
-"""The points of a sweep: axes, ranges, grids, and the validation of their values."""
+"""The points of a sweep: axes, ranges, grids, and validation of their values."""
 
 from nested_jax.sweeps.grid._axes import Axis as Axis
 from nested_jax.sweeps.grid._axes import label as label

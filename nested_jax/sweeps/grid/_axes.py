@@ -1,4 +1,4 @@
-"""Axes of a grid: numbers, numbers that vary together, and static values."""
+"""The three kinds of grid axis: numbers, numbers that vary together, and static values."""
 
 import dataclasses
 import re
@@ -14,10 +14,10 @@ class Axis:
     """One dimension of a grid.
 
     Attributes:
-        name: Of the dimension.
+        name: Name of the dimension.
         columns: Argument of the swept function -> its values along the axis: integers or float64,
-            or, of a static axis, objects.
-        static: Whether the values are handed on as they are, each a compilation of its own.
+            or objects if the axis is static.
+        static: Whether the values are passed untraced, with one compilation each.
     """
 
     name: str
@@ -40,18 +40,19 @@ class Zipped:
 def zipped(**columns: Iterable[float]) -> Zipped:
     """Let several hyperparameters vary together, along one axis.
 
-    With draws such as `log_uniform` this is a random search: each point has its own value of
-    every column.
+    Combined with draws such as `log_uniform`, this is a random search: each point has its own value
+    of every column.
 
     Args:
-        **columns: One iterable of numbers a hyperparameter, all of one length. Values may repeat.
+        **columns: One iterable of numbers per hyperparameter, all of the same length. Values may
+            repeat.
 
     Returns:
-        An axis for `Grid`. The keyword it is given there names the dimension of the result; the
-        columns are coordinates along it.
+        An axis for `Grid`. Its keyword in `Grid` names the dimension of the result, and the columns
+        are coordinates along it.
 
     Raises:
-        TypeError: If a column is no iterable of numbers (raised by `Grid`).
+        TypeError: If a column is not an iterable of numbers (raised by `Grid`).
         ValueError: If lengths differ, a column has the name of the axis, or a value is NaN (raised
             by `Grid`).
 
@@ -67,7 +68,7 @@ def zipped(**columns: Iterable[float]) -> Zipped:
 
 
 def make_axis(name: str, values: Any) -> Axis:
-    """Return the axis that a keyword of `Grid` stands for."""
+    """Return the axis for a keyword argument of `Grid`."""
     if isinstance(values, Zipped):
         return _zipped_axis(name, values)
     values = listed(values, _rule(name))
@@ -86,7 +87,7 @@ def _rule(name: str) -> str:
 
 
 def listed(values: Any, rule: str) -> list[Any]:
-    """Return the values of an iterable, of which there has to be one."""
+    """Return the values of an iterable, which must not be empty."""
     is_iterable = isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
     if isinstance(values, str | bytes | Mapping) or not is_iterable:
         raise TypeError(f"{rule}, got {values!r}.")
@@ -98,10 +99,10 @@ def listed(values: Any, rule: str) -> list[Any]:
 
 def _is_number(value: Any) -> bool:
     is_python = isinstance(value, int | float) and not isinstance(value, bool)
-    # An array of objects, if it is an integer of more than 64 bits.
+    # An integer of more than 64 bits becomes an array of objects.
     array: Any = np.asarray(value) if is_python else value
     dtype = getattr(array, "dtype", None)
-    # JAX's order of dtypes, unlike NumPy's, has a place for bfloat16.
+    # JAX's dtype hierarchy, unlike NumPy's, includes bfloat16.
     return (
         isinstance(dtype, np.dtype)
         and array.ndim == 0
@@ -118,7 +119,7 @@ def _numbers(name: str, values: list[Any]) -> np.ndarray:
     column = np.asarray([np.asarray(value) for value in values])
     numbers = [np.asarray(value).item() for value in values]
     if column.dtype.kind not in "iu" and all(isinstance(number, int) for number in numbers):
-        # NumPy takes floats for them, which lose digits, if one is beyond the signed integers.
+        # If an integer exceeds int64, NumPy may choose float64, which loses digits.
         if min(numbers) < 0:
             raise ValueError(f"`{name}` must hold integers of one type, got {numbers}.")
         return np.asarray(numbers, np.uint64)
@@ -159,10 +160,10 @@ def _static_axis(name: str, values: list[Any]) -> Axis:
 
 
 def label(value: Any) -> str:
-    """Return how a static value is shown as a coordinate."""
+    """Return the coordinate label of a static value."""
     if isinstance(value, str):
         return value
-    # An address would be another one in the next process.
+    # Remove memory addresses, which differ between processes.
     named = getattr(value, "__name__", None) if callable(value) else str(value)
     return named or re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 

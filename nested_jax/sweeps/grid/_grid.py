@@ -1,4 +1,4 @@
-"""The points of a sweep: a product of named axes."""
+"""`Grid`: the points of a sweep, as a product of named axes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,21 +11,21 @@ from nested_jax.sweeps.grid._axes import Axis, Values, Zipped, label, listed, ma
 class Grid(Mapping[str, Axis]):
     """A product of named axes.
 
-    The order of the axes is the order in which `sweep` nests its vmaps, outermost first, and the
-    order of the dimensions of its result. Put the axis that most of the work depends on first.
+    `sweep` nests its vmaps in the order of the axes, outermost first, and its result has the
+    dimensions in the same order. Put the axis that most of the work depends on first.
 
-    An axis of numbers is vmapped. Words, flags, None and functions make a *static* axis: its
-    values reach the swept function as they are and may choose between programs, at the cost of a
-    compilation each. See `zipped` for hyperparameters that vary together, `powers_of_two` and
-    `log_uniform` for values.
+    An axis of numbers is vmapped. Strings, booleans, None and functions make a *static* axis: its
+    values are passed to the swept function untraced and may select different programs, at the cost
+    of one compilation each. See `zipped` for hyperparameters that vary together, and
+    `powers_of_two` and `log_uniform` for values.
 
     Args:
-        **axes: One iterable of distinct values per axis, or a `zipped`. Integers stay integers
-            (level counts, seeds); other numbers become float64, and are handed on in JAX's
-            default precision.
+        **axes: One iterable of distinct values per axis, or a `zipped`. Integers (level counts,
+            seeds) stay integers. Other numbers become float64 and are passed on in JAX's default
+            precision.
 
     Raises:
-        TypeError: If an axis is no iterable of numbers or of static values.
+        TypeError: If an axis is not an iterable of numbers or of static values.
         ValueError: If there is no axis, an axis is empty, a value is NaN or occurs twice, or two
             axes hold the same hyperparameter.
 
@@ -87,15 +87,14 @@ class Grid(Mapping[str, Axis]):
         return tuple(column for axis in self.values() for column in axis.columns)
 
     def sub(self, /, **values: Any) -> "Grid":
-        """Return the grid of a part of the values.
+        """Return the grid restricted to some of its values.
 
         Args:
-            **values: Axis -> which of its values to keep, in this order. A zipped axis, whose
-                points have no value of their own, is given their indices.
+            **values: Axis -> the values to keep, in this order. For a zipped axis, pass indices.
 
         Raises:
-            TypeError: If the values are no iterable.
-            ValueError: If there is no such axis or value, or a value occurs twice.
+            TypeError: If the values are not an iterable.
+            ValueError: If an axis or value does not exist, or a value occurs twice.
         """
         for name in values:
             if name not in self:
@@ -111,7 +110,7 @@ class Grid(Mapping[str, Axis]):
         return Grid(**axes)
 
     def coordinates(self) -> dict[str, Any]:
-        """Return the coordinates of a result, as `xarray.Dataset` takes them."""
+        """Return the coordinates of a result, in the form that `xarray.Dataset` accepts."""
         coordinates: dict[str, Any] = {}
         for name, axis in self.items():
             if name not in axis.columns:
@@ -121,8 +120,8 @@ class Grid(Mapping[str, Axis]):
         return coordinates
 
     def describe(self) -> list[Any]:
-        """Return what identifies the grid, ready for JSON; floats as they are, bit for bit."""
-        # A list, since the order of the axes is that of the result's dimensions.
+        """Return a description that identifies the grid, ready for JSON; floats stay exact."""
+        # A list, because the order of the axes matters: it orders the result's dimensions.
         return [
             [name, {key: _plain(column) for key, column in axis.columns.items()}]
             for name, axis in self.items()

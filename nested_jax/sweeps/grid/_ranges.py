@@ -1,4 +1,4 @@
-"""Values for the axes of a grid: ranges and random draws."""
+"""Values for grid axes: ranges and random draws."""
 
 import numpy as np
 
@@ -6,18 +6,18 @@ from nested_jax._core.checks import check_number, check_positive, check_static_c
 
 
 def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
-    """Return multiples of the powers of two, for an axis of `Grid`.
+    """Return scaled powers of two, for an axis of `Grid`.
 
     Args:
-        low: Exponent of the first.
-        high: Exponent of the last, included.
-        scale: What the powers are multiplied by, positive.
+        low: Exponent of the first value.
+        high: Exponent of the last value, included; at least `low`.
+        scale: Factor of all powers, positive.
 
     Returns:
         Shape (high - low + 1,).
 
     Raises:
-        TypeError: If an exponent is no integer, or `scale` is no number.
+        TypeError: If an exponent is not an integer, or `scale` is not a number.
         ValueError: If `high` is below `low`, or `scale` is not positive.
 
     Example:
@@ -35,21 +35,21 @@ def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
 
 
 def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
-    """Return random values of uniform logarithm, for an axis of `Grid` or a column of `zipped`.
+    """Return log-uniform random values, for an axis of `Grid` or a column of `zipped`.
 
     Args:
         low: Lower end, positive.
-        high: Upper end, excluded.
+        high: Upper end, excluded; above `low`.
         size: Number of values, at least 1.
-        seed: Of the draw, so that another process draws the same.
+        seed: Seed of the draw, at least 0. The same seed gives the same values in any process.
 
     Returns:
         Shape (size,).
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If `low` is not positive, `high` not above it, `size` less than 1, or `seed`
-            negative.
+        TypeError: If an argument has the wrong type.
+        ValueError: If `low` is not positive, `high` is not above `low`, `size` is less than 1, or
+            `seed` is negative.
 
     Example:
         >>> import nested_jax as nj

@@ -1,4 +1,4 @@
-"""Validation of an axis's values: in JAX's precision, distinct, and within the factories' rules."""
+"""Validate axis values: representable in JAX, distinct, and accepted by the factories."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ import numpy as np
 
 
 def column_in_jax(name: str, values: np.ndarray) -> np.ndarray:
-    """Return a column in JAX's default precision, so that x64 decides and not the grid."""
+    """Return a column in JAX's default precision, which follows the x64 setting."""
     dtype = jax.dtypes.canonicalize_dtype(int if values.dtype.kind in "iu" else float)
     with np.errstate(over="ignore"):
         column = values.astype(dtype)
-    # NumPy wraps integers (two seeds could become one) and flushes floats without a word.
+    # NumPy silently wraps integers, so two seeds could become one, and flushes floats.
     lost = values[~np.isclose(column, values, rtol=1e-6, atol=0)]
     if lost.size:
         raise ValueError(f"`{name}` must hold what {dtype} can (is x64 enabled?), got {lost[0]}.")
@@ -29,7 +29,7 @@ def check_distinct(name: str, given: np.ndarray, in_jax: np.ndarray) -> None:
 
 
 def check_values(name: str, given: np.ndarray, in_jax: np.ndarray, rule: Callable) -> None:
-    # Rounded, too: 0.99999999 is 1 in float32.
+    # Check the rounded value, too: 0.99999999 is 1 in float32.
     for i, seen in enumerate(zip(given.tolist(), in_jax.tolist(), strict=True)):
         for value in seen:
             try:

@@ -1,15 +1,32 @@
-"""A function of one point, evaluated on a block of points that run along the last axis.
+"""Interpreter that evaluates the jaxpr of one run on all runs of a chunk, as the last axis: lanes.
 
-vmap puts the points first. Where a run is a long loop over small arrays that is slow on CPU: the
-innermost loop of each kernel is over an array's few entries, and not over the many points. Here the
-function's jaxpr is evaluated with all points behind an array's own axes, as one axis: the lanes.
+Why: `jax.vmap` puts the runs first, so the innermost loop of each CPU kernel is over the few
+entries of one run's array. If a run is a long loop over small arrays, those short innermost loops
+are slow. With the runs last, the innermost loop is over the many runs and fills the vector units.
 
-- A value knows which axes of the grid it depends on, and has as many lanes as those have points.
-  What depends on none has none, and so is computed once, as under one vmap an axis.
-- Primitives that work entry by entry take the arrays as they are, those that reduce or move own
-  axes too; any other one is vmapped over its lanes.
-- The points of one axis may lie in several pieces, each an array of its own, so that what is the
-  same for a whole piece (a stage that its runs do not have) is not computed for it: `Layout`.
+Shapes: an array has the axes it has in a single run (its own axes), then one axis of lanes. A value
+records which grid axes it depends on, as a bit mask, and has one lane per point of the product of
+those axes. A value that depends on no axis has no lanes and is computed once, as it would be with
+one vmap per axis.
+
+One equation is evaluated as follows:
+
+1. Take the union of its operands' masks: the grid axes that the result depends on. If it is empty,
+   evaluate the equation as it was traced.
+2. Spread every operand to the lanes of that union. Lanes are ordered like the product of the axes,
+   so this is a broadcast and a reshape.
+3. Apply the primitive's rule (`_rules.py`). Elementwise primitives and reductions take the arrays
+   unchanged, since their parameters count axes from the front and the lanes are at the end. A few
+   others, such as `reshape`, need the lanes added to a parameter.
+4. A primitive without a rule is evaluated with `jax.vmap` over the last axis. This is always right
+   but may move the lanes to the front and back, so `_layout.py` avoids lanes where such primitives
+   do more than a small share of the work.
+5. Calls such as `jit` are entered. The body of a `scan` is entered too: its carry gets the lanes of
+   every axis that it comes to depend on, and work that does not change is moved out of the loop.
+
+The points of one axis may be split into pieces, each a separate array. A number that is the same
+for a whole piece is then a constant there, and the branches it rules out are not computed. See
+`Layout` and `_layout.py`.
 """
 
 from __future__ import annotations
@@ -39,11 +56,27 @@ from nested_jax.sweeps.lanes._sharing import follow
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# Lanes are filled up to a multiple of this, by bytes of a float: the rest of a vector is computed
-# one by one. float32 fills whole vectors of 512 bits. float64, where that adds twice as much, fills
-# half of one. On the level sweep either takes a tenth longer with the other's share of a vector.
+# Worked example, with shapes. `w` has shape (3,); the grid has 4 rates and 8 decays, 32 runs:
+#
+#     def run(w, rate, decay):
+#         return jnp.sum(jnp.exp(rate * w)) + decay
+#
+#     equation         one run             grid axes    in lanes
+#     e = mul rate w   (), (3,) -> (3,)    rate         (4,), (3,) -> (3, 4)
+#     f = exp e        (3,) -> (3,)        rate         (3, 4) -> (3, 4)
+#     g = reduce_sum f (3,) -> ()          rate         (3, 4) -> (4,)
+#     h = add g decay  (), () -> ()        rate, decay  (4,), (8,) -> (32,), both spread first
+#     output           ()                  rate, decay  (32,) -> (4, 8), the axes of the grid
+#
+# `exp` is computed for 4 rates, not for 32 runs, because it does not depend on decay. Its innermost
+# loop is over the 4 rates; a vmap over rate would give (4, 3), with a loop over 3 entries.
+
+# Lanes are padded to a multiple of this, by bytes per float, because the remainder of a vector is
+# computed one lane at a time. float32 fills whole 512-bit vectors. For float64 that would add twice
+# as much, so it fills half of one. On the level sweep, either takes a tenth longer with the other's
+# share of a vector.
 VECTOR = {4: 16, 8: 4}
-# What does not change in a loop is computed before it if it has no more entries than this.
+# A loop invariant is computed before the loop if it has at most this many entries.
 HOISTED = 2**16
 
 Path = tuple[int, ...]
@@ -54,10 +87,10 @@ class Layout:
     """How the points of a chunk are laid out.
 
     Attributes:
-        axis: The axis that lies in pieces; -1 if none does.
-        pieces: The positions along it of each piece.
-        alike: For each piece, the scalars that are the same at all of its points: where in the
-            jaxpr they are computed, and their bytes (0 and -0 are equal as numbers).
+        axis: The axis that is split into pieces; -1 if none is.
+        pieces: For each piece, its positions along that axis.
+        alike: For each piece, the scalars that are the same at all of its points: where the jaxpr
+            computes them, and their bytes (as numbers, 0 and -0 would compare equal).
     """
 
     axis: int
@@ -66,15 +99,15 @@ class Layout:
 
 
 class Value:
-    """An array of every point.
+    """One variable's array for all points.
 
     Attributes:
         mask: The axes it depends on: 1 << i for axis i.
-        parts: Own axes, then lanes (if `mask` is not 0): an array a piece if `mask` has the axis
-            that lies in pieces, or else one array.
-            A NumPy scalar is the same at all points of its piece, and has no lanes.
+        parts: Arrays of shape (own axes, lanes), without lanes if `mask` is 0. There is one array
+            per piece if `mask` contains the split axis, otherwise a single array. A NumPy scalar
+            is the same at all points of its piece and has no lanes.
         depth: Number of loops around the place where it was computed.
-        wide: What was spread before a loop for use in it: (mask, piece) -> array.
+        wide: Copies spread before a loop for use inside it: (mask, piece) -> array.
     """
 
     def __init__(self, mask: int, parts: Sequence[Any], depth: int):
@@ -83,7 +116,7 @@ class Value:
 
 
 def is_alike(part: Any) -> bool:
-    """Tell whether a part is the same at all points of its piece."""
+    """Return whether a part is the same at all points of its piece."""
     return isinstance(part, np.generic)
 
 
@@ -93,28 +126,28 @@ def evaluate_in_lanes(
     columns: Sequence[Mapping[str, Any]],
     layout: Layout,
 ) -> list[jax.Array]:
-    """Evaluate a function of one point on the product of axes.
+    """Evaluate a function of one point on the product of the axes.
 
     Args:
         program: The function's jaxpr.
         bound: Its first arguments, the same for all points.
-        columns: The others: columns of numbers, one mapping an axis.
+        columns: The remaining arguments: columns of numbers, one mapping per axis.
         layout: How to lay out the points.
 
     Returns:
-        The outputs, with the axes in front.
+        The outputs, with the grid axes in front.
     """
     sizes = [len(next(iter(axis.values()))) for axis in columns]
     return _Interpreter(sizes, layout).run(program, bound, columns)
 
 
 def float_bytes() -> int:
-    """Return the bytes of a float in JAX's default precision."""
+    """Return the bytes per float in JAX's default precision."""
     return jax.dtypes.canonicalize_dtype(float).itemsize
 
 
 def masks_of(sizes: Sequence[int]) -> list[int]:
-    """Return what depends on each axis, as a mask: on one of a single point, nothing does."""
+    """Return the mask of each axis: 1 << i, or 0 if the axis has a single point."""
     return [(length > 1) << i for i, length in enumerate(sizes)]
 
 
@@ -123,14 +156,15 @@ class _Interpreter:
         self.sizes, self.layout = sizes, layout
         self.alike = [dict(piece) for piece in layout.alike]
         self.depth = 0
-        # While a loop's body is looked at first: the spreads that it asks of values from outside.
+        # Not None only during the dry run of a loop body (`widened`): the spreads that the body
+        # requests of values from outside the loop.
         self.asked: dict[tuple[int, int, int], Value] | None = None
 
     def run(self, program, bound, columns) -> list[jax.Array]:
         inputs = [Value(0, [x], 0) for x in bound]
         masks = masks_of(self.sizes)
         for i, axis in enumerate(columns):
-            for column in jax.tree.leaves(axis):  # By name, as the program's arguments are.
+            for column in jax.tree.leaves(axis):  # Sorted by name, like the arguments.
                 column = jnp.asarray(column)
                 parts = [column] if masks[i] else [column[0]]
                 if i == self.layout.axis:
@@ -141,13 +175,13 @@ class _Interpreter:
         return [self.as_grid(output, sum(masks)) for output in outputs]
 
     def as_grid(self, value: Value, whole: int) -> jax.Array:
-        """Return an output with the axes of the grid in front."""
+        """Return an output with the grid axes in front."""
         parts = []
         for piece in range(self.pieces(whole)):
             part, points = self.spread(value, whole, piece), self.points(whole, piece)
             own = part.shape[: part.ndim - bool(whole)]
             part = part[..., : math.prod(points)] if whole else part
-            # Axes of one point are no lanes, but they are axes.
+            # Axes of a single point add no lanes, but the output needs them.
             lengths = list(points)
             for i, length in enumerate(self.sizes):
                 lengths[i:i] = [1] if length == 1 else []
@@ -166,11 +200,11 @@ class _Interpreter:
         return len(self.layout.pieces) if self.cut(mask) else 1
 
     def cut(self, mask: int) -> bool:
-        """Tell whether the axis that lies in pieces is among those of `mask`."""
+        """Return whether `mask` contains the axis that is split into pieces."""
         return self.layout.axis >= 0 and bool(mask >> self.layout.axis & 1)
 
     def points(self, mask: int, piece: int) -> tuple[int, ...]:
-        """Return the numbers of points along the axes of `mask`."""
+        """Return the number of points of a piece along each axis of `mask`."""
         lengths = [*self.sizes]
         if self.cut(mask):
             lengths[self.layout.axis] = len(self.layout.pieces[piece])
@@ -180,7 +214,7 @@ class _Interpreter:
         return value.parts[piece if self.cut(value.mask) else 0]
 
     def spread(self, value: Value, mask: int, piece: int) -> Any:
-        """Return a value's array with the lanes of more axes."""
+        """Return one piece of a value, broadcast to the lanes of all axes in `mask`."""
         part: Any = self.part(value, piece)
         alike = is_alike(part)
         if value.mask == mask and not alike:
@@ -200,11 +234,11 @@ class _Interpreter:
         return _padded(part.reshape(*own, math.prod(there)))
 
     def arrays(self, value: Value, mask: int) -> list[Any]:
-        """Return a value's arrays, one a piece, with the lanes of more axes."""
+        """Return all pieces of a value, broadcast to the lanes of all axes in `mask`."""
         return [self.spread(value, mask, piece) for piece in range(self.pieces(mask))]
 
     def jaxpr(self, jaxpr: Jaxpr, consts, inputs, path, known: Mapping = {}) -> list[Value]:
-        """Evaluate a jaxpr; `known` are values of its variables that are there already."""
+        """Evaluate a jaxpr; `known` holds variables whose values are already computed."""
         values: dict[Any, Value] = {**known}
         values.update(
             zip(jaxpr.constvars, (Value(0, [c], self.depth) for c in consts), strict=True)
@@ -273,14 +307,14 @@ class _Interpreter:
         after, ys = lax.scan(step, carry, xs, length=length, reverse=reverse, unroll=unroll)
         self.depth -= 1
         for value in widened:
-            value.wide.clear()  # They belong to this place.
+            value.wide.clear()  # Made for this loop only.
         return [
             Value(mask, parts, self.depth)
             for mask, parts in zip([*joined, *of_outputs], [*after, *ys], strict=True)
         ]
 
     def invariants(self, body: ClosedJaxpr, constants: Sequence[Value], path: Path) -> dict:
-        """Compute what does not change in a loop, before it; return it by variable."""
+        """Compute loop invariants before the loop; return them by variable."""
         values = dict(zip(body.jaxpr.invars, constants, strict=False))
         known = {}
         for i, eqn in enumerate(body.jaxpr.eqns):
@@ -294,7 +328,7 @@ class _Interpreter:
         return known
 
     def widened(self, step, carry, xs, body: Jaxpr) -> list[Value]:
-        """Spread before an innermost loop what its body would spread in every step."""
+        """Spread values before an innermost loop that its body would spread in every step."""
         if any(eqn.primitive.name in ("scan", "while") for eqn in all_eqns(body)):
             return []
         self.asked = {}
@@ -307,13 +341,13 @@ class _Interpreter:
 
 
 def _rounded(lanes: int) -> int:
-    """Return a number of lanes with what fills up the last vector."""
+    """Return a number of lanes, rounded up to fill the last vector."""
     vector = VECTOR[float_bytes()]
     return lanes if lanes < vector else -(-lanes // vector) * vector
 
 
 def _padded(part: Any) -> Any:
-    """Fill up the last vector of lanes with copies of the last one."""
+    """Pad the lanes to whole vectors with copies of the last lane."""
     lanes = part.shape[-1]
     missing = _rounded(lanes) - lanes
     if not missing:

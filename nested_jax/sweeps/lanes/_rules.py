@@ -1,7 +1,7 @@
-"""How primitives act on arrays whose last axis is lanes: each a rule for one equation.
+"""Rules that apply primitives to arrays whose last axis is lanes.
 
-A rule is given the interpreter, which spreads values to the lanes of the whole equation, and
-returns the equation's outputs for one piece.
+A rule evaluates one equation for one piece and returns its outputs. It receives the interpreter,
+which spreads operands to all lanes of the equation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from jax import lax
 
 from nested_jax._core.jaxpr import CALLS, bind, entries, evaluate_alone, parameters
 
-# A product of arrays is a product and a sum of lanes if it has no more terms than this.
+# A `dot_general` with at most this many terms is a product and a sum over lanes; a larger one is
+# vmapped.
 MOST_TERMS = 1024
 
 
@@ -33,7 +34,7 @@ ELEMENTWISE = _names(
     shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
     """
 )
-# Along own axes, which their parameters count from the front.
+# These reduce or move own axes, which their parameters count from the front.
 ALONG_OWN_AXES = _names(
     """
     argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_max
@@ -49,29 +50,29 @@ NATIVE = ELEMENTWISE | ALONG_OWN_AXES | CALLS | OWN_RULES
 
 
 class Spreads(Protocol):
-    """What rules need of the interpreter."""
+    """The part of the interpreter that rules use."""
 
     def spread(self, value: Any, mask: int, piece: int) -> Any:
-        """Return a value's array with the lanes of all axes in `mask`."""
+        """Return one piece of a value, broadcast to the lanes of all axes in `mask`."""
         ...
 
 
 def is_native(eqn: Any) -> bool:
-    """Tell whether a primitive takes arrays as they are, with their lanes at the end."""
+    """Return whether an equation can be evaluated with its lanes at the end, without vmap."""
     if eqn.primitive.name == "dot_general":
         return _terms(eqn) <= MOST_TERMS
     return eqn.primitive.name in NATIVE
 
 
 def _terms(eqn: Any) -> int:
-    """Return the number of products that a `dot_general` adds up."""
+    """Return the number of products that a `dot_general` sums."""
     [((contracted, _), _)] = parameters(eqn)
     shape = eqn.invars[0].aval.shape
     return entries(eqn.outvars[0]) * math.prod(shape[i] for i in contracted)
 
 
 def _vmapped(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    """Evaluate any primitive: vmapped over the lanes."""
+    """Evaluate any primitive with `jax.vmap` over the lanes."""
     parts = [lanes.spread(value, mask, piece) if value.mask else value.parts[0] for value in given]
     axes = [-1 if value.mask else None for value in given]
     return jax.vmap(lambda *xs: evaluate_alone(eqn, xs), axes, -1)(*parts)
@@ -94,7 +95,7 @@ def _along_own_axes(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
 
 
 def _dot_general(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
-    """Multiply and add up, with axes in the order batches, left's, right's, sums, lanes."""
+    """Multiply and sum, with axes in the order batch, left, right, contracted, lanes."""
     [(sums, batches)], out = parameters(eqn), eqn.outvars[0].aval
     free = [
         [i for i in range(len(atom.aval.shape)) if i not in (*sums[side], *batches[side])]
@@ -111,7 +112,7 @@ def _dot_general(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
         factors.append(part.reshape(*lengths[0], *lengths[1], *lengths[2], part.shape[-1]))
     product = factors[0] * factors[1]
     total = jnp.sum(product, range(len(out.shape), product.ndim - 1))
-    return [total.astype(out.dtype)]  # Of narrow integers the sum is wider.
+    return [total.astype(out.dtype)]  # `jnp.sum` widens narrow integers.
 
 
 def _broadcast_in_dim(lanes: Spreads, eqn, given, mask, piece) -> list[Any]:
@@ -176,5 +177,5 @@ RULES |= {
 
 
 def rule_of(eqn: Any) -> Any:
-    """Return the rule of an equation: its primitive's own, or to vmap it."""
+    """Return the rule of an equation: that of its primitive, or vmap if there is none."""
     return RULES[eqn.primitive.name] if is_native(eqn) else _vmapped

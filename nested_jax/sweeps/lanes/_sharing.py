@@ -1,7 +1,7 @@
-"""What of a program's work depends on which axes, and how much it holds: read off its jaxpr.
+"""Estimate from a jaxpr which work depends on which grid axes, and how much memory it holds.
 
-Work that does not depend on an axis is done once for all of it, as far as a chunk reaches: this is
-what decides along which axes a grid is best cut. The figures serve to compare, not to predict.
+Within a chunk, work that does not depend on an axis is done once for all its points. This decides
+along which axes a grid is best cut. The estimates are for comparison, not prediction.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-# Work an element, in additions: threefry is some twenty rounds of four operations.
+# Work per element, in additions. Threefry has about twenty rounds of four operations.
 COSTS = {
     "random_bits": 80,
     "threefry2x32": 80,
     "erf_inv": 20,
-    # Not even a loop of their own.
+    # Fused into their consumers.
     "broadcast_in_dim": 0,
     "reshape": 0,
     "squeeze": 0,
@@ -31,14 +31,14 @@ REDUCTIONS = ("reduce", "cum", "arg", "sort", "top_k")
 
 
 def work_by_axes(program: ClosedJaxpr, axes_of_inputs: Sequence[int]) -> Counter[int]:
-    """Return how many elementary operations depend on which axes.
+    """Return the number of elementary operations for each set of axes they depend on.
 
     Args:
-        program: What a swept function is traced to.
+        program: The jaxpr of the swept function.
         axes_of_inputs: The axes that each input depends on, as a mask: 1 << i for axis i.
 
     Returns:
-        Mask of axes -> operations.
+        Mask of axes -> number of operations.
     """
     work: Counter[int] = Counter()
 
@@ -49,14 +49,14 @@ def work_by_axes(program: ClosedJaxpr, axes_of_inputs: Sequence[int]) -> Counter
     return work
 
 
-# (equation, the axes it depends on, how often it is done): of all that have no body to follow.
+# Called with (equation, mask of its axes, number of executions) for equations without a body.
 Visit = Callable[[Any, int, float], None]
 
 
 def follow(
     jaxpr: Jaxpr, inputs: Sequence[int], visit: Visit | None = None, times: float = 1
 ) -> list[int]:
-    """Return the axes that a jaxpr's outputs depend on; visit its equations on the way."""
+    """Return the mask of axes of each output; call `visit` on the equations along the way."""
     masks: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def mask(atom: Any) -> int:
@@ -75,7 +75,7 @@ def _outputs(eqn: Any, given: list[int], visit: Visit | None, times: float) -> l
         body, constants, carries = scan.body.jaxpr, scan.constants, scan.carries
         return _loop(body, given, constants, carries, visit, times * scan.length)
     if name == "while":
-        # How often is not known; the condition is as nothing beside the body.
+        # The number of steps is unknown. The condition is negligible next to the body.
         body, skipped, constants = parameters(eqn)
         inputs = given[skipped:]
         return _loop(body.jaxpr, inputs, constants, len(inputs) - constants, visit, times)
@@ -111,9 +111,9 @@ def _union(masks: Sequence[int]) -> int:
 
 
 def is_call(eqn: Any) -> bool:
-    """Tell whether an equation does what the function it holds does, with its operands."""
+    """Return whether an equation only calls the one function it holds, on its operands."""
     inner = [*bodies(eqn)]
-    # A reduction's is of two scalars, and done again and again.
+    # The function of a reduction takes two scalars and runs many times.
     reduces = eqn.primitive.name.startswith(REDUCTIONS)
     return len(inner) == 1 and len(inner[0].invars) == len(eqn.invars) and not reduces
 
@@ -135,7 +135,7 @@ def operations(eqn: Any) -> int:
 
 
 def bytes_carried(jaxpr: Jaxpr, inputs: Sequence[int], sizes: Sequence[int]) -> int:
-    """Return the most that a loop hands from step to step, for all points of the axes.
+    """Return the size in bytes of the largest loop carry, for all points of the axes.
 
     Args:
         jaxpr: The program of one point.
@@ -161,7 +161,7 @@ def bytes_carried(jaxpr: Jaxpr, inputs: Sequence[int], sizes: Sequence[int]) -> 
 
 
 def bytes_held(jaxpr: Jaxpr) -> int:
-    """Return the most that a program holds at a time if nothing were fused."""
+    """Return a program's peak memory in bytes if nothing were fused."""
     last = {atom: i for i, eqn in enumerate(jaxpr.eqns) for atom in _variables(eqn.invars)}
     last |= dict.fromkeys(_variables(jaxpr.outvars), len(jaxpr.eqns))
     held = most = sum(_bytes(variable) for variable in jaxpr.invars)
