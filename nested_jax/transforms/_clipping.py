@@ -96,7 +96,7 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
 def _largest(values, least):
     """Return the largest of some scalars, at least `least`."""
     # XLA fuses a chain of maxima into one program, at a cost quadratic in their number: 2,048
-    # leaves of Adafactor compile 1.5 times as slowly and need 7 GB. It fuses nothing into a loop.
+    # leaves of Adafactor take 1.5 times as long to compile, and 7 GB. It fuses nothing into a loop.
     while len(values) > GROUP:
         groups = [jnp.stack(values[i : i + GROUP]) for i in range(0, len(values), GROUP)]
         values = [
