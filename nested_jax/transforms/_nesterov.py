@@ -123,7 +123,7 @@ def scale_by_nesterov_momentum(
             rate = rate * schedule(state.count)
         rate = jnp.asarray(rate, state.rate.dtype)
         count = incremented(state.count)
-        # The next decay. The parameters already look ahead by the present one.
+        # The decay to come; the present one is that by which the parameters already look ahead.
         ahead = jnp.asarray(decay(count) if callable(decay) else decay, state.decay.dtype)
         velocity = average(state.decay, -rate, state.velocity, updates)
         step = average(ahead, -rate, velocity, updates)
