@@ -1,4 +1,4 @@
-"""One run: any optimizer on any problem, as one compiled scan."""
+"""A single run of an optimizer on a problem, as one compiled scan."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,22 +24,22 @@ from nested_jax._core.dtypes import widened
 from nested_jax._core.types import OptState, Params, ScalarLike
 from nested_jax.problems import Problem
 
-# Steps whose randomness is drawn at once. Step by step costs 200 us a step on CPU, whatever is
-# drawn, because the generator is a loop of its own there; beyond a thousand nothing is gained.
+# Number of steps whose randomness is drawn at once. On CPU the generator is a separate loop, so
+# drawing step by step costs 200 us per step for any draw; blocks above 1,000 gain nothing.
 DRAW_BLOCK = 1000
-# Losses are added up in sums of so many, and these in the sum of a window: in float32 one long sum
-# would lose digits.
+# Losses are summed in groups of this size, and the group sums over a window: in float32, one long
+# sum would lose digits.
 SHORT_SUM = 32
 
 
 class Rollout(NamedTuple):
-    """What a run reports.
+    """The result of a run.
 
     Attributes:
         mean_loss: Mean loss over the steps from `warmup` on.
-        diverged_at: First step whose loss was above `bound` or not finite; -1 if none was.
+        diverged_at: First step whose loss was above `bound` or not finite; -1 if there was none.
         loss_curve: With `stride`, the mean loss of each window of that many steps; else None.
-        records: With `record`, what it returned at the end of each window, stacked; else None.
+        records: With `record`, its results at the end of each window, stacked; else None.
         params: Parameters after the last step.
         opt_state: State of the optimizer after the last step.
         world: State of the problem after the last step.
@@ -55,7 +55,7 @@ class Rollout(NamedTuple):
 
     @property
     def diverged(self) -> Bool[Array, ""]:
-        """Whether any loss was above the bound or not finite."""
+        """Whether any loss was above `bound` or not finite."""
         return self.diverged_at >= 0
 
 
@@ -80,41 +80,43 @@ def rollout(
     draws: Any = None,
     unroll: int = 1,
 ) -> Rollout:
-    """Run an optimizer on a problem, online: one draw, one gradient, one update a step.
+    """Run an optimizer on a problem, online: one draw, one gradient and one update per step.
 
-    Step t = 0, 1, ... observes a batch, takes loss and gradient at the parameters as they are,
-    and applies the update of `tx` (which is given the loss as the extra argument `value`). The
-    run is a pure function of its arguments: jit it, vmap it over keys and over anything that a
-    transform or a problem was built from. Memory does not grow with `steps` unless a curve is
-    asked for. Divergence is data: infinite and NaN losses are reported, nothing raises.
+    Step t = 0, 1, ... observes a batch, computes the loss and the gradient at the current
+    parameters, and applies the update of `tx` (which receives the loss as the extra argument
+    `value`). The run is a pure function of its arguments. You can jit it, and vmap it over keys and
+    over any argument of a transform or a problem. Memory does not grow with `steps` unless you
+    request a curve. Divergence is data: infinite and NaN losses are reported and never raise.
 
-    Randomness is drawn for a block of steps at once, from a key per step, so the draws do not
-    depend on how the steps are blocked. What does not depend on a vmapped axis (the draws, the
-    world, the batches, if only the optimizer varies along it) is computed once for all of it.
+    Randomness is drawn for a block of steps at once, with one key per step, so the draws do not
+    depend on the block size. Values that do not depend on a vmapped axis are computed only once: if
+    only the optimizer varies, these are the draws, the world and the batches.
 
     Args:
-        tx: A finished optimizer: its updates are added to the parameters.
+        tx: A complete optimizer; its updates are added to the parameters.
         problem: See `Problem`.
-        key: A JAX key; may be None if `initial` and `draws` are both given.
+        key: A JAX key; may be None if both `initial` and `draws` are given.
         steps: Number of steps, static, at least 1.
-        warmup: Steps that the mean loss leaves out, less than `steps`; may be traced.
-        bound: Loss beyond which a run counts as diverged; may be traced.
-        stride: Length of the windows of `Rollout.loss_curve`; static, must divide `steps`. The
-            draws of max(stride, 1000) steps are held at a time.
+        warmup: Number of initial steps to leave out of the mean loss, less than `steps`; may be
+            traced.
+        bound: Loss above which a run counts as diverged; may be traced.
+        stride: Length of the windows of `Rollout.loss_curve`; static, must divide `steps`. Memory
+            holds the draws of max(stride, 1000) steps at a time.
         record: (params, opt_state) -> tree of arrays, called at the end of each window.
-        initial: (params, world) in place of `problem.init(key)`.
-        draws: Recorded draws in place of `problem.draw(key)`: its tree with a leading axis of
-            length `steps`, or a function of the step (a traced int32) that looks them up.
-        unroll: Steps in one iteration of the compiled loop, as in `jax.lax.scan`; static. On a
-            GPU, 8 launch a third of the kernels that 1 does; on a CPU more than 1 is slower.
+        initial: (params, world), replacing `problem.init(key)`.
+        draws: Recorded draws, replacing `problem.draw(key)`: the same tree with a leading axis of
+            length `steps`, or a function of the step (a traced int32) that returns them.
+        unroll: Steps per iteration of the compiled loop, as in `jax.lax.scan`; static. On a GPU,
+            8 launches a third as many kernels as 1; on a CPU, values above 1 are slower.
 
     Returns:
-        A `Rollout`, with losses in the dtype of the problem's, or float32 if that is wider.
+        A `Rollout`. Its losses have the dtype of the problem's loss, or float32 if that is wider.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If `warmup` is not less than `steps`, `stride` does not divide `steps`,
-            `record` comes without `stride`, `draws` are not `steps` long, or a key is missing.
+            `record` is given without `stride`, `draws` do not have length `steps`, or a key is
+            missing.
 
     Example:
         >>> import jax, nested_jax as nj
@@ -131,7 +133,7 @@ def rollout(
         raise TypeError(f"`problem` must be a nested_jax.Problem, got {problem!r}.")
     check_static_count("unroll", unroll, 1)
     _check(key, steps, warmup, bound, stride, record, initial, draws)
-    # NumPy's integers would bring their dtype into the carry.
+    # NumPy integers would put their dtype into the carry.
     steps, stride = int(steps), None if stride is None else int(stride)
     key_init, key_draw = (None, None) if key is None else jax.random.split(key)
     params, world = problem.init(key_init) if initial is None else initial
@@ -154,7 +156,7 @@ def rollout(
         return (_Carry(params, opt_state, world, first), sums), loss if stride else None
 
     def run_window(carry, ts_and_draws):
-        # In the carry: writing all losses out, to add them up at the end, takes a sixth longer.
+        # Sum in the carry: storing all losses and summing at the end takes a sixth longer.
         start = carry, (zero, zero)
         (carry, sums), losses = jax.lax.scan(step, start, ts_and_draws, unroll=int(unroll))
         mean = None if losses is None else jnp.mean(losses)
@@ -196,8 +198,8 @@ def rollout(
 
 
 def _added(sums, loss, t):
-    """Return (sum of what was handed on, sum of the last few losses) with one loss more."""
-    if loss.dtype == jnp.float64:  # It has digits to spare.
+    """Add one loss to (sum of completed groups, sum of the current group)."""
+    if loss.dtype == jnp.float64:  # float64 has enough digits.
         return sums[0] + loss, sums[1]
     handed_on, recent = sums[0], sums[1] + loss
     full = t % SHORT_SUM == SHORT_SUM - 1
@@ -205,7 +207,7 @@ def _added(sums, loss, t):
 
 
 def _loss_dtype(problem, carry, draw):
-    """Return the dtype to add losses up in; say what is wrong with a loss that is no scalar."""
+    """Return the dtype for sums of losses; raise if the loss is not a floating scalar."""
 
     def loss(carry, t):
         return problem.loss(carry.params, problem.observe(draw(t), carry.world)[0])

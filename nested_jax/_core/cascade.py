@@ -1,4 +1,4 @@
-"""Exponential averages in a row: the one recurrence that model and data levels share."""
+"""A cascade of exponential averages, the recurrence shared by model and data levels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +23,9 @@ from nested_jax._core.types import ScalarLike, Updates
 def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.ndarray | jax.Array:
     """Return `stages` copies of `decay`, padded with zeros to `max_stages`.
 
-    A stage of decay 0 hands its input on, so cascades of every length share one shape. Concrete
-    arguments give a float64 NumPy vector, so that what is derived from it (1 - decay) is exact
-    in every dtype; traced ones give a JAX array.
+    A stage of decay 0 passes its input on, so cascades of every length share one shape. Concrete
+    arguments give a float64 NumPy vector, so that 1 - decay is accurate in every dtype; traced
+    arguments give a JAX array.
     """
     if is_traced(stages) or is_traced(decay):
         return jnp.where(jnp.arange(max_stages) < stages, decay, 0.0)
@@ -35,7 +35,7 @@ def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.n
 def check_levels(
     name: str, levels: Any, decay: Any, max_name: str, max_levels: Any, low: int = 1
 ) -> int:
-    """Check a level count against its maximum; return the maximum, `levels` if none is given."""
+    """Check a level count against its maximum; return the maximum, by default `levels`."""
     check_count(name, levels, low)
     check_unit_interval("decay", decay)
     if max_levels is None:
@@ -61,7 +61,7 @@ def check_levels(
 
 def average(keep: ScalarLike, take: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:
     """Return keep * momentum + take * inflow in the dtype of `momentum`."""
-    # A traced hyperparameter has a dtype of its own, which must not enter the state.
+    # The dtype of a traced hyperparameter must not enter the state.
     weights = in_dtype(keep, take)
 
     def leaf(m, u):
@@ -72,9 +72,9 @@ def average(keep: ScalarLike, take: ScalarLike, momentum: Updates, inflow: Updat
 
 
 def _handed_on(keep: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:
-    """Return `inflow` itself, in the dtype of `momentum`, where a stage keeps nothing."""
-    # Not 0 * M + 1 * inflow: what is no stage must be none after an infinite update, too. It is
-    # also how a sweep sees which stages none of the runs beside each other have.
+    """Return `inflow` in the dtype of `momentum` if the stage keeps nothing, else `momentum`."""
+    # Not 0 * M + 1 * inflow: a stage of decay 0 must be the identity even after an infinite update.
+    # A sweep also uses this selection to find stages that are absent from all runs of a batch.
     absent = keep == 0
     if not is_traced(absent):
         return jax.tree.map(lambda m, u: cast(u, m.dtype), momentum, inflow) if absent else momentum
@@ -87,10 +87,10 @@ def cascade(
     momenta: Sequence[Updates],
     inflow: Updates,
 ) -> tuple[Updates, ...]:
-    """Move every stage of a cascade one step on, innermost (last) first.
+    """Advance every stage of a cascade by one step, innermost (last) first.
 
-    Stage i becomes keeps[i] * M_i + takes[i] * M_{i+1}, with the fresh M_{i+1}, or just that if
-    keeps[i] is 0; the innermost takes `inflow`. Returns the new stages, outermost first.
+    Stage i becomes keeps[i] * M_i + takes[i] * M_{i+1} with the new M_{i+1}, or M_{i+1} itself if
+    keeps[i] is 0. The innermost stage takes `inflow`. Returns the new stages, outermost first.
     """
     fresh = []
     for keep, take, momentum in zip(keeps[::-1], takes[::-1], momenta[::-1], strict=True):

@@ -1,8 +1,8 @@
-"""Checks of arguments, made when a factory is called.
+"""Argument checks, made when a factory is called.
 
-A wrong kind is a `TypeError`, a value out of range a `ValueError`, and the message names the
-argument, the rule and the value. Of a tracer only dtype and shape are checked: its value is not
-known yet.
+A wrong type raises `TypeError` and a value out of range `ValueError`. The message names the
+argument, the rule and the value. For a tracer only dtype and shape are checked, because its value
+is not known yet.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ import numpy as np
 
 
 def is_traced(value: Any) -> bool:
-    """Tell whether `value` is known only when the program runs."""
+    """Return whether `value` is a tracer, known only when the program runs."""
     return isinstance(value, jax.core.Tracer)
 
 
 def on_host(value: Any) -> Any:
-    """Return a concrete scalar as one of NumPy: under jit, JAX's own arithmetic is traced."""
+    """Return a concrete value as a NumPy scalar: under jit, JAX arithmetic is traced."""
     return value if is_traced(value) else np.asarray(value)[()]
 
 
 def how_to_keep_static(name: str, value: Any) -> str:
-    """Return what an error adds for a traced value: `optax.inject_hyperparams` traces numbers."""
+    """Return a hint for errors on traced values: `optax.inject_hyperparams` traces numbers."""
     hint = f" (With `optax.inject_hyperparams`, pass static_args=({name!r},).)"
     return hint if is_traced(value) else ""
 
@@ -41,7 +41,7 @@ def as_scalars(name: str, values: Any) -> list:
         raise TypeError(f"`{name}` must be a sequence of numbers or a vector, got {values!r}.")
     if values.ndim != 1:
         raise ValueError(f"`{name}` must be a vector, got an array of shape {values.shape}.")
-    # Under jit, indexing a concrete JAX array would give tracers, which pass all checks.
+    # Under jit, indexing a concrete JAX array gives tracers, which pass all checks.
     values = values if is_traced(values) else np.asarray(values)
     return [values[i] for i in range(values.shape[0])]
 
@@ -50,7 +50,7 @@ def check_number(name: str, value: Any, rule: str = "be a number") -> None:
     """Raise unless `value` is a real scalar, concrete or traced."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return
-    # JAX's order of dtypes, unlike NumPy's, has a place for bfloat16.
+    # JAX's dtype hierarchy, unlike NumPy's, includes bfloat16.
     if not isinstance(value, np.generic | np.ndarray | jax.Array) or not (
         jnp.issubdtype(value.dtype, np.integer) or jnp.issubdtype(value.dtype, np.floating)
     ):
@@ -59,7 +59,7 @@ def check_number(name: str, value: Any, rule: str = "be a number") -> None:
         raise ValueError(f"`{name}` must {rule}, got an array of shape {value.shape}.")
 
 
-# Inside `recording`, the rules that traced values were held against: (tracer, rule).
+# Inside `recording`: pairs of a tracer and the rule that its value must satisfy.
 _RECORDED: ContextVar[list[tuple[Any, Callable[[Any], Any]]] | None] = ContextVar(
     "recorded", default=None
 )
@@ -67,7 +67,7 @@ _RECORDED: ContextVar[list[tuple[Any, Callable[[Any], Any]]] | None] = ContextVa
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[tuple[Any, Callable[[Any], Any]]]]:
-    """Collect what is asked of traced values, so that concrete ones can be held against it."""
+    """Collect the rules for traced values, so that concrete values can be checked later."""
     rules: list[tuple[Any, Callable[[Any], Any]]] = []
     token = _RECORDED.set(rules)
     try:
@@ -77,7 +77,7 @@ def recording() -> Iterator[list[tuple[Any, Callable[[Any], Any]]]]:
 
 
 def record(value: Any, rule: Callable[[Any], Any]) -> None:
-    """Note that `rule`, which raises, would be asked of `value` were it not traced."""
+    """Record that the traced `value` must satisfy `rule`, a function that raises."""
     rules = _RECORDED.get()
     if rules is not None:
         rules.append((value, rule))
@@ -87,13 +87,13 @@ def _check_range(name: str, value: Any, rule: str, holds: Callable[[float], bool
     check_number(name, value, rule)
     if is_traced(value):
         record(value, lambda concrete: _check_range(name, concrete, rule, holds))
-    # float() also takes bfloat16, which NumPy does not order.
+    # float() also accepts bfloat16, which NumPy does not order.
     elif not holds(float(value)):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
 
 
 def check_unit_interval(name: str, value: Any) -> None:
-    """Raise unless 0 <= `value` < 1: a decay that forgets."""
+    """Raise unless 0 <= `value` < 1, as for a decay."""
     _check_range(name, value, "lie in [0, 1)", lambda x: 0 <= x < 1)
 
 
@@ -103,12 +103,12 @@ def check_fraction(name: str, value: Any) -> None:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise unless `value` is finite and above 0."""
+    """Raise unless `value` is finite and positive."""
     _check_range(name, value, "be positive and finite", lambda x: 0 < x < np.inf)
 
 
 def check_non_negative(name: str, value: Any) -> None:
-    """Raise unless `value` is finite and not below 0."""
+    """Raise unless `value` is finite and non-negative."""
     _check_range(name, value, "be non-negative and finite", lambda x: 0 <= x < np.inf)
 
 
@@ -118,7 +118,7 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def check_at_least(name: str, value: Any, low: float) -> None:
-    """Raise unless `value` is finite and not below `low`."""
+    """Raise unless `value` is finite and at least `low`."""
     _check_range(name, value, f"be at least {low:g} and finite", lambda x: low <= x < np.inf)
 
 
@@ -126,10 +126,10 @@ def check_count(name: str, value: Any, low: int = 0) -> None:
     """Raise unless `value` is an integer of at least `low`, concrete or traced."""
     rule = f"be an integer of at least {low}"
     check_number(name, value, rule)
-    # Python's integers have no bound, and beyond 64 bits no dtype.
+    # Python integers are unbounded, and beyond 64 bits they have no dtype.
     if not isinstance(value, int) and not np.issubdtype(jnp.result_type(value), np.integer):
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
-    # int(), because under jit even a concrete JAX array compares to a tracer.
+    # int(), because under jit comparing even a concrete JAX array gives a tracer.
     if is_traced(value):
         record(value, lambda concrete: check_count(name, concrete, low))
     elif int(value) < low:
@@ -137,7 +137,7 @@ def check_count(name: str, value: Any, low: int = 0) -> None:
 
 
 def check_static_count(name: str, value: Any, low: int = 0) -> None:
-    """Raise unless `value` is a concrete integer of at least `low`: it shapes the program."""
+    """Raise unless `value` is a concrete integer of at least `low`; it shapes the program."""
     if is_traced(value):
         rule = f"`{name}` must be a Python integer, known when tracing"
         raise TypeError(f"{rule}, got {value}.{how_to_keep_static(name, value)}")
@@ -151,7 +151,7 @@ def check_below(name: str, value: int, high: int) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raise unless `value` is True or False: a choice between two programs."""
+    """Raise unless `value` is True or False; it selects one of two programs."""
     if not isinstance(value, bool | np.bool_):
         hint = how_to_keep_static(name, value)
         raise TypeError(f"`{name}` must be True or False, got {value!r}.{hint}")
@@ -180,13 +180,13 @@ def check_transformation(name: str, value: Any) -> None:
 
 
 def check_number_or_schedule(name: str, value: Any, check: Callable[[str, Any], None]) -> None:
-    """Hold a number against `check`; a schedule (any callable of the step) passes."""
+    """Apply `check` to a number; accept any callable as a schedule."""
     if not callable(value):
         check(name, value)
 
 
 def increasing_fractions(name: str, values: Any) -> list:
-    """Return the entries of a sequence or a vector; raise unless 0 < entry 0 < ... <= 1."""
+    """Return the entries of a sequence or vector; raise unless they increase in (0, 1]."""
     scalars = as_scalars(name, values)
     for i, value in enumerate(scalars):
         check_fraction(f"{name}[{i}]", value)
@@ -194,7 +194,7 @@ def increasing_fractions(name: str, values: Any) -> list:
     if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
         raise ValueError(f"`{name}` must increase from above 0, got {known}.")
     for i, value in enumerate(scalars):
-        if is_traced(value):  # To be held against those that are known.
+        if is_traced(value):  # Check it later against the known entries.
             before, after = scalars[:i], scalars[i + 1 :]
             record(value, lambda x, b=before, a=after: increasing_fractions(name, [*b, x, *a]))
     return scalars

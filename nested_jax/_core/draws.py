@@ -1,4 +1,4 @@
-"""Where the randomness of a run's steps comes from."""
+"""Random draws for the steps of a run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def source_of_draws(problem: Any, key: Any, draws: Any) -> Callable[[Any], Any]:
-    """Return the function step -> draws: the problem's own, a given one, or rows of arrays."""
+    """Return a function step -> draws: the problem's, a given one, or rows of given arrays."""
     if draws is None:
         return lambda t: problem.draw(jax.random.fold_in(key, t))
     if callable(draws):

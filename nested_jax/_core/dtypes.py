@@ -1,4 +1,4 @@
-"""How numbers keep their precision: state is float32 or wider, updates leave as they came in."""
+"""Precision rules: state is float32 or wider; updates keep the dtype they came in."""
 
 import functools
 from collections.abc import Callable
@@ -14,37 +14,37 @@ from nested_jax._core.types import ScalarLike
 
 
 def complement(decay: ScalarLike) -> ScalarLike:
-    """Return 1 - decay, in float64 on the host where the decay is concrete.
+    """Return 1 - decay, computed in float64 on the host if `decay` is concrete.
 
-    In float32, 1 - 0.9999 is off by 1.7e-4 of its value.
+    In float32, 1 - 0.9999 has a relative error of 1.7e-4.
     """
     return 1 - decay if is_traced(decay) else 1 - np.float64(decay)
 
 
 def widened(dtype: Any, where: str = "") -> Any:
     """Return `dtype`, or float32 if that is wider: bfloat16 rounds a decay of 0.999 to 1."""
-    dtype = jax.dtypes.canonicalize_dtype(dtype)  # NumPy's float64 is float32 unless under x64.
+    dtype = jax.dtypes.canonicalize_dtype(dtype)  # Without x64, float64 is float32.
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(f"Arrays must be of a floating dtype, got {dtype}{where}.")
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def widened_real(dtype: Any) -> Any:
-    """Return the dtype of the size of a number of `widened(dtype)`, which may be complex."""
+    """Return the real dtype for magnitudes of `widened(dtype)`, which may be complex."""
     return jnp.finfo(widened(dtype)).dtype
 
 
 def transformation(
     init_fn: Callable[[Any], Any], update_fn: Callable[[Any, Any, Any], tuple[Any, Any]]
 ) -> optax.GradientTransformationExtraArgs:
-    """Return a transform that takes what optax's own take.
+    """Return a transform that accepts the same inputs as optax transforms.
 
-    Leaves may be Python numbers, and `update` ignores extra arguments, so that a chain can hand
-    all of its links what one of them needs.
+    Leaves may be Python numbers. `update` ignores extra arguments, so a chain can pass all its
+    links an argument that only one needs.
 
     Args:
-        init_fn: Parameters to state.
-        update_fn: (updates, state, parameters or None) to (updates, state).
+        init_fn: parameters -> state.
+        update_fn: (updates, state, parameters or None) -> (updates, state).
     """
 
     def init(params):
@@ -58,7 +58,7 @@ def transformation(
 
 
 def with_arrays(tree: Any) -> Any:
-    """Return `tree` with arrays of JAX's default floating dtype in place of Python numbers."""
+    """Replace Python numbers in `tree` by arrays of JAX's default floating dtype."""
     if not any(map(_is_python_number, jax.tree.leaves(tree))):
         return tree
     return jax.tree.map(lambda x: _as_array(x) if _is_python_number(x) else x, tree)
@@ -67,7 +67,7 @@ def with_arrays(tree: Any) -> Any:
 def _is_python_number(x: Any) -> bool:
     if isinstance(x, int | float | complex):
         return not isinstance(x, bool)
-    # Under jit a Python integer is an integer array of weak type.
+    # Under jit a Python integer is an integer array with a weak type.
     return getattr(x, "weak_type", False) and jnp.issubdtype(x.dtype, jnp.integer)
 
 
@@ -76,18 +76,18 @@ def _as_array(x: Any) -> jax.Array:
 
 
 def check_arrays(tree: Any) -> None:
-    """Raise unless all leaves are arrays of floating dtypes, real or complex."""
-    # Most trees are of one dtype, so that this costs next to nothing.
+    """Raise unless all leaves are arrays with floating dtypes, real or complex."""
+    # Most trees have one dtype, so this check is almost free.
     dtypes = {getattr(x, "dtype", None) for x in jax.tree.leaves(tree)}
     if not all(dtype is not None and jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
         jax.tree.map_with_path(_check_array, tree)
 
 
 def check_updates(updates: Any, like: Any) -> None:
-    """Raise unless `updates` are floating arrays of the shapes of `like`, real where that is."""
+    """Raise unless `updates` are floating arrays with the shapes of `like`, real where it is."""
     leaves, treedef = jax.tree.flatten(like)
     pairs = zip(treedef.flatten_up_to(updates), leaves, strict=True)
-    # Paths cost more than all else here, and are asked for only where something is unlike.
+    # Paths are the most expensive part, so they are computed only if something differs.
     if not all(_is_alike(u, x) for u, x in pairs):
         jax.tree.map_with_path(check_update, like, updates)
 
@@ -97,7 +97,7 @@ def _is_alike(u: Any, x: Any) -> bool:
 
 
 def place(path: Any) -> str:
-    """Return what a message says of where in its tree a leaf is."""
+    """Return the part of an error message that locates a leaf in its tree."""
     return f" at {jax.tree_util.keystr(path)}" if path else ""
 
 
@@ -108,7 +108,7 @@ def _check_array(path: Any, x: Any) -> None:
 
 
 def check_update(path: Any, like: Any, u: Any) -> None:
-    """Raise unless `u` is a floating array of the shape of `like`, real where that is."""
+    """Raise unless `u` is a floating array with the shape of `like`, and real if `like` is."""
     if _is_alike(u, like):
         return
     _check_array(path, u)
@@ -121,58 +121,58 @@ def check_update(path: Any, like: Any, u: Any) -> None:
 
 
 def cast(x: Any, dtype: Any) -> Any:
-    """Return `x.astype(dtype)`, at next to no cost in tracing where that changes nothing."""
-    # A weak type is changed: it becomes one that is meant.
+    """Return `x.astype(dtype)`, almost free in tracing if nothing changes."""
+    # A weak type does change: it becomes strong.
     if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
         return x
-    widened(x.dtype)  # Nor may what leaves be rounded to an integer, silently.
+    widened(x.dtype)  # Raises for integers: an update must not be rounded silently.
     return x.astype(dtype)
 
 
 def in_dtype(*numbers: Any) -> Callable[[Any], tuple[jax.Array, ...]]:
-    """Return a function from a dtype to `numbers` in it, each cast once for all leaves."""
+    """Return a function from a dtype to `numbers` in that dtype, cast once for all leaves."""
     return functools.cache(lambda dtype: tuple(jnp.asarray(x, dtype) for x in numbers))
 
 
 def zeros_widened(params: Any, widen: Callable[[Any], Any] = widened) -> Any:
-    """Return zeros shaped like `params`, each of its leaf's dtype or float32 if wider."""
+    """Return zeros shaped like `params`, in each leaf's dtype or float32 if that is wider."""
     check_arrays(params)
     return jax.tree.map(lambda p: jnp.zeros_like(p, widen(p.dtype)), params)
 
 
 def narrowed(tree: Any, like: Any) -> Any:
-    """Cast each leaf of `tree` to the dtype of the leaf of `like`."""
+    """Cast each leaf of `tree` to the dtype of the corresponding leaf of `like`."""
     return jax.tree.map(lambda x, y: cast(x, jax.dtypes.canonicalize_dtype(y.dtype)), tree, like)
 
 
 def incremented(count: jax.Array) -> jax.Array:
-    """Return `count` + 1, or `count` at its dtype's end, where it would wrap around."""
+    """Return `count` + 1, or `count` if that would overflow."""
     return jnp.asarray(optax.safe_increment(count))
 
 
 def squared(x: jax.Array) -> jax.Array:
-    """Return the square of the size of each entry, which is real. x is to be widened before."""
-    # Of `lax`, whose functions cost two thirds of the like of `jnp` in tracing.
+    """Return the squared magnitude of each entry, which is real. Widen x before."""
+    # `lax` functions trace in two thirds of the time of `jnp` functions.
     square = jax.lax.square
     return square(x.real) + square(x.imag) if x.dtype.kind == "c" else square(x)
 
 
 def root(x: jax.Array) -> jax.Array:
-    """Return the square root, whose derivative is 0 at 0, and not infinite."""
+    """Return the square root, with derivative 0 at 0 instead of infinity."""
     # Not `x > 0`, which would hide a NaN.
     nothing = x == 0
     return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, x)))
 
 
 def positive_root(x: jax.Array) -> jax.Array:
-    """Return the square root of x or the smallest normal number: `root` at less cost."""
+    """Return the root of x or of the smallest normal number if larger; cheaper than `root`."""
     return jax.lax.sqrt(jax.lax.max(x, jnp.finfo(x.dtype).tiny))
 
 
 def root_mean_square(x: jax.Array) -> jax.Array:
     """Return the root of the mean of squares, in float32 or wider; 0 for an array of size 0.
 
-    Its derivative is 0 where all of x is 0, and not NaN.
+    Its derivative is 0, not NaN, where all of x is 0.
     """
     return root(jnp.sum(squared(cast(x, widened(x.dtype)))) / float(max(x.size, 1)))
 

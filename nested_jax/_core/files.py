@@ -1,14 +1,14 @@
-"""How files are written: whole or not at all."""
+"""Atomic file writes."""
 
 import os
 from pathlib import Path
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file aside, flush it to disk and rename it.
+    """Write a file atomically: to a temporary file, flushed to disk, then renamed.
 
     Raises:
-        OSError: If it cannot be written. What was there before is untouched.
+        OSError: If it cannot be written. An existing file stays as it was.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -6,14 +6,14 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-# Trees of arrays whose structure is the user's.
+# Trees of arrays; the user chooses the structure.
 Params: TypeAlias = Any
 Updates: TypeAlias = Any
 OptState: TypeAlias = Any
 
-# A number: Python's, NumPy's, or a JAX array of rank 0, which may be traced.
+# A Python or NumPy number, or a JAX array of rank 0, which may be traced.
 ScalarLike: TypeAlias = float | int | np.ndarray | np.number[Any] | jax.Array
 
-# Step (counted from 0) to a number, as optax takes them.
+# Functions from the step (from 0) to a number, as in optax.
 Schedule: TypeAlias = Callable[[Any], Any]
 ScalarOrSchedule: TypeAlias = ScalarLike | Schedule

@@ -1,4 +1,4 @@
-"""Finished optimizers: chains of transforms, no arithmetic of their own."""
+"""Finished optimizers: chains of transforms without further arithmetic."""
 
 from nested_jax.optimizers._adafactor import adafactor as adafactor
 from nested_jax.optimizers._adafactor import factored_adamw as factored_adamw

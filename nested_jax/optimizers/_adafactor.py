@@ -1,4 +1,4 @@
-"""Adafactor, and AdamW with its second moment."""
+"""Adafactor, and AdamW with Adafactor's second moment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,9 +44,10 @@ def adafactor(
     mask: Any | Callable[[Params], Any] | None = None,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
-    r"""Adafactor: sublinear memory, clipped updates, steps relative to the parameters.
+    r"""Build Adafactor: sublinear memory, clipped updates, steps relative to the parameters.
 
-    With V the factored second moment (`scale_by_factored_rms`) and m an average, leaf by leaf,
+    With V the factored second moment (`scale_by_factored_rms`) and m an average, both starting at
+    0, for each leaf
 
     .. math::
 
@@ -55,48 +56,50 @@ def adafactor(
         m \leftarrow b_1 m + (1 - b_1) \hat u, \quad
         \theta \leftarrow \theta - \eta_t (\alpha_t m + \lambda_t \theta).
 
-    The defaults are the paper's. `b1` = None, and no number, is without momentum: that is what
-    saves the memory, so it decides the shape of the state, which no number may here (b1 = 0
-    computes the same with a buffer). With a number, `momentum_of` says what is averaged:
-    "update", as above and in big_vision, or "step", :math:`\alpha_t \hat u`, as in tensor2tensor
-    (of the paper's authors), transformers and timm; the paper does not say. For "update" a change
-    of rate, such as a warm restart, acts at once and not 1 / (1 - b1) steps later, and Adam has
-    the same order. The schedule multiplies what leaves the average, in both.
+    The defaults are the paper's. `b1=None` means no momentum and saves its memory; `b1=0` computes
+    the same with a buffer, because a number never changes the shape of the state.
 
-    A gradient entry beyond 1.8e19 in float32, whose square is infinite, makes its whole matrix
-    NaN for good (`scale_by_factored_rms`): clip before where there may be one.
+    With a number, `momentum_of` chooses what is averaged: "update", as above and in big_vision, or
+    "step", :math:`\alpha_t \hat u`, as in tensor2tensor (by the paper's authors), transformers and
+    timm. The paper does not specify it. With "update", as in Adam, a change of the learning rate
+    (such as a warm restart) acts at once, not 1 / (1 - b1) steps later. In both cases the schedule
+    multiplies the output of the average.
+
+    In float32 the square of a gradient entry beyond 1.8e19 is infinite and makes its whole matrix
+    NaN permanently (`scale_by_factored_rms`). Clip before if such entries can occur.
 
     Args:
         learning_rate: The cap of :math:`\rho_t = \min(\text{cap}, 1 / \sqrt t)`, 1e-2 if not
-            given; without `relative_step`, :math:`\rho_t` itself, which must be given. A number,
-            may be traced, or a function of the step.
+            given. Without `relative_step` it is :math:`\rho_t` itself and required. A number, may
+            be traced, or a function of the step.
         b1: The decay of the average, in [0, 1), may be traced; None: no average.
         decay_rate: c in :math:`\beta_{2,t} = 1 - t^{-c}`; may be traced.
-        b2: In place of that, a constant in [0, 1), may be traced, or a function of the step.
-        b2_cap: The most that :math:`\beta_{2,t}` may be; may be traced.
+        b2: Replaces it: a constant in [0, 1), may be traced, or a function of the step.
+        b2_cap: The upper limit of :math:`\beta_{2,t}`, in [0, 1]; may be traced; None: no limit.
         clip_threshold: d > 0; may be traced; None: no clipping.
         relative_step: Whether :math:`1 / \sqrt t` bounds :math:`\rho_t`; static.
-        warmup_init: Whether :math:`10^{-6} t` does; static.
+        warmup_init: Whether :math:`10^{-6} t` also bounds it; static.
         scale_by_parameter: Whether :math:`\mathrm{RMS}(\theta)` scales the step; static.
-        eps1: What is added to the squares, > 0; may be traced.
+        eps1: Added to the squared gradient, > 0; may be traced.
         eps2: :math:`\epsilon_2 \ge 0`; may be traced.
         factored: Whether V is factored; static.
-        min_dim_size_to_factor: The least size of both axes for that; static.
-        factored_dims: Which axes: the two "largest" or the "last" two; static.
+        min_dim_size_to_factor: Factor only if both axes have this size or more; static.
+        factored_dims: Which axes to factor: the two "largest" or the "last" two; static.
         momentum_of: "update" or "step"; static.
         weight_decay: :math:`\lambda \ge 0`, not multiplied by :math:`\alpha_t`; may be traced.
-        normalized: Whether the schedule's cycle sets the scale of the decay, as in `adamw`;
-            static.
-        mask: Which parameters decay: a tree of bools, or a function from the parameters to one.
-        schedule: A multiplier :math:`\eta` of step and decay, a function of the step.
+        normalized: Whether to divide the decay by the root of the steps in the schedule's cycle, as
+            in `adamw`; static.
+        mask: Which parameters decay: a tree of bools, or a function from the parameters to such a
+            tree.
+        schedule: The multiplier :math:`\eta` of step and decay, a function of the step.
 
     Returns:
-        An optimizer whose updates are to be added to the parameters; its `update` needs `params`.
+        An optimizer; add its updates to the parameters. Its `update` needs `params`.
         Its state holds n + m numbers for an n x m matrix, and n m more with a number for `b1`.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range, or a rate is missing.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a concrete number is out of range, or a required learning rate is missing.
 
     Example:
         >>> import nested_jax as nj
@@ -104,11 +107,12 @@ def adafactor(
         >>> tx = nj.adafactor(1e-3, relative_step=False, b1=0.9, b2_cap=0.999)
 
     References:
-        Shazeer & Stern (2018), Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235; a cap of
-        :math:`\rho_t` other than 1e-2, momentum and weight decay are not part of them.
-        `optax.adafactor` has no relative step (its rate is to be given), no constant or capped
-        :math:`\beta_2` and `momentum_of="step"`, factors axes from 128 on, and keeps statistics
-        in the dtype of the parameters: in float16 zero gradients become NaN.
+        Shazeer & Stern (2018), Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235; departures:
+        a cap of :math:`\rho_t` other than 1e-2, momentum and weight decay are not in the paper.
+        `optax.adafactor` differs: it has no relative step (its learning rate is required) and no
+        constant or capped :math:`\beta_2`, it averages the step, it factors axes of at least 128,
+        and it keeps statistics in the dtype of the parameters (in float16 zero gradients become
+        NaN).
     """
     check_positive("eps1", eps1)
     check_non_negative("eps2", eps2)
@@ -129,7 +133,7 @@ def adafactor(
         eps=eps2,
         schedule=None if averages_steps else schedule,
     )
-    # The schedule multiplies what leaves the average, whatever is averaged.
+    # The schedule multiplies the output of the average in both cases.
     late = [optax.scale_by_schedule(schedule)] if averages_steps and schedule is not None else []
     return optax.chain(
         scale_by_factored_rms(

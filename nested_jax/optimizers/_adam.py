@@ -25,26 +25,27 @@ def adam(
     amsgrad: bool = False,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
-    r"""Adam, or AMSGrad.
+    r"""Build Adam, or AMSGrad.
 
     .. math:: \theta \leftarrow \theta
         - \eta_t \alpha_t \frac{\hat m}{\sqrt{\hat v} + \varepsilon} .
 
-    It is `optax.adam` (`optax.amsgrad`); see `scale_by_adam`. Defaults are the paper's.
+    Equals `optax.adam`, and `optax.amsgrad` with `amsgrad`; see `scale_by_adam`, whose state
+    starts at 0. The defaults are the paper's.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
         b1: :math:`\beta_1 \in [0, 1)`; may be traced.
         b2: :math:`\beta_2 \in [0, 1)`; may be traced.
         eps: :math:`\varepsilon \ge 0`; may be traced.
-        amsgrad: Whether to divide by the largest second moment so far; static.
-        schedule: A multiplier of the rate, a function of the step.
+        amsgrad: Whether to divide by the root of the largest second moment so far; static.
+        schedule: A function of the step (from 0) that multiplies the learning rate; 1 if not given.
 
     Returns:
-        An optimizer whose updates are to be added to the parameters.
+        An optimizer; add its updates to the parameters.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete number is out of range.
 
     Example:
@@ -69,16 +70,17 @@ def adamw(
     mask: Any | Callable[[Params], Any] | None = None,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
-    r"""Adam with decoupled weight decay, as its paper has it.
+    r"""Build AdamW; the decay is not multiplied by the learning rate unless asked (optax does).
 
     .. math:: \theta \leftarrow \theta - \eta_t
         \left( \alpha_t \frac{\hat m}{\sqrt{\hat v} + \varepsilon} + \lambda_t \theta \right) .
 
-    The schedule scales step and decay alike, and the rate only the step. With `decay_times_rate`
-    it is `optax.adamw(learning_rate, weight_decay=weight_decay)`, in which
-    :math:`\lambda_t = \alpha_t` times `weight_decay`. With `normalized`, `weight_decay` is
-    :math:`\lambda_\text{norm}`, of .025 to .05 in the paper, and is divided by the root of the
-    steps in the schedule's cycle. See `add_decoupled_weight_decay`.
+    The moments start at 0. The schedule scales both the step and the decay; the learning rate
+    scales only the step, as in the paper. With `decay_times_rate`, :math:`\lambda_t` is
+    :math:`\alpha_t` times `weight_decay`, and the optimizer equals
+    `optax.adamw(learning_rate, weight_decay=weight_decay)`. With `normalized`, `weight_decay` is
+    the paper's :math:`\lambda_\text{norm}` (0.025 to 0.05 there) and is divided by the square
+    root of the number of steps in the schedule's cycle. See `add_decoupled_weight_decay`.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
@@ -86,22 +88,31 @@ def adamw(
         b1: :math:`\beta_1 \in [0, 1)`; may be traced.
         b2: :math:`\beta_2 \in [0, 1)`; may be traced.
         eps: :math:`\varepsilon \ge 0`; may be traced.
-        normalized: Whether the schedule's cycle sets the scale of the decay; static.
-        decay_times_rate: Whether the rate multiplies the decay, as in optax and torch; static.
-        mask: Which parameters decay: a tree of bools, or a function from the parameters to one.
-        schedule: A multiplier of step and decay, a function of the step; with `normalized` one
-            that has `cycle_steps`.
+        normalized: Whether to divide the decay by the root of the steps in the schedule's cycle;
+            static.
+        decay_times_rate: Whether the learning rate multiplies the decay, as in optax and torch;
+            static.
+        mask: Which parameters decay: a tree of bools, or a function from the parameters to such a
+            tree.
+        schedule: A function of the step that multiplies both step and decay; `normalized` needs
+            one with a `cycle_steps` method.
 
     Returns:
-        An optimizer whose updates are to be added to the parameters; its `update` needs `params`.
+        An optimizer; add its updates to the parameters. Its `update` needs `params`.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete number is out of range.
 
     Example:
         >>> import nested_jax as nj
         >>> tx = nj.adamw(1e-3, weight_decay=1e-4)
+
+        To move `optax.adamw` over, ask for the product:
+
+        >>> import optax
+        >>> theirs = optax.adamw(1e-3, weight_decay=1e-4)
+        >>> ours = nj.adamw(1e-3, weight_decay=1e-4, decay_times_rate=True)
     """
     check_flag("decay_times_rate", decay_times_rate)
     return optax.chain(

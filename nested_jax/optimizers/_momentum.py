@@ -1,4 +1,4 @@
-"""Gradient descent with momentum, accumulated, nested or looking ahead."""
+"""Gradient descent with heavy-ball, nested or Nesterov momentum."""
 
 from collections.abc import Sequence
 
@@ -19,25 +19,25 @@ from nested_jax.transforms import (
 def momentum(
     learning_rate: ScalarOrSchedule, *, decay: ScalarLike = 0.9, schedule: Schedule | None = None
 ) -> optax.GradientTransformation:
-    r"""Gradient descent with accumulated momentum (heavy ball).
+    r"""Build gradient descent with accumulated (heavy-ball) momentum.
 
     .. math:: s \leftarrow \rho s + g, \quad \theta \leftarrow \theta - \eta_t \alpha_t s,
         \quad s_0 = 0.
 
-    It is `optax.sgd(learning_rate, momentum=decay)`. Under a constant gradient the parameters
-    reach the terminal velocity :math:`-\alpha g / (1 - \rho)` a step; with decay 0 this is
-    plain gradient descent. For the averaged convention, whose gain is 1, see `nested_momentum`.
+    Equals `optax.sgd(learning_rate, momentum=decay)`, and plain gradient descent at decay 0. Under
+    a constant gradient the velocity tends to :math:`-\alpha g / (1 - \rho)` per step. For
+    averaged momentum, whose gain is 1, see `nested_momentum`.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
         decay: :math:`\rho \in [0, 1)`; may be traced.
-        schedule: A multiplier of the rate, a function of the step.
+        schedule: A function of the step (from 0) that multiplies the learning rate; 1 if not given.
 
     Returns:
-        An optimizer whose updates are to be added to the parameters.
+        An optimizer; add its updates to the parameters.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete number is out of range.
 
     Example:
@@ -46,7 +46,7 @@ def momentum(
         >>> state = tx.init(jnp.zeros(()))
         >>> for _ in range(3):
         ...     update, state = tx.update(jnp.ones(()), state)
-        >>> round(float(update), 4)  # -0.1 (1 + 0.5 + 0.25), on its way to -0.2
+        >>> round(float(update), 4)  # -0.1 (1 + 0.5 + 0.25), tends to -0.2
         -0.175
     """
     return optax.chain(
@@ -66,35 +66,36 @@ def nested_momentum(
     readout: str = "last",
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
-    r"""Gradient descent along m levels of averaged momentum.
+    r"""Build gradient descent with m levels of averaged momentum.
 
     .. math::
 
         M_m \leftarrow g, \quad M_i \leftarrow a M_i + (1 - a) M_{i+1} \;\;
         (i = m - 1, \dots, 1), \quad \theta \leftarrow \theta - \eta_t \alpha_t M_1 .
 
-    One level is plain gradient descent; two are `momentum` with the rate multiplied by 1 - a.
-    The gain is 1 and the delay (m - 1) a / (1 - a) steps: with equal decays and many levels the
-    largest stable rate falls steeply. See `scale_by_nested_momentum`.
+    All averages start at 0. One level is plain gradient descent; two levels are `momentum` with the
+    learning rate multiplied by 1 - a. The gain is 1 and the delay is (m - 1) a / (1 - a) steps, so
+    with equal decays the largest stable learning rate falls steeply with the number of levels.
+    See `scale_by_nested_momentum`.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
         levels: m >= 1; may be traced if `max_levels` is given.
         decay: :math:`a \in [0, 1)`; may be traced.
-        max_levels: The most levels the state has room for; static.
-        decays: The decays outermost first, in place of `levels`, `decay` and `max_levels`, for
-            instance `matched_delay_decays(levels)`.
-        debias: Whether to divide by the cascade's response to the constant 1.
-        readout: ``"last"`` to descend along :math:`M_1`, ``"zero_lag"`` along the combination of
-            the averages that has no delay (three levels: DEMA, four: TEMA), ``"mean"`` along the
-            mean of the levels; static.
-        schedule: A multiplier of the rate, a function of the step.
+        max_levels: The number of levels the state has room for; static.
+        decays: The decays, outermost first. They replace `levels`, `decay` and `max_levels`; for
+            example `matched_delay_decays(levels)`.
+        debias: Whether to divide by the cascade's response to the constant 1; static.
+        readout: The direction of descent: ``"last"`` is :math:`M_1`, ``"zero_lag"`` the combination
+            of averages without delay (DEMA at three levels, TEMA at four), ``"mean"`` the mean of
+            the levels; static.
+        schedule: A function of the step (from 0) that multiplies the learning rate; 1 if not given.
 
     Returns:
-        An optimizer whose updates are to be added to the parameters.
+        An optimizer; add its updates to the parameters.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete number is out of range.
 
     Example:
@@ -116,25 +117,26 @@ def nesterov(
     decay: ScalarOrSchedule = 0.9,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
-    r"""Nesterov's accelerated gradient, exact under a scheduled rate and decay.
+    r"""Build Nesterov's accelerated gradient, exact for scheduled learning rate and decay.
 
     .. math:: s \leftarrow \rho_t s - \eta_t \alpha_t \nabla R(\theta + \rho_t s), \quad
         \theta \leftarrow \theta + s, \quad s_0 = 0.
 
-    The parameters are :math:`p = \theta + \rho_t s`, where the next gradient is due;
-    `nesterov_iterate(params, state)` gives :math:`\theta`. For constant rate and decay it is
-    `optax.sgd(learning_rate, momentum=decay, nesterov=True)`; see `scale_by_nesterov_momentum`.
+    The parameters hold :math:`p = \theta + \rho_t s`, the point of the next gradient;
+    `nesterov_iterate(params, state)` returns :math:`\theta`. For a constant learning rate and decay
+    this is `optax.sgd(learning_rate, momentum=decay, nesterov=True)`; see
+    `scale_by_nesterov_momentum`.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
         decay: :math:`\rho \in [0, 1)`, or a function of the step; may be traced.
-        schedule: A multiplier of the rate, a function of the step.
+        schedule: A function of the step (from 0) that multiplies the learning rate; 1 if not given.
 
     Returns:
-        An optimizer whose updates are to be added to the parameters.
+        An optimizer; add its updates to the parameters.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete number is out of range.
 
     Example:

@@ -1,4 +1,4 @@
-"""Problems: init, draw, observe, loss."""
+"""Problems, as four functions: init, draw, observe and loss."""
 
 from nested_jax.problems._classification import ClassificationBatch as ClassificationBatch
 from nested_jax.problems._classification import classification as classification

@@ -1,4 +1,4 @@
-"""Classification of given examples, in mini-batches: the problem of real data."""
+"""Mini-batch classification of given examples, for real data."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,11 +23,11 @@ from nested_jax.problems._problem import Problem
 
 
 class ClassificationBatch(NamedTuple):
-    """Some examples.
+    """A mini-batch of examples.
 
     Attributes:
-        images: A row an example, of any shape and dtype that the model takes.
-        labels: Their classes, from 0.
+        images: One example per row, in any shape and dtype that the model accepts.
+        labels: Their classes, counted from 0.
     """
 
     images: Array
@@ -54,33 +54,33 @@ def classification(
         R(\theta) = \frac 1 b \sum_{k=1}^b \Bigl( \log \sum_c e^{z_{kc}} - z_{k y_k} \Bigr), \quad
         z_k = f_\theta(x_{i_k}), \; y_k = y_{i_k} .
 
-    A batch of all examples, in order, is `ClassificationBatch(images, labels)`: with it
-    `problem.loss` is the training or test loss of `trace.params`.
+    To evaluate on all examples, pass `ClassificationBatch(images, labels)` to `problem.loss`: with
+    `trace.params` it returns the training or test loss.
 
-    With `folds` only examples that fold `fold` does not hold out are drawn. A draw is 32 random
-    bits, taken modulo the number of training examples, whatever the fold: so runs on different
-    folds share their draws, and recorded draws below that number are positions among the training
-    examples. One example a step in a given order is `rollout(..., draws=order[:, None])`.
+    With `folds`, only examples that fold `fold` does not hold out are drawn. A draw is 32 random
+    bits, taken modulo the number of training examples, so runs on different folds share their
+    draws. Recorded draws below that number are positions among the training examples. For one
+    example per step in a given order, use `rollout(..., draws=order[:, None])`.
 
     Args:
         apply: (params, images) -> logits of shape (batch, classes); pure and differentiable.
         init: key -> params.
         images: Examples along the first axis, at least one. In a sweep, bind them with
-            `jax.tree_util.Partial`, so that they are no constants of the program.
-        labels: The class of each, integers from 0.
+            `jax.tree_util.Partial` so that they are not compiled in as constants.
+        labels: The class of each example, integers from 0.
         batch_size: b >= 1, static.
-        folds: Which examples each fold holds out, boolean of shape (folds, examples), as
-            `nested_jax.held_out_masks` returns them; none if not given.
-        fold: Which fold holds out, an integer from 0; may be traced.
+        folds: Masks of the held-out examples, boolean of shape (folds, examples), as returned by
+            `nested_jax.held_out_masks`; nothing is held out if not given.
+        fold: The index of the fold to hold out, an integer from 0; may be traced.
 
     Returns:
         A problem whose draws are unsigned integers of shape (b,) and whose batches are
         `ClassificationBatch`. Nothing moves: the world is None.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If shapes do not fit, a concrete label is no class of the model's, or one of
-            `folds` and `fold` comes without the other.
+        TypeError: If an argument has the wrong type.
+        ValueError: If shapes do not match, a concrete label is not a class of the model, or only
+            one of `folds` and `fold` is given.
 
     Example:
         >>> import jax, jax.numpy as jnp, nested_jax as nj
@@ -104,7 +104,7 @@ def classification(
         return jax.random.bits(key, (int(batch_size),), jnp.uint32)
 
     def observe(draws, world):
-        # With n examples some are drawn more often than others, by n / 2^32 of the frequency.
+        # With n examples, the modulo makes some more frequent by a relative n / 2^32.
         at = jnp.asarray(draws, jnp.uint32) % count
         at = at if order is None else order[at]
         return ClassificationBatch(images[at], labels[at]), world
@@ -128,7 +128,7 @@ def _check_examples(apply, init, images, labels):
             "`labels` must be a vector with an entry for each of at least one of `images`, got "
             f"shape {labels.shape} for {images.shape}."
         )
-    # Shapes only: nothing is computed.
+    # Evaluate shapes only; nothing is computed.
     params = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     row = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.asarray(images[:0]).dtype)
     logits = jax.eval_shape(apply, params, row)
@@ -146,7 +146,7 @@ def _check_examples(apply, init, images, labels):
 
 
 def _training_examples(examples, folds, fold):
-    """Return the examples with those to train on first (None: all in order), and their number."""
+    """Return an order with training examples first (None: all, in order), and their number."""
     if (folds is None) != (fold is None):
         given, other = ("folds", "fold") if fold is None else ("fold", "folds")
         raise ValueError(f"`{given}` must come with `{other}`, got None for `{other}`.")

@@ -1,4 +1,4 @@
-"""Regression whose true weights drift: the problem of the published level sweep."""
+"""Regression with drifting true weights: the problem of the published level sweep."""
 
 from typing import Any, NamedTuple
 
@@ -12,16 +12,16 @@ from nested_jax._core.dtypes import complement, floating_dtype, widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
 
-MODEL_INIT_STD = 2.0  # Of the published experiment; large, so that learning shows.
+MODEL_INIT_STD = 2.0  # From the published experiment; large, so that learning is visible.
 
 
 class DriftingRegressionDraws(NamedTuple):
-    """The chance of one step: independent standard normals.
+    """The random draws of one step: independent standard normals.
 
     Attributes:
-        drift: What the innermost level of the true weights is pulled towards.
+        drift: The input to the innermost level of the true weights.
         inputs: The regressors x.
-        noise: The noise of the target, before scaling.
+        noise: The noise of the target before scaling.
     """
 
     drift: Float[Array, " dim"]
@@ -33,7 +33,7 @@ class DriftingRegressionWorld(NamedTuple):
     """The moving state of the problem.
 
     Attributes:
-        weights: The levels of the true weights, outermost (the one that is regressed on) first.
+        weights: The levels of the true weights, outermost first; the outermost makes the target.
     """
 
     weights: tuple[Float[Array, " dim"], ...]
@@ -43,7 +43,7 @@ class RegressionBatch(NamedTuple):
     """One example.
 
     Attributes:
-        features: (x, 1), the last entry being the bias's.
+        features: (x, 1); the last entry belongs to the bias.
         target: y.
     """
 
@@ -60,9 +60,9 @@ def drifting_regression(
     max_levels: int | None = None,
     dtype: Any = None,
 ) -> Problem:
-    r"""Linear regression, one example a step, on true weights that drift through d levels.
+    r"""Build a linear regression, one example a step, with true weights drifting at d levels.
 
-    The levels :math:`W_1, \dots, W_d \in \mathbf R^D` start as standard normals. Each step draws
+    The levels :math:`W_1, \dots, W_d \in \mathbf R^D` start standard normal. Each step draws
     :math:`\delta, x \sim N(0, I_D)` and :math:`\epsilon \sim N(0, \sigma^2)`, and
 
     .. math::
@@ -71,25 +71,25 @@ def drifting_regression(
         W_i \leftarrow a W_i + (1 - a) W_{i+1} \;\; (i = d - 1, \dots, 1), \\
         y &= x \cdot W_1 + \epsilon .
 
-    The model is :math:`\hat y = w \cdot (x, 1)` with loss :math:`(\hat y - y)^2`; its weights,
-    the last being the bias, start as :math:`N(0, 2^2)`.
+    The model is :math:`\hat y = w \cdot (x, 1)` with loss :math:`(\hat y - y)^2`. Its weights,
+    of which the last is the bias, start as :math:`N(0, 2^2)`.
 
     Args:
         dim: D >= 1, static.
         data_levels: d >= 1, an integer; may be traced if `max_levels` is given.
         decay: :math:`a \in [0, 1)`; may be traced.
         noise_std: :math:`\sigma \ge 0`, a standard deviation; may be traced.
-        max_levels: The most levels the state has room for, static; `data_levels` if not given.
-        dtype: Of draws, batches and parameters (the true weights are float32 or wider); JAX's
-            default float if not given, and 32 bits where it does not allow 64.
+        max_levels: The number of levels the state has room for, static; `data_levels` if not given.
+        dtype: The dtype of draws, batches and parameters; JAX's default float if not given. 64-bit
+            types become 32-bit if JAX does not allow them. The true weights are float32 or wider.
 
     Returns:
         A problem whose parameters have shape (dim + 1,), with `DriftingRegressionDraws` (all
-        standard normals: scaling is in `observe`), `DriftingRegressionWorld` and
+        standard normal; `observe` scales them), `DriftingRegressionWorld` and
         `RegressionBatch`.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete number is out of range.
 
     Example:
@@ -110,14 +110,14 @@ def drifting_regression(
     dtype = floating_dtype(dtype)
 
     def init(key):
-        # One call, not two: the cost is that of starting the generator, and of compiling it.
+        # One call, not two: starting and compiling the generator dominates the cost.
         z = jax.random.normal(key, (dim + 1 + max_levels * dim,), dtype)
         weights = z[dim + 1 :].reshape(max_levels, dim).astype(widened(dtype))
         world = DriftingRegressionWorld(weights=tuple(weights))
         return MODEL_INIT_STD * z[: dim + 1], world
 
     def draw(key):
-        # One call, not three: on CPU the cost of a draw is that of starting the generator.
+        # One call, not three: on CPU, starting the generator dominates the cost of a draw.
         z = jax.random.normal(key, (2 * dim + 1,), dtype)
         return DriftingRegressionDraws(drift=z[:dim], inputs=z[dim:-1], noise=z[-1])
 
@@ -131,7 +131,7 @@ def drifting_regression(
         return batch, DriftingRegressionWorld(weights=weights)
 
     def loss(params, batch):
-        # A sum of products, which XLA fuses; a vmapped dot becomes a call of its own.
+        # A sum of products, which XLA fuses; a vmapped dot becomes a separate call.
         return jnp.square(jnp.sum(params * batch.features) - batch.target)
 
     return Problem(init=init, draw=draw, observe=observe, loss=loss)

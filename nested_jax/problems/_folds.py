@@ -1,4 +1,4 @@
-"""Which examples train and which test: masks for cross-validation."""
+"""Masks for cross-validation, and random splits of examples."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,23 @@ from nested_jax._core.checks import check_static_count
 
 
 def held_out_masks(examples: int, folds: int | None = None, *, seed: int = 0) -> np.ndarray:
-    """Return which examples each fold of a cross-validation holds out.
+    """Return the examples that each cross-validation fold holds out.
 
-    Examples are shuffled and dealt out, so that folds differ by at most one example and every
-    example is held out exactly once. Use it with an axis `fold=range(folds)`: masks of one shape
-    keep all folds one compiled program.
+    Examples are shuffled and dealt to the folds in turn. Fold sizes differ by at most one, and
+    every example is held out exactly once. Sweep over an axis `fold=range(folds)`: all masks have
+    one shape, so all folds share one compiled program.
 
     Args:
         examples: Number of examples.
-        folds: k, from 2 to `examples`; None leaves one out (k = `examples`).
-        seed: Of the shuffle.
+        folds: k, from 2 to `examples`; None means leave-one-out (k = `examples`).
+        seed: Seed of the shuffle.
 
     Returns:
         Booleans of shape (folds, examples), true where the example is held out.
 
     Raises:
-        TypeError: If an argument is no integer.
-        ValueError: If there are fewer than 2 folds or more than examples.
+        TypeError: If an argument is not an integer.
+        ValueError: If `folds` is below 2 or above `examples`.
 
     Example:
         >>> import nested_jax as nj
@@ -46,19 +46,19 @@ def held_out_masks(examples: int, folds: int | None = None, *, seed: int = 0) ->
 def split_indices(
     examples: int, parts: Sequence[float], *, seed: int = 0
 ) -> tuple[np.ndarray, ...]:
-    """Return the indices of a random split, such as training, validation and test.
+    """Return the indices of a random split, such as into training, validation and test.
 
     Args:
         examples: Number of examples.
-        parts: Shares, positive, that sum to 1 (to rounding). Boundaries are rounded.
-        seed: Of the shuffle.
+        parts: Positive shares that sum to 1 up to rounding. Boundaries are rounded.
+        seed: Seed of the shuffle.
 
     Returns:
-        One sorted vector of indices a part; together they are all examples, each once.
+        One sorted vector of indices per part; together they hold every example exactly once.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a share is not positive, they do not sum to 1, or a part would be empty.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a share is not positive, the shares do not sum to 1, or a part is empty.
 
     Example:
         >>> import nested_jax as nj

@@ -1,4 +1,4 @@
-"""A quadratic of given curvatures: where every rate of convergence is known."""
+"""A quadratic with given curvatures, for which convergence rates are known."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,21 +19,21 @@ def quadratic(
     noise_std: ScalarLike | None = None,
     dtype: Any = None,
 ) -> Problem:
-    r"""Quadratic loss of given curvatures, along the axes, with or without noise in the gradient.
+    r"""Build a quadratic loss with given curvatures, with or without gradient noise.
 
     .. math:: R(\theta) = \tfrac 1 2 \sum_i h_i \theta_i^2 + \sigma \, \xi \cdot \theta, \quad
         \xi \sim N(0, I) \text{ anew each step}, \qquad \theta_0 \sim N(0, I) .
 
     The gradient is :math:`h_i \theta_i + \sigma \xi_i`, the minimum without noise is at 0, and the
-    condition number that of the curvatures. Every linear method takes the coordinates apart, so a
-    rotation would change nothing but the view.
+    condition number is the ratio of the extreme curvatures. The axes are the eigenvectors; a
+    rotation would not change the behavior of any linear method.
 
     Args:
         eigenvalues: :math:`h_1, \dots, h_n`, finite: a sequence of scalars or an array of shape
-            (n,), n >= 1. Negative ones make a saddle. n is static, the values may be traced.
-        noise_std: :math:`\sigma \ge 0`, may be traced; None for no noise, when nothing is drawn.
-        dtype: Of draws and parameters; JAX's default float if not given, and 32 bits where it
-            does not allow 64.
+            (n,), n >= 1. Negative values make a saddle. n is static; the values may be traced.
+        noise_std: :math:`\sigma \ge 0`, may be traced; None for no noise and no draws.
+        dtype: The dtype of draws and parameters; JAX's default float if not given. 64-bit types
+            become 32-bit if JAX does not allow them.
 
     Returns:
         A problem whose parameters have shape (n,). Draws are standard normals of shape (n,) and
@@ -41,13 +41,13 @@ def quadratic(
         world is None.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range, or there is no eigenvalue.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a concrete number is out of range, or `eigenvalues` is empty.
 
     Example:
         >>> import jax, nested_jax as nj
         >>> problem = nj.quadratic([1.0, 100.0])
-        >>> tx = nj.momentum(4 / 11**2, decay=(9 / 11) ** 2)  # the best for a condition of 100
+        >>> tx = nj.momentum(4 / 11**2, decay=(9 / 11) ** 2)  # optimal for condition number 100
         >>> trace = nj.rollout(tx, problem, jax.random.key(0), 200, stride=100)
         >>> bool(trace.loss_curve[1] < 1e-10 * trace.loss_curve[0])
         True

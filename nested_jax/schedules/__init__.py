@@ -1,4 +1,4 @@
-"""Schedules: multipliers of the learning rate, each of which knows the length of its cycle."""
+"""Schedules: multipliers of the learning rate that know the length of their cycles."""
 
 from nested_jax.schedules._schedules import Schedule as Schedule
 from nested_jax.schedules._schedules import constant as constant

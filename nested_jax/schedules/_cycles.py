@@ -1,4 +1,4 @@
-"""Which side of a boundary a step lies on, to the step: fractions of a run, cycles that grow."""
+"""Exact boundaries of schedules: fractions of a run, and cycles that grow."""
 
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -10,22 +10,22 @@ from jax import lax
 from nested_jax._core.types import ScalarLike
 from nested_jax.schedules._pairs import Pair, add, at_most, difference, multiply, pair, where
 
-# The relative error, with room to spare, of a few operations on pairs of float32.
+# A generous bound on the relative error of a few operations on pairs of float32.
 PAIR_ERROR = 2.0**-40
-# The number of a cycle has this many bits.
+# Number of bits in a cycle's number.
 BITS = 24
-# A step that lies less than this before the start of a cycle counts as its first, so that a growth
-# of 1.1, which no binary number is, restarts where the decimal does. As no decimal or binary number
-# is 1/1500, no start is a tie.
+# A step less than this before the start of a cycle counts as its first. A growth of 1.1, which has
+# no exact binary value, then restarts where the decimal does. No start is a tie, because 1/1500 is
+# neither a finite decimal nor a binary fraction.
 GUARD = 1 / 1500
-# No step gets there, and the powers that are still needed are finite.
+# Beyond any step, and small enough for the powers still needed to be finite.
 NEVER = 2.0**40
 
 
 def passed(fraction: ScalarLike, total: ScalarLike, clock: Pair) -> jax.Array:
-    """Tell whether the given fraction of `total` steps lies behind, at `clock` steps.
+    """Return whether `clock` has reached the given fraction of `total` steps.
 
-    A clock that is short of it by no more than the rounding of `fraction` counts as on it.
+    A clock that falls short by at most the rounding error of `fraction` counts as there.
     """
     dtype = clock.high.dtype
     boundary = multiply(pair(fraction, dtype), pair(total, dtype))
@@ -37,16 +37,16 @@ def passed(fraction: ScalarLike, total: ScalarLike, clock: Pair) -> jax.Array:
 
 
 class Leap(NamedTuple):
-    """The way from the start of a cycle to that of the m-th after it.
+    """The map from the start of a cycle to the start of the m-th cycle after it.
 
-    It is span + (1 + excess) * start. For a growth close to 1, the excess keeps the digits that
+    The map is span + (1 + excess) * start. For a growth close to 1, `excess` keeps digits that
     growth**m would lose.
 
     Attributes:
         span: The start of cycle m.
         excess: growth**m - 1.
-        span_slope: The derivative of `span` by growth.
-        excess_slope: The derivative of `excess` by growth.
+        span_slope: The derivative of `span` with respect to growth.
+        excess_slope: The derivative of `excess` with respect to growth.
     """
 
     span: Pair
@@ -56,7 +56,7 @@ class Leap(NamedTuple):
 
 
 def minus_one(growth: ScalarLike, dtype: Any) -> Pair:
-    """Return growth - 1; of a Python number, growth being the decimal that it is printed as."""
+    """Return growth - 1; a Python number is taken as its printed decimal."""
     if isinstance(growth, int | float):
         return pair(Fraction(str(growth)) - 1, dtype)
     return add(pair(growth, dtype), pair(-1, dtype))
@@ -64,10 +64,10 @@ def minus_one(growth: ScalarLike, dtype: Any) -> Pair:
 
 @jax.jit
 def leaps(first: Pair, excess: Pair) -> Leap:
-    """Return the leaps of 1, 2, 4, ... cycles, in rows.
+    """Return the leaps over 1, 2, 4, ... cycles, stacked.
 
-    Cycle i has first * (1 + excess)**i steps. The leaps do not depend on the step: made outside of
-    the loop over steps, they are made once.
+    Cycle i has first * (1 + excess)**i steps. The leaps do not depend on the step: build them once,
+    outside the loop over steps.
     """
     first, excess = lax.stop_gradient((first, excess))
     zero, one = jnp.zeros_like(first.high), jnp.ones_like(first.high)
@@ -93,14 +93,14 @@ def _twice(leap):
 
 @jax.custom_jvp
 def cycle(table: Leap, first: Pair, excess: Pair, clock: Pair) -> tuple[jax.Array, jax.Array]:
-    """Return the steps from `clock` to the end of its cycle, and the steps in the cycle."""
+    """Return the steps from `clock` to the end of its cycle, and the length of the cycle."""
     start, _ = _last_start(table, clock)
     return _remaining_and_length(start, first, excess, clock)
 
 
 @cycle.defjvp
 def _cycle_jvp(primals, tangents):
-    # By hand: the derivative of masked bits is lost. Nothing here is to be differentiated again.
+    # Written by hand because bit masks have no derivative. Supports first derivatives only.
     table, first, excess, clock = lax.stop_gradient(primals)
     d_first, d_excess, d_clock = (t.high + t.low for t in tangents[1:])
     start, slope = _last_start(table, clock)
@@ -117,14 +117,14 @@ def _remaining_and_length(start, first, excess, clock):
 
 @jax.jit
 def _last_start(table, clock):
-    """Return the last start of a cycle that is not after `clock`, and its slope in growth.
+    """Return the last cycle start that is not after `clock`, and its derivative in growth.
 
-    Cycle n + m starts where the leap of m leads from the start of cycle n. So the number of the
-    cycle is found bit by bit from the highest on, with no logarithm, no division by growth - 1,
-    and, for whole numbers, no rounding.
+    The leap over m cycles maps the start of cycle n to the start of cycle n + m. The cycle number
+    is therefore found bit by bit, highest bit first, without logarithms or division by growth - 1,
+    and without rounding for whole numbers.
     """
     clock = add(clock, pair(GUARD, clock.high.dtype))
-    table = lax.optimization_barrier(table)  # It may be constant, as in `pair`.
+    table = lax.optimization_barrier(table)  # Hide constants, as in `pair`.
 
     def leap_unless_late(carry, leap):
         start, slope = carry
@@ -135,7 +135,7 @@ def _last_start(table, clock):
         late = ~at_most(candidate, clock)
         return (where(late, start, candidate), jnp.where(late, slope, candidate_slope)), None
 
-    # Not unrolled: compilers that fuse one leap into the next compute it again for each of its
-    # uses, which doubles the work with each leap.
+    # Not unrolled: a compiler that fuses one leap into the next recomputes it for each use, which
+    # doubles the work with every leap.
     zero = jax.tree.map(jnp.zeros_like, clock)
     return lax.scan(leap_unless_late, (zero, zero.low), table, reverse=True)[0]

@@ -1,11 +1,11 @@
-"""Numbers as sums of two floats, which carry twice the digits of one.
+"""Double-width arithmetic: numbers as unevaluated sums of two floats.
 
 float32 holds integers up to 2**24, but a sum of many products of that size is off by several steps.
-A number here is `high + low`, with `high` the sum rounded to one float.
+Here a number is `high + low`, where `high` is the sum rounded to one float.
 
-Two habits of compilers break the textbook's error terms. They contract a * b + c to one rounding:
-here every product is either exact, so that rounding it or not is the same, or shut off from the sum
-by a bit mask. And XLA adds up constants, taking (c + x) - c for x: `pair` hides them.
+Two compiler optimizations break the textbook error terms. Compilers contract a * b + c to a single
+rounding; therefore every product here is either exact or separated from the sum by a bit mask. XLA
+also folds constants and simplifies (c + x) - c to x; `pair` hides constants from it.
 """
 
 from fractions import Fraction
@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# No step counter comes near it, and its square is finite in float32.
+# Far above any step counter; its square is finite in float32.
 LARGEST = 2.0**60
 
 
 class Pair(NamedTuple):
-    """A number of twice the precision.
+    """A number in twice the precision of one float.
 
     Attributes:
         high: The number, rounded to one float.
-        low: What that leaves out.
+        low: The remainder.
     """
 
     high: jax.Array
@@ -35,9 +35,9 @@ class Pair(NamedTuple):
 def pair(x: Any, dtype: Any) -> Pair:
     """Return `x`, at most `LARGEST`, as a pair of `dtype`.
 
-    Python numbers keep the digits that they have in float64; integers of any kind are exact.
+    Python numbers keep their float64 precision; integers of any type are exact.
     """
-    # Behind the barrier, constants are as unknown to the compiler as what is traced.
+    # The barrier hides constants from the compiler.
     return lax.optimization_barrier(_pair(x, dtype))
 
 
@@ -70,12 +70,12 @@ def multiply(x: Pair, y: Pair) -> Pair:
 
 
 def difference(x: Pair, y: Pair) -> jax.Array:
-    """Return x - y as one float, free of cancellation."""
+    """Return x - y as one float, without cancellation."""
     return (x.high - y.high) + (x.low - y.low)
 
 
 def at_most(x: Pair, y: Pair) -> jax.Array:
-    """Tell whether x <= y."""
+    """Return whether x <= y."""
     return (x.high < y.high) | ((x.high == y.high) & (x.low <= y.low))
 
 
@@ -85,31 +85,31 @@ def where(condition: jax.Array, x: Pair, y: Pair) -> Pair:
 
 
 def _sum(a, b):
-    """Return a + b rounded, and the rounding error, exact (Knuth's two-sum)."""
+    """Return the rounded a + b and its exact rounding error (Knuth's two-sum)."""
     total = a + b
     rounded = total - a
     return total, (a - (total - rounded)) + (b - rounded)
 
 
 def _normal(high, low):
-    # Dekker's fast two-sum, exact since |high| >= |low|.
+    # Dekker's fast two-sum, exact because |high| >= |low|.
     total = high + low
     return Pair(total, low - (total - high))
 
 
 def _masked(x, bits):
-    """Clear the last bits of the significand."""
+    """Clear the last `bits` bits of the significand."""
     integers = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
     kept = lax.bitcast_convert_type(x, integers) & integers(-(1 << bits))
     return lax.bitcast_convert_type(kept, x.dtype)
 
 
 def _halves(x):
-    """Split `x` in two numbers of half its digits, so that products with the first are exact."""
+    """Split `x` into two halves of its digits; products with the first half are exact."""
     top = _masked(x, 27 if x.dtype == jnp.float64 else 12)
     return top, x - top
 
 
 def _shut(product):
-    # An error of one unit in the last digit of what is 2**-24 of the result.
+    # The mask costs one unit in the last place of a term that is 2**-24 of the result.
     return _masked(product, 1)

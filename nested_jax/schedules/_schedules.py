@@ -1,4 +1,4 @@
-"""Schedules: multipliers of the rate, each of which knows the length of its cycle."""
+"""Schedules: multipliers of the learning rate that know the length of their cycles."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -25,13 +25,14 @@ from nested_jax.schedules._pairs import difference, pair
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    r"""A multiplier :math:`\eta_t \in [0, 1]` of the rate that knows the length of its cycles.
+    r"""A learning-rate multiplier :math:`\eta_t \in [0, 1]` that knows its cycle length.
 
-    It is called with a step, counted from 0, as optax calls schedules.
+    Call it with the step, counted from 0, like an optax schedule.
 
     Attributes:
-        multiplier: Step to :math:`\eta_t`.
-        cycle_steps: Step to the steps in the cycle it lies in, for normalized weight decay.
+        multiplier: Function from the step to :math:`\eta_t`.
+        cycle_steps: Function from the step to the number of steps in its cycle, for normalized
+            weight decay.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -53,17 +54,18 @@ class Schedule:
 
 
 def constant(total_steps: ScalarLike) -> Schedule:
-    r"""Hold the rate: :math:`\eta_t = 1`, one cycle of `total_steps` steps.
+    r"""Keep the learning rate: :math:`\eta_t = 1`, one cycle of `total_steps` steps.
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
 
     Returns:
-        A schedule. As all here, it takes steps of any shape, integer or floating, and gives JAX's
-        default float dtype or, if the arguments hold float arrays, theirs, float32 at least.
+        A schedule. Like all schedules here, it takes integer or floating steps of any shape. It
+        returns JAX's default float dtype, or that of float arrays among the arguments; always
+        float32 or wider.
 
     Raises:
-        TypeError: If `total_steps` is no number.
+        TypeError: If `total_steps` is not a number.
         ValueError: If it is not a whole number of at least 1.
 
     Example:
@@ -83,27 +85,28 @@ def step_drop(
     drops: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.3, 0.6, 0.8),
     factor: ScalarLike = 0.1,
 ) -> Schedule:
-    r"""Multiply the rate by `factor` at given fractions of the run.
+    r"""Multiply the learning rate by `factor` at given fractions of the run.
 
     .. math:: \eta_t = \gamma^{|\{k : t \ge d_k T\}|}
 
-    With concrete numbers it is `optax.piecewise_constant_schedule`. A step that is short of
-    :math:`d_k T` by at most :math:`2^{-40} d_k T` is on it, so that in float32 drops of up to four
-    decimals take effect at the exact step for T up to :math:`10^7`. A drop in an array, known only
-    to the precision :math:`\epsilon` of the array, takes effect :math:`\epsilon d_k T / 2` early:
-    with float32, at the exact step for drops of one decimal and T up to :math:`8 \cdot 10^5`.
+    With concrete numbers this is `optax.piecewise_constant_schedule`. A step that is less than
+    :math:`d_k T` by at most :math:`2^{-40} d_k T` counts as reaching it. In float32, drops of up to
+    four decimals therefore take effect at the exact step for T up to :math:`10^7`. A drop from an
+    array is known only to the array's precision :math:`\epsilon` and takes effect
+    :math:`\epsilon d_k T / 2` early. In float32 that is the exact step for drops of one decimal and
+    T up to :math:`8 \cdot 10^5`.
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
         drops: :math:`d_1 < d_2 < \dots` in (0, 1], a sequence or a vector of any static length;
-            the values may be traced. This default and the next are the paper's.
+            the values may be traced. The defaults of `drops` and `factor` are the paper's.
         factor: :math:`\gamma \in [0, 1]`; may be traced.
 
     Returns:
         A schedule of one cycle of T steps.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete value is out of range, or the drops do not increase.
 
     Example:
@@ -124,7 +127,7 @@ def step_drop(
     def multiplier(step):
         clock, value = pair(step, dtype), jnp.ones(jnp.shape(step), dtype)
         for drop in drops:
-            # A product, not a power: exact for factors like 1/2, and smooth at 0.
+            # A product, not a power: exact for factors such as 1/2, and differentiable at 0.
             behind = passed(drop, total_steps, clock)
             value = value * jnp.where(behind, jnp.asarray(factor, dtype), 1)
         return value
@@ -133,13 +136,13 @@ def step_drop(
 
 
 def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
-    r"""Let the rate fall from 1 to `floor` along half a cosine, and stay there.
+    r"""Decay the multiplier from 1 to `floor` along half a cosine, then hold it.
 
     .. math::
 
         \eta_t = f + (1 - f)\, \tfrac12 \left(1 + \cos \frac{\pi \min(t, T)}{T}\right)
 
-    With concrete numbers it is `optax.cosine_decay_schedule(1.0, total_steps, floor)`.
+    With concrete numbers this is `optax.cosine_decay_schedule(1.0, total_steps, floor)`.
 
     Args:
         total_steps: T >= 1, a whole number; may be traced.
@@ -149,8 +152,9 @@ def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
         A schedule of one cycle of T steps.
 
     Raises:
-        TypeError: If an argument is no number.
-        ValueError: If `total_steps` is not a whole number of at least 1, or `floor` not in [0, 1].
+        TypeError: If an argument is not a number.
+        ValueError: If `total_steps` is not a whole number of at least 1, or `floor` is not in
+            [0, 1].
 
     Example:
         >>> import nested_jax as nj
@@ -177,7 +181,7 @@ def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
 def warm_restarts(
     first_cycle: ScalarLike, *, growth: ScalarLike = 1.0, floor: ScalarLike = 0.0
 ) -> Schedule:
-    r"""Let the rate fall along half a cosine, again and again, in cycles that grow.
+    r"""Decay the multiplier along half a cosine, restarting in cycles that grow.
 
     Cycle i = 0, 1, ... has :math:`T_i = T_0 g^i` steps and starts at :math:`b_i`,
 
@@ -187,28 +191,28 @@ def warm_restarts(
         \left(1 + \cos \frac{\pi (t - b_i)}{T_i}\right) \quad \text{for } b_i \le t < b_{i+1}.
 
     :math:`b_i` is a real number: starts and lengths are not rounded to whole steps. Step
-    :math:`T_0` is the first of cycle 1, so that :math:`\eta` never quite reaches f (as
-    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`, which has whole `growth` only). With
-    :math:`T_0 = 100` and g = 2 the cycles start at 100, 300, 700, 1500.
+    :math:`T_0` is the first of cycle 1, so :math:`\eta` never quite reaches f, as in
+    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts` (which needs a whole `growth`). With
+    :math:`T_0 = 100` and g = 2 the restarts are at 100, 300, 700, 1500.
 
-    The cycle is found bit by bit, from :math:`b_{n+m} = b_m + g^m b_n` in arithmetic of twice the
-    precision, and a step less than 1/1500 before :math:`b_i` counts as on it. So in float32, and
-    for up to :math:`2^{24} - 1` cycles, whole :math:`T_0` and g restart at the exact step, others
-    too unless :math:`b_i` is within :math:`2^{-40} b_i` of 1/1500 past a step. A Python growth is
-    the decimal it is written as, one in a float32 array what it holds (1.1 is 1.10000002): late
-    restarts of the two may differ.
+    The cycle number is found bit by bit from :math:`b_{n+m} = b_m + g^m b_n`, in double-width
+    arithmetic. A step less than 1/1500 before :math:`b_i` counts as its first. In float32, for up
+    to :math:`2^{24} - 1` cycles, whole :math:`T_0` and g thus restart at the exact step. So do
+    other values, unless :math:`b_i` is within :math:`2^{-40} b_i` of 1/1500 past a step. A Python
+    `growth` is taken as its printed decimal, an entry of a float32 array as its stored value (1.1
+    is 1.10000002), so late restarts of the two may differ.
 
     Args:
         first_cycle: :math:`T_0 \ge 1`, a real number; may be traced.
-        growth: :math:`g \ge 1`; may be traced. Beyond :math:`2^{60}` it acts as that.
+        growth: :math:`g \ge 1`; may be traced. Values above :math:`2^{60}` act as :math:`2^{60}`.
         floor: f in [0, 1]; may be traced.
 
     Returns:
-        A schedule whose `cycle_steps` is :math:`T_i`; differentiable in all arguments, but only
-        once in `first_cycle` and `growth`.
+        A schedule whose `cycle_steps` is :math:`T_i`. It is differentiable in all arguments, but
+        only once in `first_cycle` and `growth`.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If a concrete value is out of range.
 
     Example:
@@ -240,19 +244,19 @@ def warm_restarts(
 
 
 def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
-    r"""Ramp a schedule up: multiply it by :math:`\min(1, (t + 1) / W)`.
+    r"""Add a linear warm-up: multiply a schedule by :math:`\min(1, (t + 1) / W)`.
 
-    The ramp starts at 1 / W and first is 1 at step W - 1. The schedule is not delayed by it.
+    The ramp starts at 1 / W and reaches 1 at step W - 1. It does not delay the schedule.
 
     Args:
         schedule: A `Schedule`.
-        steps: W >= 0, a whole number; may be traced. 0 is no warm-up.
+        steps: W >= 0, a whole number; may be traced. 0 means no warm-up.
 
     Returns:
-        A schedule with the cycles of the given one.
+        A schedule with the cycles of `schedule`.
 
     Raises:
-        TypeError: If `schedule` is not a `Schedule`, or `steps` no number.
+        TypeError: If `schedule` is not a `Schedule`, or `steps` is not a number.
         ValueError: If `steps` is not a whole number or negative.
 
     Example:
@@ -268,7 +272,7 @@ def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     def multiplier(step):
         value = jnp.asarray(schedule(step))
         dtype = _float(value, steps)
-        # The counter is cast before the 1 is added: it may be the largest integer.
+        # Cast the counter before adding 1: it may be the largest integer.
         done = jnp.asarray(step, dtype) + 1
         ramp = jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
         return ramp * value
@@ -286,7 +290,7 @@ def _check_whole(name, value, low):
 
 
 def _float(*numbers):
-    """Return JAX's default float dtype, or that of float arrays in `numbers`, float32 at least."""
+    """Return JAX's default float dtype or that of float arrays in `numbers`, at least float32."""
     return widened(jnp.result_type(float, *numbers))
 
 
@@ -295,8 +299,8 @@ def _one_cycle(steps, dtype):
 
 
 def _half_cosine(remaining, floor, dtype):
-    """Return the multiplier where the share `remaining` of a cycle is left."""
-    # Not (1 + cos) / 2, which has lost its digits where the cosine is near -1.
+    """Return the multiplier when the fraction `remaining` of a cycle is left."""
+    # Not (1 + cos) / 2, which cancels where the cosine is near -1.
     raised = jnp.sin(jnp.pi / 2 * jnp.clip(remaining, 0, 1)) ** 2
     floor = jnp.asarray(floor, dtype)
     return raised + floor * (1 - raised)

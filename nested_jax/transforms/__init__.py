@@ -1,4 +1,4 @@
-"""One method a file; each a pure `optax.GradientTransformation`."""
+"""Pure `optax.GradientTransformation`s, one method per file."""
 
 from nested_jax.transforms._adam import ScaleByAdamState as ScaleByAdamState
 from nested_jax.transforms._adam import scale_by_adam as scale_by_adam

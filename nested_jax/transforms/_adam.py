@@ -1,4 +1,4 @@
-"""Adam: the mean of gradients over the root of the mean of their squares."""
+"""Adam: the average gradient over the root of the average squared gradient."""
 
 from typing import NamedTuple
 
@@ -26,15 +26,15 @@ from nested_jax._core.types import ScalarLike, Updates
 class ScaleByAdamState(NamedTuple):
     r"""State of `scale_by_adam`.
 
-    It has no count of steps: the gains take its place. In a finished optimizer
-    `optax.tree_utils.tree_get(state, "count")` finds the count of the learning rate's link.
+    The gains replace a step count. In a finished optimizer,
+    `optax.tree_utils.tree_get(state, "count")` finds the count of `scale_by_learning_rate`.
 
     Attributes:
-        mu: The average m of the updates, shaped like the parameters, of their dtype or float32 if
+        mu: The average m of the updates, shaped like the parameters, in their dtype or float32 if
             that is wider.
-        nu: The average v of their squared sizes, likewise, but real.
-        mu_gain: What m is divided by, a scalar: :math:`1 - \beta_1^t`, or 1 without `debias`.
-        nu_gain: What v is divided by: :math:`1 - \beta_2^t`, or 1 without `debias`.
+        nu: The average v of their squared magnitudes, likewise but real.
+        mu_gain: The scalar divisor of m: :math:`1 - \beta_1^t`, or 1 without `debias`.
+        nu_gain: The scalar divisor of v: :math:`1 - \beta_2^t`, or 1 without `debias`.
         nu_max: With `amsgrad`, the largest :math:`\hat v` so far, like `nu`; else ().
     """
 
@@ -53,7 +53,7 @@ def scale_by_adam(
     amsgrad: bool = False,
     debias: bool = True,
 ) -> optax.GradientTransformation:
-    r"""Divide the mean of updates by the root of the mean of their squares.
+    r"""Divide the average update by the root of the average squared update.
 
     With m, v and both gains :math:`c_i` starting at 0,
 
@@ -64,40 +64,40 @@ def scale_by_adam(
         c_i \leftarrow \beta_i c_i + (1 - \beta_i), &\quad
         \hat m = m / c_1, \; \hat v = v / c_2,
 
-    and :math:`\hat m / (\sqrt{\hat v} + \varepsilon)` leaves. For constant :math:`\beta_i` the
-    gain :math:`c_i` is :math:`1 - \beta_i^t`; carried as a number it is free of the cancellation
-    of that power, needs no count of steps, stays exact where the decays are scheduled, and shares
-    with the average the rounding of the decay, which so drops out. It is `optax.scale_by_adam`.
+    and return :math:`\hat m / (\sqrt{\hat v} + \varepsilon)`. This is `optax.scale_by_adam`. For
+    constant :math:`\beta_i` the gain :math:`c_i` equals :math:`1 - \beta_i^t`. Carrying the gain
+    avoids the cancellation in that power, needs no step count and stays exact for scheduled decays.
+    The gain also rounds the decay as the average does, so that rounding cancels.
 
-    A constant update leaves as its sign, an alternating one as nearly nothing. If
-    :math:`\beta_1^2 < \beta_2`, no history gives more than
-    :math:`(1 - \beta_1) / \sqrt{(1 - \beta_2) (1 - \beta_1^2 / \beta_2)}`, 7.2703 by default,
-    which updates that grew as :math:`(\beta_2 / \beta_1)^t` attain; the 3.1623 of the paper's
-    section 2.1 is what a lone update among zeros gives.
+    A constant update becomes its sign; an alternating one nearly vanishes. If
+    :math:`\beta_1^2 < \beta_2`, the output is at most
+    :math:`(1 - \beta_1) / \sqrt{(1 - \beta_2) (1 - \beta_1^2 / \beta_2)}` (7.2703 by default).
+    Updates that grow as :math:`(\beta_2 / \beta_1)^t` attain this bound. The 3.1623 in section 2.1
+    of the paper is the output for a single update among zeros.
 
-    Entries of 0 leave as 0, and derivatives there are finite, as the root is taken of
-    :math:`\hat v` or the dtype's smallest normal number, 1.2e-38 in float32, whichever is larger:
-    with `eps` = 0, entries below 1.1e-19 are small against it. Squares are formed in float32 or
-    wider: of entries beyond 1.8e19 they are infinite there, and as an average never forgets an
-    infinity, such an entry leaves as 0 from then on (clip before, or use float64).
+    Zeros stay 0 and have finite derivatives, because the root is taken of :math:`\hat v` or the
+    dtype's smallest normal number (1.2e-38 in float32), whichever is larger. With `eps` = 0,
+    entries below 1.1e-19 are therefore small compared with that root. Squares are computed in
+    float32 or wider. In float32 the square of an entry beyond 1.8e19 is infinite. The average
+    never forgets an infinity, so that entry is 0 from then on; clip before, or use float64.
 
-    With `amsgrad` the largest :math:`\hat v` so far takes its place: the divisor never falls.
-    With `debias` off the gains start at 1, where they stay: the first step is then
-    :math:`(1 - \beta_1) / \sqrt{1 - \beta_2}` (3.16 by default) in place of 1.
+    With `amsgrad` the largest :math:`\hat v` so far replaces :math:`\hat v`, so the divisor never
+    falls. Without `debias` the gains start and stay at 1, and the first step is
+    :math:`(1 - \beta_1) / \sqrt{1 - \beta_2}` (3.16 by default) instead of 1.
 
     Args:
         b1: :math:`\beta_1 \in [0, 1)`, may be traced.
         b2: :math:`\beta_2 \in [0, 1)`, may be traced.
         eps: :math:`\varepsilon \ge 0`, outside the root, may be traced.
-        amsgrad: Whether to divide by the largest second moment so far. Static.
+        amsgrad: Whether to divide by the root of the largest second moment so far. Static.
         debias: Whether to divide m and v by their gains. Static.
 
     Returns:
-        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept, and
         `params` is not used. Its state holds two copies of the parameters, three with `amsgrad`.
 
     Raises:
-        TypeError: If a hyperparameter is no number, or a flag no bool.
+        TypeError: If a hyperparameter is not a number, or a flag is not a bool.
         ValueError: If a concrete decay lies outside [0, 1), or `eps` is negative or not finite.
 
     Example:
@@ -105,15 +105,15 @@ def scale_by_adam(
         >>> tx = nj.scale_by_adam()
         >>> state = tx.init(jnp.zeros(3))
         >>> update, state = tx.update(jnp.array([4.0, -0.01, 0.0]), state)
-        >>> update.round(4)  # the sign alone, in the first step
+        >>> update.round(4)  # the first step is the sign
         Array([ 1., -1.,  0.], dtype=float32)
 
     References:
         Kingma & Ba (2015), Algorithm 1, whose defaults these are, doi:10.48550/arXiv.1412.6980.
-        AMSGrad: Reddi, Kale & Kumar (2018), Algorithm 2, doi:10.48550/arXiv.1904.09237. Departures
-        from it: the paper corrects no bias (`debias=False` does as the paper) and has no
-        :math:`\varepsilon` (`eps=0`). The largest :math:`\hat v` is taken of corrected ones, as in
-        `optax.amsgrad`; `torch.optim.Adam(amsgrad=True)` takes the largest v and corrects it after.
+        AMSGrad: Reddi, Kale & Kumar (2018), Algorithm 2, doi:10.48550/arXiv.1904.09237. Departures:
+        the paper has no bias correction (use `debias=False`) and no :math:`\varepsilon` (use
+        `eps=0`). The maximum is over corrected :math:`\hat v`, as in `optax.amsgrad`;
+        `torch.optim.Adam(amsgrad=True)` takes the maximum of v and then corrects it.
     """
     check_unit_interval("b1", b1)
     check_unit_interval("b2", b2)
@@ -132,11 +132,11 @@ def scale_by_adam(
     def update_fn(updates, state, params):
         del params
         check_updates(updates, state.mu)
-        # Squared only once widened: in float16, 256 squared is infinite.
+        # Widen before squaring: in float16, 256 squared is infinite.
         squares = jax.tree.map(lambda m, u: squared(cast(u, m.dtype)), state.mu, updates)
         mu = average(b1, take1, state.mu, updates)
         nu = average(b2, take2, state.nu, squares)
-        # A gain is what the same average makes of the constant 1: from 1 on it stays there.
+        # A gain is the same average of the constant 1; once it is 1 it stays 1.
         one = jnp.ones_like(state.mu_gain)
         mu_gain = average(b1, take1, state.mu_gain, one)
         nu_gain = average(b2, take2, state.nu_gain, one)

@@ -17,16 +17,16 @@ from nested_jax._core.dtypes import (
 )
 from nested_jax._core.types import ScalarLike
 
-# Scalars that XLA may compare in one program.
+# Number of scalars that XLA may compare in one program.
 GROUP = 64
 
 
 class ClipByBlockRmsState(NamedTuple):
-    """State of `clip_by_block_rms`: what the last update showed, for `with_metrics`.
+    """State of `clip_by_block_rms`: measurements of the last update, for `with_metrics`.
 
     Attributes:
         rms: The largest root mean square of a leaf before clipping; 0 before the first update.
-        factor: The smallest factor a leaf was multiplied by; 1 where nothing was clipped.
+        factor: The smallest factor applied to a leaf; 1 if nothing was clipped.
     """
 
     rms: jax.Array
@@ -34,26 +34,26 @@ class ClipByBlockRmsState(NamedTuple):
 
 
 def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
-    r"""Shrink each leaf whose root mean square is above a threshold.
+    r"""Shrink each leaf whose root mean square exceeds a threshold.
 
     .. math:: u \leftarrow \frac{u}{\max(1, \mathrm{RMS}(u) / d)}, \quad
         \mathrm{RMS}(u)^2 = \frac{1}{n} \sum_{i=1}^n |u_i|^2,
 
-    with a mean of its own for every leaf; so no leaf leaves with a root mean square above d, and
-    one below d leaves as it came. The update is `optax.clip_by_block_rms`. Besides, the state
-    tells what was clipped: behind `scale_by_factored_rms` the root mean square is the gauge of a
-    second moment that lags behind the gradients (1 is healthy, above 1 is stale). A threshold
-    too large to bite, such as 1e30, only measures. The state holds two scalars.
+    separately for each leaf. Afterwards every root mean square is at most d, and leaves below d are
+    unchanged. The update equals `optax.clip_by_block_rms`; the state also records what was clipped.
+    After `scale_by_factored_rms`, the root mean square shows whether the second moment lags behind
+    the gradients (1 is healthy, above 1 is stale). A very large threshold, such as 1e30, only
+    measures. The state holds two scalars.
 
     Args:
         threshold: d > 0, may be traced.
 
     Returns:
-        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept, and
         `params` is not used. The root mean square of a leaf of size 0 is 0.
 
     Raises:
-        TypeError: If `threshold` is no number, or an array not of a floating dtype.
+        TypeError: If `threshold` is not a number, or an array does not have a floating dtype.
         ValueError: If a concrete `threshold` is not positive and finite.
 
     Example:
@@ -74,7 +74,7 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
 
     def init_fn(params):
         check_arrays(params)
-        # Of widened dtypes: float8 and float32 are not promoted to one.
+        # Widen first: float8 and float32 have no common dtype.
         dtypes = [widened_real(p.dtype) for p in jax.tree.leaves(params)]
         dtype = jnp.result_type(jnp.float32, *dtypes)
         return ClipByBlockRmsState(rms=jnp.zeros((), dtype), factor=jnp.ones((), dtype))
@@ -86,7 +86,7 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         clipped = [_clip(u, threshold) for u in leaves]
         values = [rms.astype(state.rms.dtype) for _, rms in clipped]
         rms = _largest(values, jnp.zeros_like(state.rms))
-        # The factor falls with the root mean square: the largest of one is the smallest of other.
+        # The factor falls with the root mean square, so the largest RMS has the smallest factor.
         fresh = ClipByBlockRmsState(rms=rms, factor=_factor(rms, threshold))
         return treedef.unflatten([u for u, _ in clipped]), fresh
 
@@ -95,8 +95,8 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
 
 def _largest(values, least):
     """Return the largest of some scalars, at least `least`."""
-    # XLA fuses a row of maxima into one program, at a cost in the square of their number: 2,048
-    # leaves of Adafactor take 1.5 times as long to compile, and 7 GB. Into a loop it fuses nothing.
+    # XLA fuses a chain of maxima into one program, at a cost quadratic in their number: 2,048
+    # leaves of Adafactor take 1.5 times as long to compile, and 7 GB. It fuses nothing into a loop.
     while len(values) > GROUP:
         groups = [jnp.stack(values[i : i + GROUP]) for i in range(0, len(values), GROUP)]
         values = [
@@ -112,7 +112,7 @@ def _factor(rms, threshold):
     return threshold / jnp.maximum(threshold, rms)
 
 
-# Compiled on its own, so that leaves of one shape are traced once, however many they are.
+# Jitted separately, so that all leaves of one shape share one trace.
 @jax.jit
 def _clip(u, threshold):
     rms = root_mean_square(u)

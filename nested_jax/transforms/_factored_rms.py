@@ -1,4 +1,4 @@
-"""Division by the root of a factored second moment, as in Adafactor."""
+"""Division by the root of Adafactor's factored second moment."""
 
 import functools
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from nested_jax._core.dtypes import (
 )
 from nested_jax._core.types import ScalarLike, ScalarOrSchedule
 
-# How the axes of an array are ordered; its last two are factored. Equal sizes: the later axis.
+# Orders of an array's axes; the last two are factored. Of equal sizes the later axis comes last.
 AXIS_ORDERS = {
     "largest": lambda shape: sorted(range(len(shape)), key=lambda axis: (shape[axis], axis)),
     "last": lambda shape: list(range(len(shape))),
@@ -36,11 +36,11 @@ AXIS_ORDERS = {
 
 
 class FactoredMoment(NamedTuple):
-    """The second moment of one leaf that is factored over two axes, i before j in their order.
+    """The second moment of one leaf, factored over two axes; i precedes j in the axis order.
 
     Attributes:
-        row: Average of the squares over axis j, shaped like the leaf without j.
-        column: Average of the squares over axis i, shaped like the leaf without i.
+        row: Averaged mean square over axis j, shaped like the leaf without j.
+        column: Averaged mean square over axis i, shaped like the leaf without i.
     """
 
     row: jax.Array
@@ -52,9 +52,9 @@ class ScaleByFactoredRmsState(NamedTuple):
 
     Attributes:
         count: Number of updates so far, int32.
-        moments: A tree like the parameters, with a `FactoredMoment` in place of each leaf that
-            is factored and the whole second moment, shaped like the leaf, in place of each
-            other; of the leaf's dtype, or float32 if that is wider, and real.
+        moments: A tree like the parameters. A factored leaf has a `FactoredMoment`; any other leaf
+            has its whole second moment, shaped like the leaf. All are real, in the leaf's dtype
+            or float32 if that is wider.
     """
 
     count: jax.Array
@@ -71,7 +71,7 @@ def scale_by_factored_rms(
     min_dim_size_to_factor: int = 2,
     factored_dims: str = "largest",
 ) -> optax.GradientTransformation:
-    r"""Divide updates by the root of a second moment that is kept as row and column means.
+    r"""Divide updates by the root of a second moment stored as row and column means.
 
     For a matrix g, with :math:`t = 1, 2, \dots` and :math:`R_0 = C_0 = 0`,
 
@@ -82,44 +82,45 @@ def scale_by_factored_rms(
         V_{ij} &= R_i C_j / \mathrm{mean}(R), \quad
         u_{ij} = g_{ij} / \sqrt{V_{ij}}, \quad \beta_t = 1 - t^{-c},
 
-    and u leaves. V is the best rank-one fit of the average of :math:`|g|^2 + \epsilon` in the
-    generalised Kullback-Leibler divergence, and that average itself where it has rank one. An
-    array of more axes is a batch of such matrices; vectors, scalars and what is not factored keep
-    :math:`V \leftarrow \beta_t V + (1 - \beta_t) (|g|^2 + \epsilon)` whole. As
-    :math:`\beta_1 = 0` there is no bias to correct, and u is 1 in size at first (for a vector:
-    the sign of g). An n x m matrix costs n + m numbers of state, instead of Adam's n m.
+    and return u. V is the best rank-one fit to the average of :math:`|g|^2 + \epsilon` in the
+    generalised Kullback-Leibler divergence, and is exact if that average has rank one. An array
+    with more axes is a batch of such matrices. Vectors, scalars and other unfactored leaves keep
+    the whole :math:`V \leftarrow \beta_t V + (1 - \beta_t) (|g|^2 + \epsilon)`, with
+    :math:`V_0 = 0`. Because :math:`\beta_1 = 0`, there is no bias to correct, and the first u has
+    size 1 (for a vector, the sign of g). An n x m matrix needs n + m numbers of state, where Adam's
+    second moment needs n m.
 
-    `b2` replaces :math:`\beta_t`. A constant one is not bias-corrected: the first updates are too
-    large by :math:`1 / \sqrt{1 - b_2^t}`, which the paper leaves to clipping. As a function of
-    the step (t - 1) it may be corrected: :math:`b_2 (1 - b_2^{t - 1}) / (1 - b_2^t)` is exactly
+    `b2` replaces :math:`\beta_t`. A constant `b2` is not bias-corrected: the first updates are
+    too large by :math:`1 / \sqrt{1 - b_2^t}`, which the paper leaves to clipping. A function of
+    the step (t - 1) can correct it: :math:`b_2 (1 - b_2^{t - 1}) / (1 - b_2^t)` gives exactly
     Adam's :math:`v / (1 - b_2^t)`.
 
-    Squares are formed in float32 or wider: of entries beyond 1.8e19 they are infinite there, and
-    an average never forgets an infinity. In a vector such an entry leaves as 0 from then on, and
-    in a matrix, by 0 times infinity, no entry is finite from then on: clip before, or use float64.
+    Squares are computed in float32 or wider. In float32 the square of an entry beyond 1.8e19 is
+    infinite, and an average never forgets an infinity. From then on, that entry of a vector is 0,
+    and no entry of a matrix is finite (0 times infinity). Clip before, or use float64.
 
     Args:
-        decay_rate: c > 0; the averages grow longer as the run does, for c = 1 over all of it.
+        decay_rate: c > 0. The averages lengthen during the run; with c = 1 they cover all of it.
             May be traced. The default is the paper's.
         b2: A constant in [0, 1), may be traced, or a function of the step (from 0), in place of
             :math:`1 - t^{-c}`.
-        b2_cap: The most that :math:`\beta_t` may be, in [0, 1], may be traced; 1 is no cap, as
-            is None. Zhai et al. take 0.999.
+        b2_cap: The upper limit of :math:`\beta_t`, in [0, 1], may be traced; 1 and None mean no
+            cap. Zhai et al. use 0.999.
         eps: :math:`\epsilon > 0` (:math:`\epsilon_1` in the paper), may be traced. Zero gradients
-            leave as zeros.
-        factored: Whether anything is factored. Static.
-        min_dim_size_to_factor: The least size of both axes for them to be factored, at least 1.
-            Static. The default factors every matrix, as the paper does; optax takes 128.
-        factored_dims: Which axes are factored if there are more than two: the two "largest" (as
-            optax; of equal ones the later), or the "last" two. Static.
+            stay zero.
+        factored: Whether to factor any leaf. Static.
+        min_dim_size_to_factor: Factor only if both axes have this size or more; at least 1. Static.
+            The default factors every matrix with axes of 2 or more; optax's default is 128.
+        factored_dims: Which of more than two axes to factor: the two "largest" (as in optax; the
+            later of equal ones), or the "last" two. Static.
 
     Returns:
-        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept, and
         `params` is not used.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range, or `factored_dims` no such word.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a concrete number is out of range, or `factored_dims` is another word.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -135,9 +136,9 @@ def scale_by_factored_rms(
 
     References:
         Shazeer & Stern (2018), Algorithms 4 and 5 and section 7.2,
-        doi:10.48550/arXiv.1804.04235. The cap is of Zhai et al. (2022), appendix,
-        doi:10.48550/arXiv.2106.04560. Unlike `optax.scale_by_factored_rms`, statistics are
-        float32 or wider: in float16 eps is 0, and zero gradients become NaN.
+        doi:10.48550/arXiv.1804.04235. The cap is from Zhai et al. (2022), appendix,
+        doi:10.48550/arXiv.2106.04560. Unlike in `optax.scale_by_factored_rms`, the
+        statistics are float32 or wider: in float16 eps is 0, and zero gradients become NaN.
     """
     check_positive("decay_rate", decay_rate)
     if b2 is not None:
@@ -155,7 +156,7 @@ def scale_by_factored_rms(
         return tuple(axes) if fits else None
 
     def weights_at(count):
-        """Return beta_t and 1 - beta_t, neither of them as the rounded rest of the other."""
+        """Return beta_t and 1 - beta_t, avoiding cancellation where possible."""
         t = count.astype(float) + 1
         if b2 is None:
             take = t ** -jnp.asarray(decay_rate, t.dtype)
@@ -198,7 +199,7 @@ def scale_by_factored_rms(
 
 def _zero_moment(param, axes):
     def zeros(axis=()):
-        # The shape of a sum, which knows its sharding where that is part of the type.
+        # Take the shape of a sum: it carries the sharding where that is part of the type.
         like = jax.eval_shape(lambda p: jnp.sum(p, axis), param)
         return jnp.zeros_like(like, widened_real(param.dtype))
 
@@ -211,24 +212,24 @@ def _moment_shapes(shape, axes):
     return [shape[:k] + shape[k + 1 :] for k in reversed(axes)]
 
 
-# Compiled on its own, so that leaves of one shape are traced once, however many they are.
+# Jitted separately, so that all leaves of one shape share one trace.
 @functools.partial(jax.jit, static_argnames="axes")
 def _divide(g, moment, keep, take, eps, *, axes):
     """Return the update of one leaf, and its moment."""
     dtype = jax.tree.leaves(moment)[0].dtype
     keep, take, eps = (jnp.asarray(x, dtype) for x in (keep, take, eps))
     wide = g.astype(jnp.promote_types(dtype, widened(g.dtype)))
-    square = squared(wide) + eps  # Here and not behind the means: XLA's program is then faster.
+    square = squared(wide) + eps  # Faster in XLA than adding eps after the means.
     if axes is None:
         moment = keep * moment + take * square
-        # Not `rsqrt`: of 1e-30 its derivative, 1e45, is infinite in float32, and 0 times that NaN.
+        # Not `rsqrt`: its derivative at 1e-30, 1e45, is infinite in float32; 0 times that is NaN.
         return (wide / jnp.sqrt(moment)).astype(g.dtype), moment
     i, j = axes
     row = keep * moment.row + take * jnp.mean(square, j)
     column = keep * moment.column + take * jnp.mean(square, i)
     mean = jnp.mean(row, i - (j < i), keepdims=True)
-    # R / mean(R), as it is written, underflows to 0 where a row of zeros meets one of 1e12, and
-    # 0 / 0 is NaN. So the mean goes to the columns; the rows come first, as g / sqrt(R) is small.
+    # R / mean(R) underflows to 0 if one row is 0 and another 1e12, and 0 / 0 is NaN. So multiply
+    # the columns by the mean. Apply the rows first, because g / sqrt(R) is small.
     by_row = jnp.expand_dims(1 / jnp.sqrt(row), j)
     by_column = jnp.expand_dims(1 / jnp.sqrt(column), i) * jnp.expand_dims(jnp.sqrt(mean), j)
     return (wide * by_row * by_column).astype(g.dtype), FactoredMoment(row, column)

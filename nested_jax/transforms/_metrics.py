@@ -1,4 +1,4 @@
-"""What a run should report of its optimizer, kept beside the optimizer's own state."""
+"""Metrics of an optimizer, kept next to its state."""
 
 import functools
 from typing import NamedTuple
@@ -23,17 +23,17 @@ INJECTED_STATES = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparams
 
 
 class Metrics(NamedTuple):
-    r"""What the last update showed: float32 scalars, NaN where there is nothing to tell.
+    r"""Metrics of the last update: float32 scalars, NaN where a metric does not apply.
 
     Attributes:
-        gradient_norm: Euclidean norm of all that came in.
+        gradient_norm: Euclidean norm of all incoming gradients.
         update_rms: Largest root mean square of a leaf before `clip_by_block_rms`.
-        clip_factor: Smallest factor a leaf was multiplied by in `clip_by_block_rms`.
-        step_rms: Root mean square, over all entries, of what left: the effective step.
+        clip_factor: Smallest factor that `clip_by_block_rms` applied to a leaf.
+        step_rms: Root mean square of all entries of the returned updates: the effective step.
         signal_to_noise: Mean over all entries of :math:`|\hat m| / \sqrt{\hat v}` in
-            `scale_by_adam`, 0 where both are 0; also of the unmaximised v with `amsgrad`.
-        rate: The rate in force, schedule included.
-        decay: The fraction of the parameters that `add_decoupled_weight_decay` took off.
+            `scale_by_adam`, 0 where both are 0; with `amsgrad` it also uses v, not its maximum.
+        rate: The current learning rate, schedule included.
+        decay: The fraction of the parameters that `add_decoupled_weight_decay` subtracted.
     """
 
     gradient_norm: jax.Array
@@ -49,8 +49,8 @@ class WithMetricsState(NamedTuple):
     """State of `with_metrics`.
 
     Attributes:
-        inner: State of the optimizer that is measured.
-        metrics: What its last update showed; all NaN before the first.
+        inner: State of the measured optimizer.
+        metrics: Metrics of its last update; all NaN before the first.
     """
 
     inner: OptState
@@ -58,33 +58,32 @@ class WithMetricsState(NamedTuple):
 
 
 def with_metrics(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    r"""Measure an optimizer: its updates are unchanged, its state also holds `Metrics`.
+    r"""Measure an optimizer: keep its updates and add `Metrics` to its state.
 
-    With g the gradients that come in and u the updates that leave, n entries in all,
+    With g the incoming gradients and u the returned updates, n entries in all,
 
     .. math::
 
         \mathrm{gradient\_norm} = \sqrt{\textstyle\sum |g|^2}, \quad
         \mathrm{step\_rms} = \sqrt{\textstyle\sum |u|^2 / n} .
 
-    The other numbers are read from the new state of `tx`, wherever in it the transforms of this
-    library are: in chains, `optax.masked`, `optax.partition`, `optax.MultiSteps` and so on. Where
-    several transforms tell one number, the extreme one counts: the largest `update_rms`, `rate`
-    and `decay`, the smallest `clip_factor`; `signal_to_noise` is a mean over the entries of all.
-    Without any transform here that has a rate, `rate` is the hyperparameter `learning_rate` of
-    `optax.inject_hyperparams`, if there is one. A transform that was not run (by
-    `optax.MultiSteps` inside, between its steps) tells what it last did.
+    The other metrics are read from the new state of `tx`. The transforms of this library are found
+    at any depth: in chains, `optax.masked`, `optax.partition`, `optax.MultiSteps` and so on. If
+    several transforms have a metric, the extreme is reported: the largest `update_rms`, `rate` and
+    `decay`, the smallest `clip_factor`. `signal_to_noise` is a mean over all their entries. If no
+    transform of this library has a learning rate, `rate` is the `learning_rate` of
+    `optax.inject_hyperparams`, if any. A transform that did not run (inside `optax.MultiSteps`,
+    between its steps) keeps its last values.
 
     Args:
-        tx: The optimizer, whole: what it is wrapped in again measures nothing of its own.
+        tx: The whole optimizer. Wrappers around the result are not measured.
 
     Returns:
-        A transformation of what `tx` transforms, which needs `params` and takes extra arguments
-        if `tx` does. Its state is that of `tx` and seven scalars, of fixed structure: it can be
-        carried by `lax.scan` and recorded by `rollout`, with `metrics_of`. Squares are summed in
-        float32 or wider, so that the norm of float32 gradients beyond 1.8e19 reads as inf. The
-        NaN of what there is nothing to tell trips `jax_debug_nans`: look for another NaN with the
-        optimizer unwrapped.
+        A transformation of the same trees as `tx`. It needs `params` and takes extra arguments if
+        `tx` does. Its state is that of `tx` plus seven scalars, with a fixed structure, so
+        `lax.scan` can carry it and `rollout` can record it with `metrics_of`. Squares are summed in
+        float32 or wider; the norm of float32 gradients beyond 1.8e19 is inf. The NaN of metrics
+        that do not apply triggers `jax_debug_nans`: to find another NaN, unwrap the optimizer.
 
     Raises:
         TypeError: If `tx` has no `init` and `update`.
@@ -98,15 +97,16 @@ def with_metrics(tx: optax.GradientTransformation) -> optax.GradientTransformati
         (5.0, 0.5, nan)
 
     References:
-        The root mean square as a gauge of stale second moments: Shazeer & Stern (2018), section
+        The root mean square as a sign of a stale second moment: Shazeer & Stern (2018), section
         5, doi:10.48550/arXiv.1804.04235. The signal-to-noise ratio: Kingma & Ba (2015), section
-        2.1, doi:10.48550/arXiv.1412.6980, where it has its sign; here its size is averaged.
+        2.1, doi:10.48550/arXiv.1412.6980. Departure: there it is signed; here its magnitude is
+        averaged.
     """
     check_transformation("tx", tx)
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params):
-        # Each NaN is a buffer of its own: one that appears twice cannot be donated.
+        # Allocate each NaN separately: a buffer that appears twice cannot be donated.
         nothing = (jnp.full((), jnp.nan, jnp.float32) for _ in Metrics._fields)
         return WithMetricsState(inner=tx.init(params), metrics=Metrics(*nothing))
 
@@ -119,13 +119,13 @@ def with_metrics(tx: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def metrics_of(state: OptState) -> Metrics:
-    """Return the metrics in the state of an optimizer that `with_metrics` measures.
+    """Return the metrics from the state of a `with_metrics` optimizer.
 
     Args:
-        state: The state, also inside that of `optax.chain`, `masked`, `MultiSteps` and the like.
+        state: The state; it may be nested in that of `optax.chain`, `masked`, `MultiSteps` etc.
 
     Returns:
-        The metrics of the last update; with the leading axes of a state that was vmapped.
+        The metrics of the last update, with the leading axes of a vmapped state.
 
     Raises:
         ValueError: If `state` does not hold exactly one `Metrics`.
@@ -169,7 +169,7 @@ def _extreme(choose, values):
 
 
 def _total(measure, *trees):
-    """Return the sum over all entries of what `measure` makes of the leaves."""
+    """Return the sum of all entries of `measure` applied to the leaves."""
     return sum(
         (jnp.sum(x) for x in jax.tree.leaves(jax.tree.map(measure, *trees))),
         start=jnp.zeros((), jnp.float32),
@@ -181,7 +181,7 @@ def _squares(x):
 
 
 def _entries(tree):
-    # Nothing has no mean: 0 / NaN is NaN, and no division by 0.
+    # An empty tree has no mean: 0 / NaN is NaN without a division by 0.
     return sum(x.size for x in jax.tree.leaves(tree)) or jnp.nan
 
 

@@ -1,4 +1,4 @@
-"""Momentum as an accumulated sum: heavy ball."""
+"""Heavy-ball momentum: an accumulated sum of updates."""
 
 from typing import NamedTuple
 
@@ -21,32 +21,32 @@ class ScaleByAccumulatedMomentumState(NamedTuple):
     """State of `scale_by_accumulated_momentum`.
 
     Attributes:
-        momentum: The sum s, shaped like the parameters, of their dtype or float32 if wider.
+        momentum: The sum s, shaped like the parameters, in their dtype or float32 if that is wider.
     """
 
     momentum: Updates
 
 
 def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTransformation:
-    r"""Replace updates by their exponentially fading sum.
+    r"""Replace updates by their exponentially weighted sum.
 
     .. math:: s \leftarrow \rho s + u, \quad s_0 = 0,
 
-    and s leaves. The gain on a constant update is :math:`1 / (1 - \rho)`: to keep the step size
-    when momentum is introduced, multiply the rate by :math:`1 - \rho`. This is `optax.trace`,
-    but the sum is float32 or wider (in bfloat16 a decay of 0.999 is 1 and never forgets) and a
-    traced decay changes no dtype. The average of two levels,
-    `scale_by_nested_momentum([rho])`, is :math:`1 - \rho` times it.
+    and return s. The gain on a constant update is :math:`1 / (1 - \rho)`; to keep the step size
+    when you add momentum, multiply the learning rate by :math:`1 - \rho`. This is `optax.trace`,
+    except that the sum is float32 or wider (in bfloat16 a decay of 0.999 rounds to 1 and never
+    forgets) and a traced decay does not change dtypes. The average of two levels,
+    `scale_by_nested_momentum([rho])`, is this sum times :math:`1 - \rho`.
 
     Args:
         decay: :math:`\rho \in [0, 1)`, may be traced.
 
     Returns:
-        A transformation of any tree of float or complex arrays; shapes and dtypes are kept and
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept, and
         `params` is not used. Its state holds one copy of the parameters.
 
     Raises:
-        TypeError: If `decay` is no number.
+        TypeError: If `decay` is not a number.
         ValueError: If a concrete `decay` lies outside [0, 1).
 
     Example:
@@ -55,7 +55,7 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
         >>> state = tx.init(jnp.zeros(()))
         >>> for _ in range(3):
         ...     update, state = tx.update(jnp.ones(()), state)
-        >>> float(update)  # 1 + 0.5 + 0.25, on its way to 2
+        >>> float(update)  # 1 + 0.5 + 0.25, tends to 2
         1.75
 
     References:

@@ -1,4 +1,4 @@
-"""Nested momentum: exponential averages in a row."""
+"""Nested momentum: a cascade of exponential averages."""
 
 import math
 from collections.abc import Sequence
@@ -33,13 +33,13 @@ READOUTS = ("last", "zero_lag", "mean")
 
 
 class ScaleByNestedMomentumState(NamedTuple):
-    r"""State of `scale_by_nested_momentum`, which needs no count of steps.
+    r"""State of `scale_by_nested_momentum`, which needs no step count.
 
     Attributes:
         momenta: One tree per stage, outermost (:math:`M_1`) first, shaped like the parameters,
-            of their dtype or float32 if that is wider.
-        gains: With `debias`, one scalar per stage: the gain :math:`r_i` of the stage so far
-            (see the docstring of the factory); else empty.
+            in their dtype or float32 if that is wider.
+        gains: With `debias`, one scalar per stage: its current gain :math:`r_i` (defined in
+            `scale_by_nested_momentum`); else empty.
     """
 
     momenta: tuple[Updates, ...]
@@ -52,27 +52,29 @@ def scale_by_nested_momentum(
     debias: bool = False,
     readout: str = "last",
 ) -> optax.GradientTransformation:
-    r"""Pass updates through exponential averages in a row, innermost last.
+    r"""Pass updates through a cascade of exponential averages.
 
-    Let :math:`M_{K+1}` be the incoming update and all :math:`M_i` start at 0. Then
+    Let :math:`M_{K+1}` be the incoming update. All :math:`M_i` start at 0, and each step computes
 
     .. math:: M_i \leftarrow a_i M_i + (1 - a_i) M_{i+1}, \quad i = K, \dots, 1,
 
-    and :math:`M_1` leaves. With equal decays the update of :math:`j` steps ago has weight
-    :math:`\binom{j + K - 1}{K - 1} a^j (1 - a)^K`; the weights sum to 1 and their mean age is
-    :math:`K a / (1 - a)` steps. One stage is `optax.ema(a, debias=False)`, none is
-    `optax.identity()`. A stage with decay 0 hands its input on unchanged, so that cascades of
-    different depth share one program when the shorter is padded with zeros (`nested_decays`):
-    padded and not are equal bit by bit, after infinite updates, too. Where decays are
-    differentiated, the derivative with respect to one of exactly 0 is 0.
+    and returns :math:`M_1`. With equal decays the update from :math:`j` steps ago has weight
+    :math:`\binom{j + K - 1}{K - 1} a^j (1 - a)^K`. The weights sum to 1 and their mean age is
+    :math:`K a / (1 - a)` steps. One stage is `optax.ema(a, debias=False)`; no stage is
+    `optax.identity()`.
 
-    With `debias`, what leaves is :math:`M_1 / c_1`, where :math:`c_i` is the response of the
-    same cascade to the constant 1, so that a constant gradient leaves as itself from the first
-    step on. This is exact for unequal, scheduled and traced decays; for equal ones
-    :math:`c_1` after t steps is the regularized incomplete beta function
-    :math:`I_{1-a}(K, t)`, and not :math:`(1 - a^t)^K`. Computed as such, numerator and
-    denominator underflow for deep cascades (:math:`c_1 = (1 - a)^K` at first), so the state
-    holds :math:`\hat M_i = M_i / c_i` and the gains :math:`r_i = c_i / c_{i+1}` instead:
+    A stage with decay 0 passes its input on unchanged. Cascades of different depth can therefore
+    share one program if the shorter is padded with zeros (`nested_decays`). Padded and unpadded
+    results are equal bit by bit, even after infinite updates. The derivative with respect to a
+    decay of exactly 0 is 0.
+
+    With `debias`, the output is :math:`M_1 / c_1`, where :math:`c_i` is the response of the same
+    cascade to the constant 1. A constant gradient then passes unchanged from the first step on.
+    This is exact for unequal, scheduled and traced decays. For equal decays :math:`c_1` after t
+    steps is the regularized incomplete beta function :math:`I_{1-a}(K, t)`, not
+    :math:`(1 - a^t)^K`. In deep cascades :math:`M_1` and :math:`c_1` would underflow
+    (:math:`c_1` starts at :math:`(1 - a)^K`). The state therefore holds
+    :math:`\hat M_i = M_i / c_i` and the gains :math:`r_i = c_i / c_{i+1}`:
 
     .. math::
 
@@ -80,36 +82,37 @@ def scale_by_nested_momentum(
         \hat M_i &\leftarrow (1 - \gamma_i) \hat M_i + \gamma_i \hat M_{i+1}, \quad
         \gamma_i = (1 - a_i) / r_i'.
 
-    `readout` says which combination of the stages leaves. Let :math:`E_j` be what has passed j
-    averages (:math:`E_0` the incoming update, :math:`E_n = M_1`, n the number of stages whose
-    decay is not 0: a stage that hands its input on is none, so padding changes no readout).
+    `readout` chooses the combination of stages that is returned. Let n be the number of stages
+    with nonzero decay, so that padding does not change a readout. Let :math:`E_j` be the update
+    after j averages: :math:`E_0` is the incoming update and :math:`E_n = M_1`.
 
     - ``"last"``: :math:`E_n`.
-    - ``"zero_lag"``: :math:`\sum_{j=1}^n (-1)^{j+1} \binom{n}{j} E_j`, with equal decays
-      :math:`1 - (1 - E)^n`, whose mean delay is 0 for n > 1: the double (n = 2) and triple (n = 3)
-      exponential moving averages, DEMA and TEMA; without stages :math:`E_0`. The coefficients
-      add up to 1 and their magnitudes to :math:`2^n - 1`, by which rounding is magnified.
-    - ``"mean"``: :math:`\frac{1}{n+1} \sum_{j=0}^n E_j`, the mean of the n + 1 levels, of which
-      the gradient is one.
+    - ``"zero_lag"``: :math:`\sum_{j=1}^n (-1)^{j+1} \binom{n}{j} E_j`, which for
+      equal decays is :math:`1 - (1 - E)^n`. Its mean delay is 0 for n > 1. It is the double
+      (DEMA, n = 2) or triple (TEMA, n = 3) exponential moving average; without stages it is
+      :math:`E_0`. The coefficients sum to 1 and their magnitudes to :math:`2^n - 1`, which
+      amplifies rounding errors by that factor.
+    - ``"mean"``: :math:`\frac{1}{n+1} \sum_{j=0}^n E_j`, the mean of the n + 1 levels, the
+      gradient included.
 
-    All have gain 1. With `debias` the stages that are combined are the corrected ones.
+    Every readout has gain 1. With `debias` the corrected stages are combined.
 
     Args:
         decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first: a sequence of scalars or an
             array of shape (K,). K is static, the values may be traced.
         debias: Whether to divide by the cascade's response to the constant 1. Static.
-        readout: Which combination of the stages leaves: ``"last"``, ``"zero_lag"`` or ``"mean"``.
-            Static.
+        readout: Which combination of the stages to return: ``"last"``, ``"zero_lag"`` or
+            ``"mean"``. Static.
 
     Returns:
-        A transformation of any tree of float arrays; shapes and dtypes are kept and `params` is
-        not used. Its state holds K copies of the parameters.
+        A transformation of any tree of float arrays; shapes and dtypes are kept, and `params`
+        is not used. Its state holds K copies of the parameters.
 
     Raises:
-        TypeError: If `decays` holds something that is no number, `debias` is no bool, or
-            `readout` no word.
+        TypeError: If an entry of `decays` is not a number, `debias` is not a bool, or `readout`
+            is not a string.
         ValueError: If `decays` is an array of rank other than 1, a concrete decay lies
-            outside [0, 1), or `readout` is another word.
+            outside [0, 1), or `readout` is not one of the three words.
 
     Example:
         >>> import jax.numpy as jnp, optax, nested_jax as nj
@@ -118,15 +121,15 @@ def scale_by_nested_momentum(
         ... )
         >>> params = jnp.array([1.0, 2.0])
         >>> update, state = tx.update(jnp.array([4.0, -4.0]), tx.init(params))
-        >>> update  # one quarter of the first gradient, times -0.1
+        >>> update  # -0.1 times a quarter of the first gradient
         Array([-0.1,  0.1], dtype=float32)
 
     References:
         The level recurrence of the published level sweep, reproduced by
-        `python -m experiments levels`. The bias correction generalises Kingma & Ba (2015),
-        section 3, doi:10.48550/arXiv.1412.6980, to a row of averages. DEMA and TEMA are Mulloy's
-        (1994, Technical Analysis of Stocks & Commodities 12:1 and 12:2), there with one decay;
-        unequal ones combine by the same binomials here.
+        `python -m experiments levels`. The bias correction extends Kingma & Ba (2015),
+        section 3, doi:10.48550/arXiv.1412.6980, to a cascade. DEMA and TEMA: Mulloy (1994),
+        Technical Analysis of Stocks & Commodities 12:1 and 12:2. Departure: they use one decay;
+        here unequal decays are combined with the same binomial coefficients.
     """
     check_flag("debias", debias)
     check_choice("readout", readout, READOUTS)
@@ -137,7 +140,7 @@ def scale_by_nested_momentum(
     weights = None if readout == "last" else _readout_weights(decays, readout)
 
     def init_fn(params):
-        # Each stage has zeros of its own: a buffer that appears twice cannot be donated.
+        # Allocate zeros for each stage: a buffer that appears twice cannot be donated.
         momenta = tuple(zeros_widened(params) for _ in decays)
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(momenta))
         gains = tuple(jnp.zeros((), dtype) for _ in decays) if debias else ()
@@ -160,9 +163,9 @@ def scale_by_nested_momentum(
 
 
 def _debiased(decays, takes, gains):
-    """Return the weights that keep a cascade's response to a constant at 1, and its gains."""
+    """Return weights that keep the cascade's response to a constant at 1, and its new gains."""
     keeps, fresh_takes, fresh_gains = [], [], []
-    shrink = 1.0  # c_{i+1} / c_{i+1}': the input itself is constant.
+    shrink = 1.0  # c_{i+1} / c_{i+1}', which is 1 for the constant input.
     for decay, take, gain in zip(decays[::-1], takes[::-1], gains[::-1], strict=True):
         a, b = jnp.asarray(decay, gain.dtype), jnp.asarray(take, gain.dtype)
         fresh = a * gain * shrink + b
@@ -174,10 +177,10 @@ def _debiased(decays, takes, gains):
 
 
 def _readout_weights(decays: Sequence[ScalarLike], readout: str) -> list[Any]:
-    """Return the weights of the stages, outermost first, and last that of the input."""
+    """Return the weights of the stages, outermost first, then the weight of the input."""
     xp: Any = jnp if any(map(is_traced, decays)) else np
     averages = xp.asarray([on_host(decay) != 0 for decay in decays], bool)
-    # How many averages the output of a stage has passed.
+    # The number of averages behind the output of each stage.
     passed = xp.cumsum(averages[::-1])[::-1]
     count = xp.sum(averages)
     if readout == "mean":
@@ -194,7 +197,7 @@ def _readout_weights(decays: Sequence[ScalarLike], readout: str) -> list[Any]:
 
 def _combined(weights: Sequence[Any], levels: Sequence[Updates]) -> Updates:
     """Return the weighted sum of trees, in the dtype of the first."""
-    # What is known to have no weight is left out: it may be infinite.
+    # Leave out terms whose weight is known to be 0: the term may be infinite.
     weighted = zip(weights, levels, strict=True)
     terms = [(w, t) for w, t in weighted if is_traced(w) or on_host(w) != 0]
     total = jax.tree.map(jnp.zeros_like, levels[0])
@@ -209,21 +212,22 @@ def _combined(weights: Sequence[Any], levels: Sequence[Updates]) -> Updates:
 def nested_decays(
     levels: ScalarLike, *, decay: ScalarLike = 0.95, max_levels: int | None = None
 ) -> np.ndarray | jax.Array:
-    r"""Return the decays of `levels` levels of momentum, all equal, padded with zeros.
+    r"""Return equal decays for `levels` levels of momentum, padded with zeros.
 
-    Levels are counted as in the published level sweep: the innermost of m levels is the gradient
-    itself, so m levels are k = m - 1 averages and m = 1 is plain gradient descent. The vector is
-    :math:`(a, \dots, a, 0, \dots, 0)` with k entries a; a stage of decay 0 is exact identity, so
-    level count is a number like any other: traceable, and vmappable.
+    Levels are counted as in the published level sweep: the innermost level is the gradient itself,
+    so m levels are k = m - 1 averages, and m = 1 is plain gradient descent. The vector is
+    :math:`(a, \dots, a, 0, \dots, 0)` with k entries a. A stage of decay 0 is exactly the identity,
+    so the number of levels can be traced and vmapped like any other hyperparameter.
 
     Args:
         levels: m >= 1, an integer, may be traced.
         decay: :math:`a \in [0, 1)`, may be traced.
-        max_levels: Static; `levels` if not given, which then must not be traced. A traced
-            `levels` beyond it acts as `max_levels`.
+        max_levels: Static; defaults to `levels`, which then must not be traced. A traced `levels`
+            above it acts as `max_levels`.
 
     Returns:
-        Shape (max_levels - 1,); float64 NumPy if all is concrete, else a JAX array.
+        Shape (max_levels - 1,); a float64 NumPy array if all arguments are concrete, else a JAX
+            array.
 
     Raises:
         TypeError: If `levels` is not an integer, or traced without `max_levels`.
@@ -241,24 +245,25 @@ def nested_decays(
 def matched_delay_decays(
     levels: ScalarLike, *, decay: ScalarLike = 0.95, max_levels: int | None = None
 ) -> np.ndarray | jax.Array:
-    r"""Return the decays of `levels` levels with the total delay of one average.
+    r"""Return decays for `levels` levels whose total delay is that of one average.
 
-    One average of decay a delays by :math:`d = a / (1 - a)` steps, k equal ones by :math:`k d`,
-    which is what makes deep cascades unstable. Here each of the k = m - 1 averages has
+    One average of decay a delays by :math:`d = a / (1 - a)` steps and k equal ones by :math:`k d`,
+    which makes deep cascades unstable. Here each of the k = m - 1 averages has decay
 
     .. math:: a_k = \frac{d}{k + d} = \frac{a}{k (1 - a) + a},
 
-    and so delays by :math:`d / k`: the whole by d, whatever k. With m = 2 this is
+    and delays by :math:`d / k`, so the cascade delays by d for every k. With m = 2 this is
     `nested_decays`.
 
     Args:
         levels: m >= 1, an integer, may be traced.
-        decay: The decay a of the one average whose delay is matched, in [0, 1), may be traced.
-        max_levels: Static; `levels` if not given, which then must not be traced. A traced
-            `levels` beyond it is not supported.
+        decay: The decay a of the single average to match, in [0, 1), may be traced.
+        max_levels: Static; defaults to `levels`, which then must not be traced. A traced `levels`
+            above it is not supported.
 
     Returns:
-        Shape (max_levels - 1,), padded with zeros; float64 NumPy if all is concrete.
+        Shape (max_levels - 1,), padded with zeros; a float64 NumPy array if all arguments are
+        concrete, else a JAX array.
 
     Raises:
         TypeError: If `levels` is not an integer, or traced without `max_levels`.
@@ -271,7 +276,7 @@ def matched_delay_decays(
     """
     max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
     stages, decay = on_host(levels) - 1, on_host(decay)
-    # Without stages nothing is read from the vector, but a = 0 must not make it 0 / 0.
+    # Without stages no decay is read, but a = 0 must not give 0 / 0.
     xp = jnp if is_traced(levels) or is_traced(decay) else np
     matched = decay / (xp.maximum(stages, 1) * complement(decay) + decay)
     return stage_decays(stages, matched, max_levels - 1)

@@ -1,4 +1,4 @@
-"""Nesterov's momentum as he wrote it: exact under a scheduled rate and a scheduled decay."""
+"""Nesterov momentum, exact for a scheduled learning rate and a scheduled decay."""
 
 from typing import NamedTuple
 
@@ -28,11 +28,11 @@ class ScaleByNesterovMomentumState(NamedTuple):
 
     Attributes:
         count: Number of updates so far, int32.
-        velocity: The last step s of the iterate, shaped like the parameters, of their dtype or
+        velocity: The last step s of the iterate, shaped like the parameters, in their dtype or
             float32 if that is wider.
-        decay: The decay :math:`\rho_t` by which the parameters look ahead, a scalar: they are at
-            :math:`\theta_t + \rho_t s_t`. It is 0 before the first update, when s is.
-        rate: The rate of the last update, schedule included, for `with_metrics`.
+        decay: The scalar decay :math:`\rho_t` of the look-ahead: the parameters are
+            :math:`\theta_t + \rho_t s_t`. It is 0 before the first update, as is s.
+        rate: The learning rate of the last update, schedule included; read by `with_metrics`.
     """
 
     count: jax.Array
@@ -47,7 +47,7 @@ def scale_by_nesterov_momentum(
     decay: ScalarOrSchedule = 0.9,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
-    r"""Step by Nesterov's accelerated gradient, the parameters being where it differentiates.
+    r"""Take Nesterov steps; the parameters are the look-ahead point.
 
     From :math:`\theta_0` and :math:`s_0 = 0`, for t = 0, 1, ...,
 
@@ -56,39 +56,40 @@ def scale_by_nesterov_momentum(
         s_{t+1} = \rho_t s_t - \eta_t \alpha_t \nabla R(\theta_t + \rho_t s_t), \quad
         \theta_{t+1} = \theta_t + s_{t+1} .
 
-    What is held as parameters, and given back changed, is :math:`p_t = \theta_t + \rho_t s_t`:
+    The parameters hold the look-ahead point :math:`p_t = \theta_t + \rho_t s_t`:
 
     .. math::
 
         u = -\eta_t \alpha_t g(p_t), \quad s_{t+1} = \rho_t s_t + u, \quad
         p_{t+1} = p_t + \rho_{t+1} s_{t+1} + u .
 
-    The rate is *inside* the sum, so this is exact under any schedule of rate and decay. Rescaling
-    the sum of gradients instead, as `optax.sgd(nesterov=True)` does, is the same only while both
-    are constant. `nesterov_iterate` gives :math:`\theta_t`; with 16-bit parameters up to the
-    rounding of :math:`p_t`. With decay 0 this is plain gradient descent.
+    The learning rate is *inside* the sum, so this is exact for any schedule of learning rate and
+    decay. `optax.sgd(nesterov=True)` rescales the sum of gradients instead, which is the same only
+    while both are constant. `nesterov_iterate` returns :math:`\theta_t`; with 16-bit parameters, up
+    to the rounding of :math:`p_t`. With decay 0 this is plain gradient descent.
 
-    On quadratics of condition number :math:`\kappa` and largest curvature L, the error falls by
-    :math:`1 - 1 / \sqrt\kappa` a step with :math:`\alpha = 1 / L` and
+    On a quadratic with condition number :math:`\kappa` and largest curvature L, the error shrinks
+    by a factor :math:`1 - 1 / \sqrt\kappa` per step with :math:`\alpha = 1 / L` and
     :math:`\rho = (\sqrt\kappa - 1) / (\sqrt\kappa + 1)`.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step (from 0); may be traced.
-        decay: :math:`\rho \in [0, 1)`, or a function of the step; may be traced. A function is
-            asked for :math:`\rho_{t+1}` at step t. A number that changes from call to call (as
-            `optax.inject_hyperparams` makes it) is taken for :math:`\rho_{t+1}` as well, and the
-            iterate stays exact.
-        schedule: :math:`\eta`, a multiplier of the rate, a function of the step; 1 if not given.
+        decay: :math:`\rho \in [0, 1)`, or a function of the step; may be traced. Step t
+            evaluates a function for :math:`\rho_{t+1}`. A number that changes between calls, as
+            under `optax.inject_hyperparams`, is also :math:`\rho_{t+1}`, so the iterate is exact.
+        schedule: :math:`\eta`, a function of the step (from 0) that multiplies the learning rate;
+            1 if not given.
 
     Returns:
-        A finished optimizer step, sign included, whose updates are to be added to the parameters,
-        for any tree of float or complex arrays; shapes and dtypes are kept and `params` is not
-        used. Its state holds one copy of the parameters.
+        A complete optimizer step, sign included: add its updates to the parameters. It takes any
+        tree of float or complex arrays; shapes and dtypes are kept, and `params` is not used. Its
+        state holds one copy of the parameters.
 
     Raises:
-        TypeError: If `learning_rate` or `decay` is neither number nor callable, or `schedule` is
+        TypeError: If `learning_rate` or `decay` is neither a number nor callable, or `schedule` is
             not callable.
-        ValueError: If a concrete rate is negative or not finite, or a decay lies outside [0, 1).
+        ValueError: If a concrete learning rate is negative or not finite, or a decay lies outside
+            [0, 1).
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -101,7 +102,7 @@ def scale_by_nesterov_momentum(
 
     References:
         Nesterov (1983), Soviet Mathematics Doklady 27, 372-376, in the form of Sutskever, Martens,
-        Dahl & Hinton (2013), equations 3 and 4. Held at the point of differentiation as in Bengio,
+        Dahl & Hinton (2013), equations 3 and 4. The look-ahead point as parameters: Bengio,
         Boulanger-Lewandowski & Pascanu (2013), section 3.5, doi:10.48550/arXiv.1212.0901.
     """
     check_rate(learning_rate, schedule)
@@ -128,14 +129,14 @@ def scale_by_nesterov_momentum(
 
 
 def nesterov_iterate(params: Params, state: OptState) -> Params:
-    r"""Return the iterate of Nesterov's method, which the parameters look ahead of.
+    r"""Return the iterate of Nesterov's method, from which the parameters look ahead.
 
     .. math:: \theta_t = p_t - \rho_t s_t .
 
     Args:
-        params: The parameters p as the optimizer left them.
-        state: Its state, also inside that of `optax.chain`, `masked`, `inject_hyperparams`,
-            `MultiSteps` and the like. What a mask kept from the optimizer is returned as it is.
+        params: The parameters p after the optimizer's last update.
+        state: The optimizer's state, possibly nested in that of `optax.chain`, `masked`,
+            `inject_hyperparams`, `MultiSteps` etc. Masked parameters are returned unchanged.
 
     Returns:
         :math:`\theta`, with the structure, shapes and dtypes of `params`.
@@ -147,7 +148,7 @@ def nesterov_iterate(params: Params, state: OptState) -> Params:
         >>> import jax.numpy as jnp, nested_jax as nj
         >>> tx = nj.nesterov(0.5, decay=0.5)
         >>> update, state = tx.update(jnp.array(1.0), tx.init(jnp.array(1.0)))
-        >>> nj.nesterov_iterate(1.0 + update, state)  # a step of -0.5, and half of it ahead
+        >>> nj.nesterov_iterate(1.0 + update, state)  # a step of -0.5; p is 0.25 ahead
         Array(0.5, dtype=float32)
     """
     state = find_one(state, ScaleByNesterovMomentumState)

@@ -1,4 +1,4 @@
-"""The last link of a finished optimizer: minus the rate, times the schedule."""
+"""Scaling by minus the learning rate: the last link of most optimizers."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class ScaleByLearningRateState(NamedTuple):
 
     Attributes:
         count: Number of updates so far, int32.
-        rate: The rate of the last update, schedule included, for `with_metrics`.
+        rate: The learning rate of the last update, schedule included; read by `with_metrics`.
     """
 
     count: jax.Array
@@ -38,9 +38,9 @@ def scale_by_learning_rate(
 
     .. math:: u \leftarrow -\eta_t \alpha_t u, \quad t = 0, 1, \dots
 
-    With a number and no schedule it is `optax.scale_by_learning_rate`, except that a traced rate
-    neither promotes nor rounds 16-bit updates: the product is formed in float32 or wider and
-    leaves in the dtype of the update.
+    With a number and no schedule this is `optax.scale_by_learning_rate`, except that a traced
+    learning rate neither promotes nor rounds 16-bit updates: the product is computed in float32 or
+    wider and returned in the dtype of the update.
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, may be traced; or a function of the step (from 0).
@@ -50,8 +50,9 @@ def scale_by_learning_rate(
         A transformation of any tree of float or complex arrays; `params` is not used.
 
     Raises:
-        TypeError: If `learning_rate` is neither number nor callable, or `schedule` not callable.
-        ValueError: If a concrete rate is negative, infinite or NaN.
+        TypeError: If `learning_rate` is neither a number nor callable, or `schedule` is not
+            callable.
+        ValueError: If a concrete learning rate is negative, infinite or NaN.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj

@@ -1,4 +1,4 @@
-"""Adafactor's step size: relative to the parameters, falling with time."""
+"""Adafactor's step size: relative to the parameters and decreasing over time."""
 
 from typing import NamedTuple
 
@@ -21,17 +21,17 @@ from nested_jax._core.types import ScalarLike, ScalarOrSchedule, Schedule
 from nested_jax.transforms._rate import check_rate, rate_at, value_at
 
 DEFAULT_CAP = 1e-2  # Shazeer & Stern (2018), Algorithm 6.
-WARMUP_SLOPE = 1e-6  # Of their experiments: meets 1 / sqrt(t) at t = 10,000, where both are 1e-2.
+WARMUP_SLOPE = 1e-6  # From their experiments; meets 1 / sqrt(t) at t = 10,000, where both are 1e-2.
 
 
 class ScaleByRelativeStepState(NamedTuple):
     r"""State of `scale_by_relative_step`.
 
     Attributes:
-        step: Number of updates so far, int32. (`count` is another link's, so that
-            `optax.tree_utils.tree_get(state, "count")` finds one in a finished optimizer.)
-        rate: :math:`\eta_t \rho_t` of the last update, for `with_metrics`: what a leaf with
-            :math:`\mathrm{RMS}(\theta) = 1` was scaled by.
+        step: Number of updates so far, int32. Not called `count`, so that
+            `optax.tree_utils.tree_get(state, "count")` finds only one in a finished optimizer.
+        rate: :math:`\eta_t \rho_t` of the last update, the scale of a leaf with
+            :math:`\mathrm{RMS}(\theta) = 1`; read by `with_metrics`.
     """
 
     step: jax.Array
@@ -58,31 +58,30 @@ def scale_by_relative_step(
 
     where :math:`\bar\rho` is `learning_rate`. With `warmup_init`,
     :math:`\rho_t = \min(\bar\rho, 1 / \sqrt t, 10^{-6} t)`, which peaks at
-    :math:`10^{-2}` when :math:`t = 10^4`. Without `relative_step`,
-    :math:`\rho_t = \bar\rho`; if `scale_by_parameter` is off too, so that
-    :math:`\max(\epsilon, \mathrm{RMS}(\theta))` is left out, this is
-    `scale_by_learning_rate`. The state holds two scalars.
+    :math:`10^{-2}` when :math:`t = 10^4`. Without `relative_step`, :math:`\rho_t = \bar\rho`.
+    Without `scale_by_parameter`, the factor :math:`\max(\epsilon, \mathrm{RMS}(\theta))` is left
+    out. Without both, this is `scale_by_learning_rate`. The state holds two scalars.
 
     Args:
-        learning_rate: The cap :math:`\bar\rho \ge 0`, or the rate itself without
-            `relative_step`; may be traced; or a function of the step (from 0). The paper's
-            cap 1e-2 if not given.
-        relative_step: Whether :math:`1 / \sqrt t` bounds the rate. Static.
-        warmup_init: Whether :math:`10^{-6} t` does. Static.
-        scale_by_parameter: Whether steps are relative to the size of the parameters. Static.
-        eps: :math:`\epsilon \ge 0`, which lets parameters leave 0 (:math:`\epsilon_2` in the
-            paper); may be traced.
+        learning_rate: The cap :math:`\bar\rho \ge 0`, or the learning rate itself without
+            `relative_step`. A number, may be traced, or a function of the step (from 0). Defaults
+            to the paper's cap, 1e-2.
+        relative_step: Whether :math:`1 / \sqrt t` bounds :math:`\rho_t`. Static.
+        warmup_init: Whether :math:`10^{-6} t` also bounds it. Static.
+        scale_by_parameter: Whether steps scale with the root mean square of the parameters. Static.
+        eps: :math:`\epsilon \ge 0`, which lets parameters move away from 0 (:math:`\epsilon_2` in
+            the paper); may be traced.
         schedule: The multiplier :math:`\eta`, a function of the step (from 0); 1 if not given.
 
     Returns:
-        A transformation of any tree of float or complex arrays, whose `update` needs `params` if
+        A transformation of any tree of float or complex arrays. Its `update` needs `params` with
         `scale_by_parameter`; shapes and dtypes are kept.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is negative, infinite or NaN, if there is no
-            `learning_rate` without `relative_step` or `warmup_init` without it; in `update`, if
-            `params` are missing.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a concrete number is negative, infinite or NaN, or if `relative_step` is off
+            and `learning_rate` is missing or `warmup_init` is on; in `update`, if `params` is
+            missing.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -94,7 +93,7 @@ def scale_by_relative_step(
 
     References:
         Shazeer & Stern (2018), section 8 and Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235; the
-        warm-up is that of their experiments. The cap is an argument here, and a constant there.
+        warm-up is from their experiments. Departure: the cap is an argument, not a constant.
     """
     for name, flag in (
         ("relative_step", relative_step),
@@ -136,7 +135,7 @@ def scale_by_relative_step(
     return transformation(init_fn, update_fn)
 
 
-# Compiled on its own, so that leaves of one shape are traced once, however many they are.
+# Jitted separately, so that all leaves of one shape share one trace.
 @jax.jit
 def _step(u, rate, param=None, eps=None):
     size = -rate.astype(widened(u.dtype))

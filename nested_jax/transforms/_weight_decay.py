@@ -1,4 +1,4 @@
-"""Weight decay apart from the gradient: the W of AdamW."""
+"""Decoupled weight decay: the W of AdamW."""
 
 import functools
 from collections.abc import Callable
@@ -31,10 +31,10 @@ class AddDecoupledWeightDecayState(NamedTuple):
     """State of `add_decoupled_weight_decay`.
 
     Attributes:
-        step: Number of updates so far, int32. (`count` is another link's, so that
-            `optax.tree_utils.tree_get(state, "count")` finds one in a finished optimizer.)
-        decay: The fraction of the parameters taken off by the last update, schedule, rate and
-            normalization included, for `with_metrics`.
+        step: Number of updates so far, int32. Not called `count`, so that
+            `optax.tree_utils.tree_get(state, "count")` finds only one in a finished optimizer.
+        decay: The fraction of the parameters that the last update subtracted, with schedule,
+            learning rate and normalization; read by `with_metrics`.
     """
 
     step: jax.Array
@@ -49,15 +49,15 @@ def add_decoupled_weight_decay(
     normalized: bool = False,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> optax.GradientTransformation:
-    r"""Take a fraction of the parameters off, after the rate.
+    r"""Subtract a fraction of the parameters, after the learning rate.
 
     .. math:: u \leftarrow u - \eta_t \lambda_t \theta, \quad t = 0, 1, \dots
 
-    where u is what is about to be added to :math:`\theta`: this comes *last* in a chain, behind
-    `scale_by_learning_rate`, which has put the sign and the rate. The schedule's multiplier
-    :math:`\eta_t` scales step and decay alike; the rate does not scale the decay, so that the two
-    can be tuned apart. With :math:`\lambda` the argument `weight_decay` and T the steps of the
-    schedule's cycle that step t lies in,
+    where u is the final update of :math:`\theta`. Put this *last* in a chain, after
+    `scale_by_learning_rate`, which sets the sign and the learning rate. The schedule's multiplier
+    :math:`\eta_t` scales both step and decay. The learning rate does not scale the decay, so the
+    two can be tuned separately. Let :math:`\lambda` be `weight_decay` and T the number of steps in
+    the schedule's cycle that contains step t. Then
 
     ==============================  ====================================
     :math:`\lambda_t`               when
@@ -67,15 +67,15 @@ def add_decoupled_weight_decay(
     :math:`\lambda / \sqrt{T}`      `normalized`
     ==============================  ====================================
 
-    and the last two together multiply. With `learning_rate` it is what `optax.add_decayed_weights`
-    does *before* the rate, as in `optax.adamw` and torch.
+    With both `learning_rate` and `normalized`, both factors apply. With `learning_rate` this equals
+    `optax.add_decayed_weights` placed *before* the learning rate, as in `optax.adamw` and torch.
 
     Args:
         weight_decay: :math:`\lambda \ge 0`, may be traced.
-        learning_rate: :math:`\alpha \ge 0`, or a function of the step (from 0): multiplies the
-            decay. Not at all if not given.
+        learning_rate: :math:`\alpha \ge 0`, or a function of the step (from 0). It multiplies the
+            decay; no factor if not given.
         schedule: :math:`\eta`, a function of the step; 1 if not given.
-        normalized: Whether `weight_decay` is to be divided by the root of the steps in the cycle,
+        normalized: Whether to divide `weight_decay` by the root of the steps in the cycle,
             `schedule.cycle_steps(step)`. Static.
         mask: Which parameters decay: a tree of bools with the structure of the parameters or a
             prefix of it, or a function from the parameters to such a tree. Static; all if not
@@ -86,8 +86,8 @@ def add_decoupled_weight_decay(
         dtypes are kept. Its state holds two scalars.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, a leaf of `mask` is no bool, or
-            `normalized` is asked for with a schedule that has no `cycle_steps`.
+        TypeError: If an argument has the wrong type, a leaf of `mask` is not a bool, or
+            `normalized` is set and the schedule has no `cycle_steps`.
         ValueError: If a concrete number is negative or not finite; in `init`, if `mask` does not
             fit the parameters; in `update`, if `params` is missing.
 
@@ -119,7 +119,7 @@ def add_decoupled_weight_decay(
         _check_flags(mask)
 
     def init_fn(params):
-        _decays(mask, params)  # A mask that does not fit is told here, not by the first update.
+        _decays(mask, params)  # Report a mask that does not fit now, not in `update`.
         return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros((), float))
 
     def update_fn(updates, state, params):
@@ -135,7 +135,7 @@ def add_decoupled_weight_decay(
 
         fraction = in_dtype(decay)
 
-        # Asked once for all leaves. Each widened first: float8 and float32 have no common dtype.
+        # Cached across leaves. Widen each first: float8 and float32 have no common dtype.
         @functools.cache
         def wider(a, b):
             return jnp.promote_types(widened(a), widened(b))
@@ -155,7 +155,7 @@ def add_decoupled_weight_decay(
 
 
 def _is_function(mask):
-    # A tree may be of a class that can be called, as modules of some libraries can.
+    # A tree may itself be callable, like the modules of some libraries.
     return callable(mask) and jax.tree_util.all_leaves([mask])
 
 
@@ -172,7 +172,7 @@ def _decays(mask, params):
         mask = mask(params)
         _check_flags(mask)
     if not jax.tree.leaves(params):
-        # Nothing decays. So it is with the placeholder of `optax.tree_map_params`, too.
+        # Nothing decays. The placeholder of `optax.tree_map_params` ends up here, too.
         return params
     try:
         return jax.tree.broadcast(mask, params)
