@@ -136,7 +136,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError:
         raise DataError(
-            '`--data` digits needs scikit-learn: pip install "nested-jax[data]".'
+            '`--data` digits needs scikit-learn: pip install "nested-jax[experiments]".'
         ) from None
     pixels, classes = load_digits(return_X_y=True)
     images, labels = np.asarray(pixels, np.float32) / 16, np.asarray(classes, np.int32)

@@ -119,7 +119,7 @@ def adamw(
 def sgd(learning_rate, momentum=None, nesterov=False, accumulator_dtype=None):
     _only_default(accumulator_dtype=(accumulator_dtype, None))
     factory = nj.nesterov if nesterov else nj.momentum
-    return factory(learning_rate, 0.0 if momentum is None else momentum)
+    return factory(learning_rate, decay=0.0 if momentum is None else momentum)
 
 
 def adafactor(
