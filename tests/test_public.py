@@ -89,6 +89,11 @@ def test_every_factory_is_reached_from_the_top():
     assert factories | {"Grid", "Problem", "Rollout", "rollout"} <= public(nj).keys()
 
 
+def test_all_names_are_listed():
+    assert set(public(nj)) <= set(nj.__all__)
+    assert all(hasattr(nj, name) for name in nj.__all__)
+
+
 def test_hyperparameters_after_the_first_go_by_name():
     with pytest.raises(TypeError, match="positional argument"):
         nj.adamw(1e-3, 0.9, 0.999)
