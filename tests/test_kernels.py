@@ -219,8 +219,8 @@ def test_sweeps_like_the_scan():
         nj.sweep(functools.partial(run, word), grid, progress=False)
         for word in ("scan", "interpret")
     )
-    assert actual.mean_loss.shape == (3, 2, 2, 3)
-    np.testing.assert_allclose(actual.mean_loss, expected.mean_loss, rtol=FLOAT32_RTOL)
+    assert actual.loss.shape == (3, 2, 2, 3)
+    np.testing.assert_allclose(actual.loss, expected.loss, rtol=FLOAT32_RTOL)
     assert (actual.diverged_at == -1).all()
 
 

@@ -255,7 +255,8 @@ RAY = """
 import signal, threading
 import ray
 from jax.tree_util import Partial
-from nested_jax.sweeps import RayWorkers, _ray
+from nested_jax.sweeps import RayWorkers
+from nested_jax.sweeps.engine import _ray
 
 def chunks(store):
     return len(list(pathlib.Path(store).glob("chunk-*")))
