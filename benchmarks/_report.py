@@ -15,7 +15,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from nested_jax._core.files import write as write_file
+from nested_jax.sweeps import write_file
 
 PACKAGES = ("nested-jax", "jax", "jaxlib", "optax", "numpy", "numba", "torch")
 WIDTH = 120

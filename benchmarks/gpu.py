@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import _report
-from nested_jax._core.files import write
+from nested_jax.sweeps import write_file
 
 ROOT = Path(__file__).parents[1]
 # Seconds for all of it, and what is left of them below which no part is started.
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record["parts"].append({"part": part.name, "platform": part.platform, **found})
         print(f"failed: {found['failed']}" if "failed" in found else "done", flush=True)
         _report.write(options.out / "gpu.json", record)
-        write(options.out / "gpu.md", table(record))
+        write_file(options.out / "gpu.md", table(record))
     print(f"\n{table(record)}\nRecord: {options.out / 'gpu.json'}")
     return int(any("failed" in part for part in record["parts"]))
 

@@ -3,43 +3,50 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import tyro
 
-from experiments import adafactor, adam, adam_vs_sgd, heatmaps, levels, momentum, stability
-from experiments._cli import UsageError
+from experiments import lab, levels
 
-EXPERIMENTS = {
-    "adafactor": adafactor.main,
-    "adam": adam.main,
-    "adam-vs-sgd": adam_vs_sgd.main,
-    "heatmaps": heatmaps.main,
-    "levels": levels.main,
-    "momentum": momentum.main,
-    "stability": stability.main,
-}
+# In the order in which a reader meets them.
+MODULES = (levels,)
+EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment that `arguments` name; return the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # Not all terminals know the signs of tables.
+        sys.stdout.reconfigure(errors="replace")  # Some terminals cannot encode every sign.
+    commands = {name: _command(experiment) for name, experiment in EXPERIMENTS.items()}
     try:
         tyro.extras.subcommand_cli_from_dict(
-            EXPERIMENTS, prog="python -m experiments", args=arguments
+            commands, prog="python -m experiments", args=arguments, sort_subcommands=False
         )
-    except UsageError as error:
+    except lab.UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Who reads, `head` say, has seen enough. Python is not to try again when it ends.
+        # The reader, such as `head`, has seen enough. Python must not try again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _command(experiment: lab.Experiment[Any]) -> Callable[..., None]:
+    """Return a function of the experiment's options, as tyro reads them."""
+
+    def command(config: Any) -> None:
+        lab.run(experiment, config)
+
+    command.__doc__ = f"{experiment.question}\n\nTakes {experiment.duration}."
+    # Options without a prefix.
+    command.__annotations__["config"] = Annotated[experiment.config, tyro.conf.arg(name="")]
+    return command
 
 
 if __name__ == "__main__":

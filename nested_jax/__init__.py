@@ -2,8 +2,8 @@
 
 import importlib
 import importlib.util
+import typing
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from nested_jax import optimizers as optimizers
 from nested_jax import problems as problems
@@ -55,10 +55,9 @@ from nested_jax.transforms import scale_by_nesterov_momentum as scale_by_nestero
 from nested_jax.transforms import scale_by_relative_step as scale_by_relative_step
 from nested_jax.transforms import with_metrics as with_metrics
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from nested_jax import kernels as kernels
     from nested_jax import plots as plots
-    from nested_jax import stats as stats
     from nested_jax import testing as testing
     from nested_jax import theory as theory
 
@@ -118,7 +117,6 @@ __all__ = [
 _LAZY = {
     "kernels": "jax",
     "plots": "matplotlib",
-    "stats": "patsy",
     "testing": "chex",
     "theory": "jax",
 }

@@ -15,7 +15,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from nested_jax._core.extras import needs
-from nested_jax._core.files import write
+from nested_jax._core.files import write_file
 
 with needs("nested_jax.plots", "sweep"):
     import matplotlib
@@ -217,7 +217,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) ->
     metadata, file = _NO_METADATA if kind == "svg" else None, io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": _SALT}):
         figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
-    write(path, file.getvalue())
+    write_file(path, file.getvalue())
 
 
 def to_svg(figure: Figure) -> str:

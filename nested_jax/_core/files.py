@@ -4,12 +4,25 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file atomically: to a temporary file, flushed to disk, then renamed.
+
+    Args:
+        path: The file's name; its folder must exist.
+        content: All of it.
 
     Raises:
         OSError: If it cannot be written. An existing file stays as it was.
+
+    Example:
+        >>> import tempfile
+        >>> from nested_jax.sweeps import write_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(f"{folder}/best.txt", "0.01")
+        ...     open(f"{folder}/best.txt").read()
+        '0.01'
     """
+    path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:

@@ -65,8 +65,8 @@ def rescaled_rate(system: System, learning_rate: ScalarLike) -> Float[Array, ""]
         learning_rate: :math:`\eta > 0` without the transform; may be traced.
 
     Returns:
-        The learning rate to use with the transform: infinite if its gain is 0, and 0 if it never
-        forgets.
+        The learning rate to use with the transform. It is infinite if the gain is 0, and 0 if the
+        system never forgets.
 
     Raises:
         TypeError: If an argument is of the wrong kind.

@@ -219,7 +219,7 @@ class StationaryLoss(NamedTuple):
 
     @property
     def total(self) -> Float[Array, ""]:
-        """The mean loss: the sum of the parts."""
+        """The mean loss, which is the sum of the parts."""
         return self.noise + self.excess + self.tracking
 
 

@@ -81,7 +81,7 @@ def scale_by_nesterov_momentum(
             1 if not given.
 
     Returns:
-        A complete optimizer step, sign included: add its updates to the parameters. It takes any
+        A complete optimizer step, with its sign; add its updates to the parameters. It takes any
         tree of float or complex arrays; shapes and dtypes are kept, and `params` is not used. Its
         state holds one copy of the parameters.
 

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from experiments import _adafactor_report, _adafactor_runs, _data, adafactor
-from tests import experiments_support as support
+from tests.experiments import support
 
 FLOAT32_RTOL = 1e-5  # Parameters and statistics are float32, and 64 numbers are averaged.
 TINY = adafactor.Config(hidden=8, batch_size=4, steps=100, caps=2, seeds=2)

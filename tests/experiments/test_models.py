@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nested_jax as nj
-from experiments import _models
+from experiments.lab import models as _models
 
 RTOL = 1e-12  # In float64, products of vectors of at most 64 entries.
 STANDARD_ERRORS = 5
@@ -104,18 +104,3 @@ def test_an_autoencoder_learns_by_the_problem_with_another_loss():
     )
     trace = nj.rollout(nj.adam(1e-2), problem, KEY, 300, stride=100)
     assert trace.loss_curve[-1] < 0.5 * trace.loss_curve[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "error", "message"),
-    [
-        ((0,), {}, ValueError, "`inputs` must be an integer of at least 1, got 0."),
-        ((1, (2, 0)), {}, ValueError, r"`hidden\[1\]` must be an integer of at least 1, got 0."),
-        ((1, (), 0.5), {}, TypeError, "`classes` must be an integer of at least 1, got 0.5."),
-        ((1,), {"activation": "gelu"}, ValueError, "`activation` must be one of 'relu', 'tanh', "),
-        ((1,), {"initialisation": 1}, TypeError, "`initialisation` must be one of 'he', 'lecun', "),
-    ],
-)
-def test_rejects(arguments, options, error, message):
-    with pytest.raises(error, match="^" + message):
-        _models.mlp(*arguments, **options)

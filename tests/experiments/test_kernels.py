@@ -362,7 +362,7 @@ def test_names_the_dtypes_that_do_not_go_together(x64):
 
 
 def test_example_of_the_docs_runs():
-    text = (Path(__file__).parents[1] / "docs" / "kernels.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text()
     names = {}
     exec(re.findall(r"```python\n(.*?)```", text, re.S)[0], names)
     assert names["results"].loss.shape == (4, 3, 2)

@@ -21,7 +21,7 @@ from experiments import _data, heatmaps
 from experiments import _heatmaps_numbers as numbers
 from experiments import _heatmaps_report as report
 from experiments import _heatmaps_variants as variants
-from tests import experiments_support as support
+from tests.experiments import support
 
 GUESS = float(np.log(10))
 SMALL = heatmaps.Config(width=4, depth=1, batch_size=4, steps=4, seeds=2, quick=True)
@@ -325,7 +325,7 @@ def test_killed_and_started_again_it_gives_the_same_numbers(done, tmp_path, monk
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, " ".join(FEW), *options],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=environment,
         stdout=subprocess.DEVNULL,
     )

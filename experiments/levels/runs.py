@@ -1,9 +1,6 @@
-"""What the level sweep runs: nested momentum on the published streams, or on JAX's numbers.
+"""The runs of the level sweep: nested momentum on the published random numbers, or on JAX's."""
 
-A configuration here is anything with the fields of `levels.Config`.
-"""
-
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +8,47 @@ import numpy as np
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from experiments._rust_stream import published_stream
+from experiments.lab import Lab, UsageError
+from experiments.levels.config import Config
+from experiments.levels.predictions import MODEL_INIT_STD, initial_loss, predict
+from experiments.levels.rust_stream import published_stream
 from nested_jax import kernels
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
-MODEL_INIT_STD = 2.0
-"""Standard deviation of the model's initial weights in the published experiment."""
+if TYPE_CHECKING:
+    import xarray as xr
 
 
-def initial_loss(config: Any) -> float:
-    """Return the expected loss of the untrained model, |w - W|^2 + noise."""
-    return MODEL_INIT_STD**2 * (config.dim + 1) + config.dim + config.noise_std**2
+def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
+    """Run every combination of levels and seeds as one program.
+
+    Returns:
+        "results": `loss` (mean after warm-up) and `first_beyond` (first step with a loss above a
+        thousand times that of the untrained model, -1 if none) over model_level, data_level and,
+        if there are several, seed; `diverged`: whether a run ended worse than it began; and
+        `predicted_loss`, which uses none of the runs.
+    """
+    if config.implementation == "pallas" and lab.device.platform != "gpu":
+        raise UsageError('`--implementation` must be "scan" without a GPU, got "pallas".')
+    axes = {
+        "model_level": range(1, config.model_levels + 1),
+        "data_level": range(1, config.data_levels + 1),
+        "seed": range(config.seeds),
+    }
+    results = lab.sweep("levels", function(config), nj.Grid(**axes))
+    # Not `loss > initial`, which is false for NaN.
+    results["diverged"] = ~(results.loss <= initial_loss(config))
+    results.loss.attrs = {"long_name": "mean loss after warm-up", "units": "squared error"}
+    results = results if config.seeds > 1 else results.isel(seed=0, drop=True)
+    return {"results": results.assign(predicted_loss=predict(config))}
 
 
-def function(config: Any) -> Partial:
+def function(config: Config) -> Partial:
     """Return the pure function of model_level, data_level and seed that `simulate` sweeps."""
     return _published_run(config) if config.stream == "published" else _jax_run(config)
 
 
-def _published_run(config: Any) -> Partial:
+def _published_run(config: Config) -> Partial:
     """Return the sweep's function on Rust's random streams."""
     streams = [
         published_stream(
@@ -59,7 +78,7 @@ def _published_run(config: Any) -> Partial:
     return Partial(run, models, data)
 
 
-def _jax_run(config: Any) -> Partial:
+def _jax_run(config: Config) -> Partial:
     """Return the sweep's function on JAX's random numbers."""
 
     def keys(first):
@@ -75,7 +94,7 @@ def _jax_run(config: Any) -> Partial:
 
 
 def _report(
-    config: Any, model, model_level, data_level, key, world=None, draws=None
+    config: Config, model, model_level, data_level, key, world=None, draws=None
 ) -> dict[str, jax.Array]:
     """Run one combination from the model's initial normals; draw what is not given."""
     if world is None:

@@ -9,43 +9,14 @@ import jax
 import pytest
 
 import nested_jax as nj
-from experiments import (
-    __main__,
-    _adafactor_runs,
-    _adam_runs,
-    _adam_vs_sgd_runs,
-    _artifacts,
-    _cli,
-    _data,
-    _momentum_runs,
-    adafactor,
-    adam,
-    adam_vs_sgd,
-    heatmaps,
-    levels,
-    momentum,
-    stability,
-)
-from tests.experiments_support import run
+from experiments import __main__, lab
+from experiments.lab import data as _data
+from experiments.lab import _folder
+from tests.experiments.support import run
 
-# Where options are, and where runs are.
-EXPERIMENTS = {
-    "adafactor": (adafactor, _adafactor_runs),
-    "adam": (adam, _adam_runs),
-    "adam-vs-sgd": (adam_vs_sgd, _adam_vs_sgd_runs),
-    "heatmaps": (heatmaps, heatmaps),
-    "levels": (levels, levels),
-    "momentum": (momentum, _momentum_runs),
-    "stability": (stability, stability),
-}
-SINGLE = ["adam-vs-sgd", "heatmaps"]
-LEARNING = ["adafactor", *SINGLE]
-PRESETS = [
-    (name, flag)
-    for name, (module, _) in EXPERIMENTS.items()
-    for flag in ("quick", "full")
-    if hasattr(module, flag.upper())
-]
+EXPERIMENTS = __main__.EXPERIMENTS
+LEARNING = [name for name, experiment in EXPERIMENTS.items() if experiment.learns]
+PRESETS = [(name, flag) for name, one in EXPERIMENTS.items() for flag in one.presets]
 every = pytest.mark.parametrize("name", EXPERIMENTS)
 
 
@@ -75,25 +46,28 @@ def reached(monkeypatch):
     """Return what ends every experiment where its runs would begin; it keeps their configs."""
     seen = {}
 
-    def simulate(config, images=None):
+    def simulate(config, lab):
         seen["config"], seen["x64"] = config, jax.config.jax_enable_x64
         raise ReachedError
 
-    for _, runs in EXPERIMENTS.values():
-        monkeypatch.setattr(runs, "simulate", simulate)
+    for experiment in EXPERIMENTS.values():
+        monkeypatch.setattr(experiment.runs, "simulate", simulate)
     return seen
 
 
 def test_all_are_listed():
-    assert set(EXPERIMENTS) == set(__main__.EXPERIMENTS)
+    folder = Path(lab.__file__).parents[1]
+    packages = {path.parent.name for path in folder.glob("*/runs.py")}
+    assert packages == {name.replace("-", "_") for name in EXPERIMENTS}
+    assert set(WRONG) == set(EXPERIMENTS)
 
 
 @every
 def test_an_experiment_takes_its_folder_and_runs(name, tmp_path, reached):
     with pytest.raises(ReachedError):
         run(name, "--out", tmp_path / "a")
-    config = dataclasses.replace(EXPERIMENTS[name][0].Config(), out=tmp_path / "a")
-    assert reached == {"config": config, "x64": name not in SINGLE}
+    config = dataclasses.replace(EXPERIMENTS[name].config(), out=tmp_path / "a")
+    assert reached == {"config": config, "x64": EXPERIMENTS[name].x64}
     # It is that configuration's own, and may be run again.
     with pytest.raises(ReachedError):
         run(name, "--out", tmp_path / "a")
@@ -101,34 +75,36 @@ def test_an_experiment_takes_its_folder_and_runs(name, tmp_path, reached):
 
 @every
 def test_default_folder_is_below_the_working_directory(name):
-    assert EXPERIMENTS[name][0].Config().out == Path("results") / name
+    assert EXPERIMENTS[name].config().out == Path("results") / name
 
 
 @pytest.mark.parametrize(("name", "flag"), PRESETS)
 def test_a_preset_changes_what_was_left_at_its_default(
     name, flag, tmp_path, reached, monkeypatch, capsys
 ):
-    module, runs = EXPERIMENTS[name]
+    experiment = EXPERIMENTS[name]
     digits = _data.load("digits")
     monkeypatch.setattr(_data, "load", lambda name, download: digits)
     if flag == "full":
-        monkeypatch.setattr(runs, "estimate", lambda config, images: 2 * 3600)
+        monkeypatch.setattr(experiment.runs, "estimate", lambda config, lab: 2 * 3600)
     for given in ({}, {"seeds": 77}):
         out = tmp_path / f"{len(given)}"
         words = [word for field, value in given.items() for word in (option(field), value)]
         with pytest.raises(ReachedError):
             run(name, f"--{flag}", *words, "--device", "cpu", "--out", out)
-        expected = dataclasses.asdict(module.Config()) | getattr(module, flag.upper()) | given
+        expected = dataclasses.asdict(experiment.config()) | experiment.presets[flag] | given
         expected |= {flag: True, "device": "cpu", "out": out}
         assert dataclasses.asdict(reached["config"]) == expected
-        said = "No GPU is used: about 2.0 hours on this machine." in capsys.readouterr().out
+        said = "Without a GPU, this takes about 2.0 hours on this machine." in capsys.readouterr().out
         assert said == (flag == "full")
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize(
+    "name", [name for name, one in EXPERIMENTS.items() if len(one.presets) > 1]
+)
 def test_quick_and_full_exclude_each_other(name, tmp_path, capsys):
     refused = refusal(capsys, name, "--quick", "--full", "--out", tmp_path / "a")
-    assert refused == "`--quick` must come without `--full`, got both."
+    assert refused == "`--quick` cannot be combined with `--full`."
     assert not (tmp_path / "a").exists()
 
 
@@ -236,8 +212,8 @@ WRONG = {
 
 @pytest.mark.parametrize(
     ("name", "field", "value", "rule"),
-    [(name, *wrong) for name, table in WRONG.items() for wrong in table]
-    + [(name, "device", "tpu", "be one of 'auto', 'cpu', 'gpu', got 'tpu'.") for name in WRONG]
+    [(name, *wrong) for name in EXPERIMENTS for wrong in WRONG[name]]
+    + [(name, "device", "tpu", "be one of 'auto', 'cpu', 'gpu', got 'tpu'.") for name in EXPERIMENTS]
     + [(name, "data", "digit", 'be "digits", "fashion-mnist" or a folder') for name in LEARNING],
 )
 def test_a_wrong_option_is_one_line(name, field, value, rule, tmp_path, capsys):
@@ -252,11 +228,11 @@ NONSENSE = ("", "x", "-1", "0", "2", "nan", "inf", "-inf", "1e999", 2**31, 10**4
 @every
 def test_nonsense_is_one_line_or_a_value(name, tmp_path, capsys, monkeypatch):
     def claim(folder, config):
-        raise _cli.UsageError("a value")
+        raise lab.UsageError("a value")
 
-    monkeypatch.setattr(_artifacts, "claim", claim)
+    monkeypatch.setattr(_folder, "claim", claim)
     monkeypatch.chdir(tmp_path)
-    for field in dataclasses.fields(EXPERIMENTS[name][0].Config):
+    for field in dataclasses.fields(EXPERIMENTS[name].config):
         if isinstance(field.default, bool) or field.name == "out":
             continue
         refused = {x: refusal(capsys, name, option(field.name), x) for x in NONSENSE}
@@ -269,7 +245,7 @@ def test_nonsense_is_one_line_or_a_value(name, tmp_path, capsys, monkeypatch):
 def test_help_names_every_option(name, capsys):
     assert run(name, "--help") == 0
     text = capsys.readouterr().out
-    for field in dataclasses.fields(EXPERIMENTS[name][0].Config):
+    for field in dataclasses.fields(EXPERIMENTS[name].config):
         assert option(field.name) in text
 
 
@@ -309,10 +285,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(name, tmp_path, capsys, mon
 
 @every
 def test_a_disk_that_is_full_in_the_end_is_one_line(name, tmp_path, capsys, monkeypatch):
-    def simulate(config, images=None):
+    def simulate(config, lab):
         raise OSError(errno.ENOSPC, "No space left on device", str(config.out / "results.nc"))
 
-    monkeypatch.setattr(EXPERIMENTS[name][1], "simulate", simulate)
+    monkeypatch.setattr(EXPERIMENTS[name].runs, "simulate", simulate)
     assert "(No space left on device)" in refusal(capsys, name, "--out", tmp_path / "a")
 
 
@@ -337,10 +313,10 @@ def test_a_folder_of_unknown_origin_is_one_line(name, file, content, tmp_path, c
 
 @every
 def test_a_folder_of_another_configuration_is_one_line(name, tmp_path, capsys):
-    module, seed = EXPERIMENTS[name][0], option(seed_of(name))
-    config = module.Config()
+    seed = option(seed_of(name))
+    config = EXPERIMENTS[name].config()
     first = getattr(config, seed_of(name))
-    _artifacts.claim(tmp_path, config)
+    lab.claim(tmp_path, config)
     stored = (tmp_path / "config.json").read_bytes()
     refused = refusal(capsys, name, seed, 7, "--out", tmp_path)
     assert refused.endswith(f"got {tmp_path} with results of {seed} {first} and not 7.")
@@ -380,15 +356,15 @@ def a_file(store):
 )
 def test_a_store_of_something_else_is_one_line(name, leave, found, tmp_path, capsys, monkeypatch):
     out = tmp_path / "a"
-    _artifacts.claim(out, EXPERIMENTS[name][0].Config())
+    lab.claim(out, EXPERIMENTS[name].config())
     leave(out / "store" / "part")
     kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
-    def simulate(config, images=None):
+    def simulate(config, lab):
         grid = nj.Grid(x=[1.0, 2.0])
         nj.sweep(lambda x: {"y": 3 * x}, grid, store=out / "store" / "part", progress=False)
 
-    monkeypatch.setattr(EXPERIMENTS[name][1], "simulate", simulate)
+    monkeypatch.setattr(EXPERIMENTS[name].runs, "simulate", simulate)
     refused = refusal(capsys, name, "--out", out)
     found = found.format(store=out / "store" / "part")
     assert refused.startswith(f"`--out` must be a new folder, or as it was left: {found}")
@@ -401,19 +377,19 @@ def test_a_store_of_something_else_is_one_line(name, leave, found, tmp_path, cap
 def test_errors_of_the_program_are_no_refusals(name, tmp_path, monkeypatch):
     for error in (ValueError("`learning_rate` must be"), OSError(errno.ENOENT, "No", "elsewhere")):
 
-        def simulate(config, images=None, error=error):
+        def simulate(config, lab, error=error):
             raise error
 
-        monkeypatch.setattr(EXPERIMENTS[name][1], "simulate", simulate)
+        monkeypatch.setattr(EXPERIMENTS[name].runs, "simulate", simulate)
         with pytest.raises(type(error)):
             run(name, "--out", tmp_path / "a")
 
 
 @every
 def test_an_interrupt_is_one_line(name, tmp_path, capsys, monkeypatch):
-    def simulate(config, images=None):
+    def simulate(config, lab):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EXPERIMENTS[name][1], "simulate", simulate)
+    monkeypatch.setattr(EXPERIMENTS[name].runs, "simulate", simulate)
     assert run(name, "--out", tmp_path / "a") == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -12,7 +12,7 @@ import xarray as xr
 from experiments import _artifacts, momentum
 from experiments import _momentum_runs as runs
 from experiments._surfaces import SURFACES, problem, starts
-from tests import experiments_support as support
+from tests.experiments import support
 
 FOUR_DIGITS = 5e-5
 RADIUS_ATOL = 1e-7  # Rounding splits a double eigenvalue by the root of 1e-16, and more.

@@ -23,7 +23,7 @@ from experiments import (
 from experiments import _stability_answers as answers
 from nested_jax import plots, theory
 from nested_jax.problems import DriftingRegressionWorld
-from tests import experiments_support as support
+from tests.experiments import support
 
 # A run that is divided by its norm at each of 200 steps rounds twice as often as one that is not.
 RENORMALIZED_RTOL = 1e-11

@@ -25,8 +25,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from nested_jax._core.checks import check_choice, check_static_count
-
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "tanh": nn.tanh,
@@ -87,17 +85,7 @@ def mlp(
         classes: Number of outputs, at least 1.
         activation: One of `ACTIVATIONS`, after every hidden layer.
         initialisation: One of `INITIALISATIONS`, of all weights.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If a size is below 1, or a word unknown.
     """
-    check_static_count("inputs", inputs, 1)
-    for i, width in enumerate(hidden):
-        check_static_count(f"hidden[{i}]", width, 1)
-    check_static_count("classes", classes, 1)
-    check_choice("activation", activation, ACTIVATIONS)
-    check_choice("initialisation", initialisation, INITIALISATIONS)
     layers = _Layers((*hidden, classes), ACTIVATIONS[activation], INITIALISATIONS[initialisation])
     return Model(
         init=lambda key: layers.init(key, jnp.zeros((1, inputs)))["params"],
@@ -133,7 +121,6 @@ def autoencoder(
         activation: One of `ACTIVATIONS`, after every layer but the last.
         initialisation: One of `INITIALISATIONS`.
     """
-    check_static_count("code", code, 1)
     widths = (*hidden, code, *reversed(hidden))
     return mlp(inputs, widths, inputs, activation=activation, initialisation=initialisation)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments import _data
+from experiments.lab import data as _data
 
 SIZES = {"train": 12, "test": 5}
 SYSTEM = _data.SYSTEM

@@ -11,8 +11,8 @@ from scipy.signal import lfilter
 
 from experiments._rust_stream import _tables, published_stream, standard_normals, u64_stream
 
-HEAD = Path(__file__).parent / "data" / "stream_head.csv"
-LOSSES = Path(__file__).parents[1] / "experiments" / "data" / "published_losses.csv"
+HEAD = Path(__file__).with_name("stream_head.csv")
+LOSSES = Path(levels.__file__).with_name("published_losses.csv")
 
 # 30,000 steps of another order of operations; the diverging runs keep every rounding error. The
 # largest difference measured is 1.1e-13, at 6 model and 12 data levels.

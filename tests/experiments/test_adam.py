@@ -12,7 +12,7 @@ import xarray as xr
 
 import nested_jax as nj
 from experiments import _adam_games_report, _adam_report, _adam_runs, _lines, adam
-from tests import experiments_support as support
+from tests.experiments import support
 
 METRIC_RTOL = 4 * np.finfo(np.float32).eps  # Metrics are float32; the runs are float64.
 LATE_ATOL = 2e-6  # After 20,000 steps what is left of the bias of v is 1e-9; the rest is float32.

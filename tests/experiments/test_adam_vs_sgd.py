@@ -22,7 +22,7 @@ from experiments import (
 )
 from experiments import _adam_vs_sgd_runs as runs
 from experiments._adam_vs_sgd_methods import METHODS, optimizer
-from tests import experiments_support as support
+from tests.experiments import support
 
 RTOL = 1e-5  # Programs of float32 that add up in different orders, over some hundred steps.
 SOME = ("sgd", "momentum", "adam")

@@ -9,7 +9,7 @@
 Fashion-MNIST is looked for in `$NESTED_JAX_DATA/fashion-mnist`, in `$NESTED_JAX_DATA` itself,
 where Debian's package `dataset-fashion-mnist` puts it, and among what was downloaded before. What
 is called so has the published contents, by checksum. A `DataError` is a `ValueError`: on the
-command line, under `_cli.usage()`, it ends in one line.
+command line it ends in one line.
 """
 
 import gzip
@@ -19,13 +19,13 @@ import os
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
 import nested_jax as nj
-from experiments import _artifacts
+from nested_jax.sweeps import write_file
 
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 """Of Debian's package `dataset-fashion-mnist`."""
@@ -125,11 +125,6 @@ def load(name: str | os.PathLike[str] = "digits", *, download: bool = False) -> 
     )
 
 
-def asked(config: Any) -> Images:
-    """Return the images that the options `data` and `download` ask for."""
-    return load(config.data, download=config.download)
-
-
 def _digits() -> Images:
     try:
         import sklearn
@@ -203,7 +198,7 @@ def _download() -> Path:
         _check_contents(address, _unpacked(address, packed), FASHION_MNIST[part])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _artifacts.write(path, packed)
+            write_file(path, packed)
         except OSError as error:
             raise DataError(f"{path} could not be written ({error}).") from error
     return folder

@@ -17,7 +17,7 @@ import xarray as xr
 from experiments import _artifacts, levels
 from experiments._rust_stream import published_stream
 from nested_jax import plots
-from tests import experiments_support as support
+from tests.experiments import support
 from tests import oracles
 
 # Both programs round differently at every one of 30,000 steps. The issue is 1e-9; unstable runs
@@ -255,7 +255,7 @@ def test_whoever_stops_reading_gets_the_report_all_the_same(tmp_path):
     out = tmp_path / "levels"
     command = [sys.executable, "-m", "experiments", "levels", *support.options_of(SMALL, out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[1], **pipes) as process:
+    with subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[2], **pipes) as process:
         process.stdout.close()  # As `| head` does.
         assert process.stderr.read() == b""
     assert process.returncode == 1

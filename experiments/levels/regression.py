@@ -1,21 +1,19 @@
 """Regression tables: ordinary least squares by formula, with all dropped rows reported."""
 
 import dataclasses
-import html
 import math
 import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import patsy
+import xarray as xr
+from statsmodels.regression.linear_model import OLS
 
-from nested_jax._core.extras import needs
+from experiments.lab import Table
 
-with needs("nested_jax.stats", "experiments"):
-    import pandas as pd
-    import rich.box
-    import rich.table
-    import rich.text
-    import xarray as xr
+patsy: Any  # It is untyped and exports its names in a loop.
 
 _LEGEND = "*** p < 0.001, ** p < 0.01, * p < 0.05"
 
@@ -84,37 +82,8 @@ class Regression:
         terms = [_json_ready(vars(term)) for term in self.terms]
         return _json_ready(vars(self)) | {"terms": terms, "note": self.note}
 
-    def to_rich(self) -> rich.table.Table:
-        """Return a table for the terminal."""
-        header, rows = self._cells()
-        # Text, not str: rich would parse the "[adam]" in a term's name as a style and hide it.
-        title, caption = rich.text.Text(self.formula), rich.text.Text("\n".join(self._notes()))
-        style = {"show_edge": False, "padding": 0, "box": rich.box.SIMPLE_HEAD}
-        table = rich.table.Table(title=title, caption=caption, **style)
-        # In a narrow terminal, names wrap but numbers are never cut.
-        table.add_column(header[0], overflow="fold")
-        for name in header[1:]:
-            table.add_column(name, justify="right" if name else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*map(rich.text.Text, row))
-        return table
-
-    def to_html(self) -> str:
-        """Return an escaped ``<table class="regression">`` without external resources."""
-        header, rows = self._cells()
-        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
-        body = ""
-        for name, *cells in rows:
-            data = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-            body += f'<tr><th scope="row">{html.escape(name)}</th>{data}</tr>\n'
-        notes = "<br>".join(map(html.escape, self._notes()))
-        return (
-            f'<table class="regression">\n<caption><code>{html.escape(self.formula)}</code>'
-            f"</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n"
-            f'<tfoot><tr><td colspan="{len(header)}">{notes}</td></tr></tfoot>\n</table>'
-        )
-
-    def _cells(self):
+    def table(self, title: str) -> Table:
+        """Return a table for reports and the terminal."""
         level = f"{100 * self.level:g} %"
         header = ["term", "estimate", "std. error", f"{level} low", f"{level} high", "t", "p", ""]
         rows = []
@@ -122,11 +91,9 @@ class Regression:
             moments = (term.std_error, term.low, term.high, term.t)
             numbers = [f"{term.estimate:.6g}", *(f"{moment:.4g}" for moment in moments)]
             rows.append([term.name, *numbers, format_p(term.p), term.stars])
-        return header, rows
-
-    def _notes(self):
         fit = f"R² = {self.r_squared:.4f}, n = {self.n}, {self.dof} degrees of freedom."
-        return [fit, self.note, _LEGEND]
+        notes = (fit, self.note, _LEGEND)
+        return Table(f"{title}: {self.formula}", header, rows, notes, screen=True)
 
 
 def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.95) -> Regression:
@@ -171,9 +138,6 @@ def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.9
         raise TypeError(f"`formula` must be a string, got {type(formula).__name__}.")
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie in (0, 1), got {level}.")
-    with needs("nested_jax.stats", "experiments"):
-        from statsmodels.regression.linear_model import OLS  # Slow to import.
-
     response, design, nan, inf = _finite_rows(_to_frame(data, formula), formula)
     names = [str(name) for name in design.columns]
     y, x = response.to_numpy(np.float64), design.to_numpy(np.float64)
@@ -234,10 +198,6 @@ def _finite_rows(frame, formula):
 
 
 def _evaluate(frame, formula):
-    with needs("nested_jax.stats", "experiments"):
-        import patsy
-
-    patsy: Any  # It is untyped and exports its names in a loop.
     # Call patsy directly: statsmodels' formula interface drops NaN silently and rejects infinities.
     environment = patsy.EvalEnvironment([{"np": np}])
     try:

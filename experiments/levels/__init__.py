@@ -1,0 +1,25 @@
+"""Every momentum level multiplies the loss; levels in the drifting weights do not matter.
+
+The published level sweep: m = 1 ... 19 momentum levels in the model against d = 1 ... 19 levels in
+the drift of the true weights of a linear regression. The default reproduces it to the printed
+digit, with its own random numbers. `--stream jax` repeats it with others.
+
+    python -m experiments levels
+
+Expected with the published random numbers: the regression of the log loss on the levels has slope
+12.9085 +- 0.2984 for model levels and -0.0347 +- 0.2984 for data levels. Runs with up to 5 levels
+converge, those with 6 or more diverge. Theory, which uses none of the runs, predicts slopes of
+13.02 and -0.03; `python -m experiments stability` explains why.
+"""
+
+from experiments import lab
+from experiments.levels.config import Config, check
+
+EXPERIMENT = lab.Experiment(
+    package=__name__,
+    question="Is the loss smallest where the model has as many momentum levels as the data?",
+    duration="5 to 10 seconds on 2 CPU cores",
+    config=Config,
+    parts=("levels",),
+    check=check,
+)
