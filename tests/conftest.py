@@ -18,17 +18,17 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 # Longest first, so that no worker is left with one of them in the end.
 LONGEST = (
-    "test_adam_vs_sgd.py",
-    "test_heatmaps.py",
-    "test_stability_experiment.py",
-    "test_adam_experiment.py",
-    "test_momentum_experiment.py",
-    "test_theory_mean_square.py",
-    "test_contract.py",
-    "test_theory_stability.py",
-    "test_schedules.py",
-    "test_adafactor_experiment.py",
-    "test_readme.py",
+    "experiments/test_adam_vs_sgd.py",
+    "experiments/test_heatmaps.py",
+    "experiments/test_stability.py",
+    "experiments/test_adam.py",
+    "experiments/test_momentum.py",
+    "theory/test_mean_square.py",
+    "testing/test_contract.py",
+    "theory/test_stability.py",
+    "schedules/test_schedules.py",
+    "experiments/test_adafactor.py",
+    "tests/test_readme.py",
 )
 
 
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=of_gpus)
         items[:] = [item for item in items if item not in of_gpus]
     rank = {name: i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(rank)))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,7 +18,7 @@ import nested_jax as nj
 from experiments import _levels_runs
 from nested_jax import kernels
 from nested_jax.testing import check_contract
-from tests.test_contract import CASES
+from tests.testing.test_contract import CASES
 
 pytestmark = pytest.mark.gpu
 

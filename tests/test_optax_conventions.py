@@ -10,7 +10,7 @@ import pytest
 
 import nested_jax as nj
 from nested_jax import schedules
-from tests.test_contract import CASES
+from tests.testing.test_contract import CASES
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Bare transforms without a counter of steps; the docstrings of their states say so.

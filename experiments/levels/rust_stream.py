@@ -1,7 +1,7 @@
 """The published level sweep's random numbers, bit for bit, in NumPy.
 
 The experiment drew from Rust: `StdRng::seed_from_u64` of rand 0.8, `Normal` of rand_distr 0.4.
-Nothing here needs Rust; `tests/test_rust_stream.py` holds it to values that the crates printed.
+Nothing here needs Rust; `tests/experiments/test_rust_stream.py` holds it to values that the crates printed.
 """
 
 import functools

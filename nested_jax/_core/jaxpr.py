@@ -4,7 +4,7 @@
 layout. `theory` reads which part of a state an output depends on. Each function below reads one
 item and states what it needs and since which JAX version. If the item is missing, the function
 raises a `LookupError` that names it, and `sweep` falls back to `jax.vmap` with one warning
-(`or_else`). tests/test_jaxpr.py has a test for every item, by name.
+(`or_else`). tests/core/test_jaxpr.py has a test for every item, by name.
 
 The code also relies on these properties of JAX 0.10 and later:
 

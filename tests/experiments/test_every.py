@@ -95,7 +95,9 @@ def test_a_preset_changes_what_was_left_at_its_default(
         expected = dataclasses.asdict(experiment.config()) | experiment.presets[flag] | given
         expected |= {flag: True, "device": "cpu", "out": out}
         assert dataclasses.asdict(reached["config"]) == expected
-        said = "Without a GPU, this takes about 2.0 hours on this machine." in capsys.readouterr().out
+        said = (
+            "Without a GPU, this takes about 2.0 hours on this machine." in capsys.readouterr().out
+        )
         assert said == (flag == "full")
 
 
@@ -213,7 +215,10 @@ WRONG = {
 @pytest.mark.parametrize(
     ("name", "field", "value", "rule"),
     [(name, *wrong) for name in EXPERIMENTS for wrong in WRONG[name]]
-    + [(name, "device", "tpu", "be one of 'auto', 'cpu', 'gpu', got 'tpu'.") for name in EXPERIMENTS]
+    + [
+        (name, "device", "tpu", "be one of 'auto', 'cpu', 'gpu', got 'tpu'.")
+        for name in EXPERIMENTS
+    ]
     + [(name, "data", "digit", 'be "digits", "fashion-mnist" or a folder') for name in LEARNING],
 )
 def test_a_wrong_option_is_one_line(name, field, value, rule, tmp_path, capsys):

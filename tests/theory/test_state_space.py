@@ -12,7 +12,7 @@ import pytest
 import nested_jax as nj
 from nested_jax import theory
 from nested_jax.theory import StateSpace, _state_space
-from tests.test_theory_linearity import LINEAR, REFUSED
+from tests.theory.test_linearity import LINEAR, REFUSED
 
 # In units of the largest output, over 200 steps of a dozen roundings each.
 TOLERANCE = 1e-13

@@ -15,8 +15,8 @@ import scipy.stats
 import nested_jax as nj
 from nested_jax import theory
 from nested_jax.theory import StateSpace
-from tests.test_theory_linearity import LINEAR
-from tests.test_theory_state_space import outputs
+from tests.theory.test_linearity import LINEAR
+from tests.theory.test_state_space import outputs
 
 # Solving loses the digits of 1 / (1 - decay), and each of 18 stages rounds.
 RTOL = 1e-11
