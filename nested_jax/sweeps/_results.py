@@ -11,6 +11,7 @@ import numpy as np
 
 from nested_jax._core.checks import check_choice
 from nested_jax._core.extras import needs
+from nested_jax._core.files import write_file
 
 if TYPE_CHECKING:
     import xarray
@@ -70,7 +71,7 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
     """Write results to a netCDF 4 file, atomically.
 
     The file is written under a temporary name and renamed, so it is never incomplete. Needs the
-    packages h5netcdf and h5py (`pip install nested-jax[netcdf]`).
+    packages h5netcdf and h5py (`pip install 'nested-jax[netcdf]'`).
 
     Args:
         results: A dataset returned by `sweep` or `best_point`.
@@ -95,14 +96,8 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix != ".nc":
         raise ValueError(f"`path` must end in .nc, got {str(path)!r}.")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        results.to_netcdf(aside, engine="h5netcdf")
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    # Through memory: HDF5 that fails to write a file crashes Python later.
+    write_file(path, bytes(results.to_netcdf(engine="h5netcdf")))
 
 
 def load(path: str | os.PathLike[str]) -> xarray.Dataset:

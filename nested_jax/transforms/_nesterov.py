@@ -118,7 +118,7 @@ def scale_by_nesterov_momentum(
         check_updates(updates, state.velocity)
         rate = rate_at(learning_rate, schedule, state.count, state.rate.dtype)
         count = incremented(state.count)
-        # The decay to come; the present one is that by which the parameters already look ahead.
+        # The next decay. The parameters already look ahead by the present one.
         ahead = value_at(decay, count, state.decay.dtype)
         velocity = average(state.decay, -rate, state.velocity, updates)
         step = average(ahead, -rate, velocity, updates)

@@ -44,7 +44,7 @@ class RayWorkers:
 
     A chunk is an idempotent task. If a worker dies, Ray restarts it, and its chunk is computed
     again. If the driver dies, the same call with the same `store` resumes. Needs the package ray
-    (`pip install nested-jax[ray]`).
+    (`pip install 'nested-jax[ray]'`).
 
     Args:
         workers: Number of actors, at least 1.
