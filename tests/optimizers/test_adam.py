@@ -235,19 +235,6 @@ def test_state_is_of_one_class_and_one_shape(amsgrad):
     assert len(set(buffers)) == len(buffers)
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_every_number_is_vmappable(x64, amsgrad):
-    gradients = jnp.asarray(np.random.default_rng(6).normal(size=(20, 3)))
-
-    def solve(b1, b2, eps):
-        return directions(nj.scale_by_adam(b1, b2=b2, eps=eps, amsgrad=amsgrad), gradients)
-
-    grid = [(0.0, 0.99, 1e-8), (0.9, 0.999, 0.0), (0.99, 0.5, 0.1)]
-    together = jax.jit(jax.vmap(solve))(*jnp.array(grid).T)
-    for hyperparameters, actual in zip(grid, together, strict=True):
-        np.testing.assert_allclose(actual, solve(*hyperparameters), rtol=1e-11)
-
-
 def test_masked_leaves_pass():
     tx = optax.masked(nj.scale_by_adam(amsgrad=True), {"a": True, "b": False})
     updates = {"a": jnp.array([4.0]), "b": jnp.array([4.0])}

@@ -193,46 +193,6 @@ def test_forgets_in_every_dtype_under_a_traced_decay(x64, dtype):
     np.testing.assert_allclose(float(actual[-1]), 0.999**699, rtol=2**-7)
 
 
-@pytest.mark.parametrize("factory", [nj.momentum, nj.nested_momentum])
-def test_every_number_is_vmappable_in_one_compilation(x64, factory):
-    gradients, traces = jnp.asarray(np.random.default_rng(2).normal(size=(20, 3))), []
-
-    def solve(learning_rate, decay):
-        traces.append(learning_rate)
-        tx = factory(learning_rate, decay=decay, schedule=lambda t: 1 / (1 + learning_rate * t))
-        return outflow(tx, gradients)
-
-    program, grid = jax.jit(jax.vmap(solve)), np.array([(0.0, 0.0), (0.1, 0.9), (2.0, 0.99)])
-    program(*jnp.asarray(grid / 2).T)
-    together = program(*jnp.asarray(grid).T)
-    assert len(traces) == 1
-    for row, actual in zip(grid, together, strict=True):
-        np.testing.assert_allclose(actual, solve(*row), rtol=RTOL)
-
-
-@pytest.mark.parametrize(
-    "tx",
-    [
-        nj.scale_by_accumulated_momentum(jnp.float32(0.9)),
-        nj.momentum(jnp.float32(0.1), schedule=halved),
-        nj.nested_momentum(falling, levels=3, max_levels=4, debias=True),
-    ],
-)
-def test_state_is_stable_and_donatable(tx):
-    params = {"w": jnp.ones((2, 3), jnp.bfloat16), "none": None, "s": jnp.ones(()), "e": []}
-    params["empty"] = jnp.ones((0, 2))
-    state = jax.eval_shape(tx.init, params)
-    updates, after = jax.eval_shape(tx.update, params, state)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == jax.tree.map(
-        lambda x: (x.shape, x.dtype, x.weak_type), after
-    )
-    wide = {x.dtype for x in jax.tree.leaves(state)} - {jnp.dtype("int32")}
-    assert wide == {jnp.dtype("float32")}
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
-    # A buffer that is in the state twice cannot be donated.
-    jax.jit(tx.update, donate_argnums=1)(params, tx.init(params))
-
-
 def test_accumulated_state_is_named_after_its_factory():
     tx = nj.scale_by_accumulated_momentum(0.5)
     state = tx.init(jnp.ones(2))

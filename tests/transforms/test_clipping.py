@@ -112,28 +112,6 @@ def test_16_bit_updates_are_measured_in_float32(dtype):
     assert (state.rms, state.factor) == (512, 1 / 512)
 
 
-def test_state_keeps_its_types(x64):
-    for dtypes in [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64)]:
-        updates = [jnp.ones(2, dtype) for dtype in dtypes]
-        tx = nj.clip_by_block_rms(np.float64(0.5))
-        state = tx.init(updates)
-        clipped, fresh = jax.jit(tx.update)(updates, state)
-        assert jax.tree.map(jax.typeof, fresh) == jax.tree.map(jax.typeof, state)
-        assert [u.dtype for u in clipped] == list(dtypes)
-        assert fresh.rms.dtype == dtypes[1]
-
-
-def test_threshold_is_vmappable():
-    updates = random_updates(jnp.float32)
-    thresholds = jnp.array([0.5, 1.0, 20.0])
-    together, states = jax.jit(jax.vmap(lambda d: clip(updates, d)))(thresholds)
-    for i, threshold in enumerate((0.5, 1.0, 20.0)):
-        alone, state = clip(updates, threshold)
-        for name in updates:
-            np.testing.assert_allclose(together[name][i], alone[name], rtol=FLOAT32_RTOL)
-        np.testing.assert_allclose(states.factor[i], state.factor, rtol=FLOAT32_RTOL)
-
-
 @pytest.mark.parametrize("threshold", [0.0, -1.0, math.inf, math.nan])
 def test_rejects_a_threshold_out_of_range(threshold):
     message = f"`threshold` must be positive and finite, got {threshold:g}."

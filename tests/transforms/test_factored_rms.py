@@ -272,61 +272,13 @@ def test_state_has_no_waste():
     assert sum(x.size for x in jax.tree.leaves(state)) == 1000 + 500 + 500 + 1
 
 
-def test_odd_trees():
-    tx = nj.scale_by_factored_rms()
-    tree = {
-        "none": None,
-        "masked": optax.MaskedNode(),
-        "void": jnp.zeros((0, 4)),
-        "batch": jnp.zeros((0, 4, 4)),
-        "scalar": jnp.ones(()),
-        "empty": {},
-    }
-    update, state = tx.update(tree, tx.init(tree))
-    assert jax.tree.structure(update) == jax.tree.structure(tree)
-    assert jax.tree.structure(state) == jax.tree.structure(tx.init(tree))
-    assert update["scalar"] == 1
-    assert update["batch"].shape == (0, 4, 4)
-
-
-def test_state_keeps_its_types_and_its_tree():
+def test_fits_optax_tree_map_params():
     params = {"a": jnp.ones((3, 2), jnp.bfloat16), "b": jnp.ones(3), "c": None}
     tx = nj.scale_by_factored_rms()
-    state = tx.init(params)
-    abstract = jax.eval_shape(tx.init, params)
-    assert jax.tree.map(jnp.shape, abstract) == jax.tree.map(jnp.shape, state)
-    _, fresh = jax.jit(tx.update)(params, state)
-    assert jax.tree.map(jax.typeof, fresh) == jax.tree.map(jax.typeof, state)
+    _, fresh = tx.update(params, tx.init(params))
     doubled = optax.tree_map_params(tx, lambda x: 2 * x, fresh)
     np.testing.assert_array_equal(doubled.moments["a"].row, 2 * fresh.moments["a"].row)
     assert doubled.count == fresh.count
-
-
-def test_numbers_are_hyperparameters():
-    gradients = stacked(given_gradients(6), jnp.float32)
-    traces = 0
-
-    @jax.jit
-    @jax.vmap
-    def solve(decay_rate, b2_cap, eps):
-        nonlocal traces
-        traces += 1
-        return directions(nj.scale_by_factored_rms(decay_rate, b2_cap=b2_cap, eps=eps), gradients)
-
-    rows = [(0.8, 1.0, 1e-30), (0.5, 0.6, 1e-30), (1.0, 0.999, 1e-2)]
-    together = solve(*map(jnp.array, zip(*rows, strict=True)))
-    for i, (decay_rate, b2_cap, eps) in enumerate(rows):
-        tx = nj.scale_by_factored_rms(decay_rate, b2_cap=b2_cap, eps=eps)
-        alone = directions(tx, gradients)
-        for name in alone:
-            np.testing.assert_allclose(
-                together[name][i], alone[name], rtol=OPTAX_RTOL, atol=OPTAX_RTOL
-            )
-    assert traces == 1
-    b2s = jnp.array([0.0, 0.5, 0.9])
-    constant = jax.vmap(lambda b2: directions(nj.scale_by_factored_rms(b2=b2), gradients))(b2s)
-    alone = directions(nj.scale_by_factored_rms(b2=0.5), gradients)
-    np.testing.assert_allclose(constant["matrix"][1], alone["matrix"], rtol=OPTAX_RTOL)
 
 
 def test_leaves_of_one_shape_are_traced_once():

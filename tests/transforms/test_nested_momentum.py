@@ -13,7 +13,6 @@ import pytest
 from scipy import special
 
 import nested_jax as nj
-from nested_jax.transforms import ScaleByNestedMomentumState
 from tests import oracles
 from tests.trajectories import assert_agree, by_name, given_gradients, given_params, run
 
@@ -242,21 +241,6 @@ def test_depth_is_vmappable(x64, debias):
         np.testing.assert_allclose(together[levels - 1], alone, rtol=1e-12)
 
 
-def test_another_rate_decay_or_level_is_not_compiled_again():
-    params = jnp.ones(3)
-
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def solve(learning_rate, levels, decay):
-        tx = nj.nested_momentum(learning_rate, levels=levels, decay=decay, max_levels=4)
-        return tx.update(params, tx.init(params))[0]
-
-    for learning_rate, levels, decay in [(0.1, 1, 0.9), (0.2, 4, 0.5), (1, 2, 0)]:
-        expected = -learning_rate * (1 - decay) ** (levels - 1)
-        actual = solve(jnp.float32(learning_rate), levels, jnp.float32(decay))
-        np.testing.assert_allclose(actual, expected, rtol=FLOAT32_RTOL)
-
-
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 def test_forgets_in_every_dtype_under_a_traced_decay(x64, dtype):
     solve = jax.jit(lambda a: outflow(nj.scale_by_nested_momentum([a]), impulse(700, dtype)))
@@ -270,35 +254,6 @@ def test_a_concrete_decay_is_complemented_before_it_is_rounded():
     for decays in ([0.9999], np.array([0.9999]), nj.nested_decays(2, decay=0.9999)):
         actual = outflow(nj.scale_by_nested_momentum(decays), impulse(1))
         np.testing.assert_allclose(actual, 1e-4, rtol=FLOAT32_RTOL)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-@pytest.mark.parametrize("debias", [False, True])
-def test_16_bit_updates_have_32_bit_statistics(dtype, debias):
-    gradients = jnp.asarray(np.random.default_rng(5).normal(size=(40, 4)), dtype)
-    tx = nj.scale_by_nested_momentum(jnp.array([0.95, 0.999]), debias=debias)
-    assert {x.dtype for x in jax.tree.leaves(tx.init(gradients[0]))} == {jnp.dtype("float32")}
-    actual = outflow(tx, gradients)
-    assert actual.dtype == dtype
-    np.testing.assert_array_equal(actual, outflow(tx, gradients.astype(float)).astype(dtype))
-
-
-@pytest.mark.parametrize("debias", [False, True])
-def test_state_is_stable_and_donatable(debias):
-    params = {"w": jnp.ones((2, 3), jnp.bfloat16), "none": None, "s": jnp.ones(()), "e": []}
-    params["empty"] = jnp.ones((0, 2))
-    tx = nj.scale_by_nested_momentum(jnp.array([0.9, 0.5]), debias=debias)
-    state = jax.eval_shape(tx.init, params)
-    assert isinstance(state, ScaleByNestedMomentumState)
-    assert len(state.momenta) == 2
-    assert len(state.gains) == 2 * debias
-    updates, after = jax.eval_shape(tx.update, params, state)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == jax.tree.map(
-        lambda x: (x.shape, x.dtype, x.weak_type), after
-    )
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
-    # A buffer that is in the state twice cannot be donated.
-    jax.jit(tx.update, donate_argnums=1)(params, tx.init(params))
 
 
 @pytest.mark.parametrize("debias", [False, True])

@@ -170,26 +170,6 @@ def test_bfloat16_velocity_forgets():
     np.testing.assert_allclose(float(updates[-1]), -(0.999**2000), rtol=2**-8)
 
 
-def test_every_number_is_vmappable(x64):
-    gradients = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)))
-
-    def solve(learning_rate, decay):
-        tx = nj.nesterov(learning_rate, decay=decay, schedule=wave)
-
-        def step(carry, gradient):
-            p, state = carry
-            update, state = tx.update(gradient, state)
-            return (p + update, state), nj.nesterov_iterate(p + update, state)
-
-        start = jnp.ones(3)
-        return jax.lax.scan(step, (start, tx.init(start)), gradients)[1]
-
-    grid = [(0.1, 0.0), (0.2, 0.9), (0.0, 0.5)]
-    together = jax.jit(jax.vmap(solve))(*jnp.array(grid).T)
-    for numbers, actual in zip(grid, together, strict=True):
-        np.testing.assert_allclose(actual, solve(*numbers), rtol=1e-12)
-
-
 @pytest.mark.parametrize("factory", [nj.nesterov, nj.scale_by_nesterov_momentum])
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),

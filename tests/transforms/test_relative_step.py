@@ -130,35 +130,6 @@ def test_16_bit_parameters_are_measured_in_float32(params_dtype, updates_dtype):
     assert jax.typeof(state.rate) == jax.typeof(tx.init(params).rate)
 
 
-def test_odd_trees():
-    params = {"void": jnp.zeros((0, 3)), "none": None, "masked": optax.MaskedNode(), "empty": {}}
-    tx = nj.scale_by_relative_step()
-    update, state = tx.update(params, tx.init(params), params)
-    assert jax.tree.structure(update) == jax.tree.structure(params)
-    assert update["void"].shape == (0, 3)
-    assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, tx.init(params))
-
-
-def test_numbers_are_hyperparameters():
-    params, traces = jnp.asarray(PARAMS), 0
-
-    @jax.jit
-    @jax.vmap
-    def solve(cap, eps, factor):
-        nonlocal traces
-        traces += 1
-        tx = nj.scale_by_relative_step(cap, eps=eps, schedule=lambda step: factor)
-        return at_step(tx, 8, jnp.ones((2, 2)), params)[0][0, 0]
-
-    rows = [(0.1, 1e-3, 1.0), (0.5, 1e-3, 0.5), (0.1, 10.0, 1.0)]
-    actual = solve(*map(jnp.array, zip(*rows, strict=True)))
-    expected = [
-        -factor * min(cap, 1 / 3) * max(eps, oracles.rms(PARAMS)) for cap, eps, factor in rows
-    ]
-    np.testing.assert_allclose(actual, expected, rtol=FLOAT32_RTOL)
-    assert traces == 1
-
-
 def test_needs_params_only_to_scale_by_them():
     tx = nj.scale_by_relative_step()
     message = "`scale_by_relative_step` needs `params` in `update`, got None."

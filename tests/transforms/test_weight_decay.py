@@ -169,40 +169,6 @@ def test_narrow_updates_of_wide_parameters_stay_narrow():
     assert tx.update(update, tx.init(params), params)[0].dtype == jnp.bfloat16
 
 
-def test_every_number_is_vmappable(x64):
-    params, gradients = given_params(), given_gradients()
-    _, schedule = restarts(3, 2.0, 20)
-
-    def solve(learning_rate, weight_decay, run=run):
-        tx = nj.adamw(
-            learning_rate,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            normalized=True,
-            decay_times_rate=True,
-        )
-        theta, state = jax.tree.map(jnp.asarray, params), tx.init(params)
-        for gradient in gradients[:5]:
-            updates, state = tx.update(gradient, state, theta)
-            theta = optax.apply_updates(theta, updates)
-        return theta
-
-    grid = [(0.1, 0.0), (0.2, 0.5), (0.0, 1.0)]
-    together = jax.jit(jax.vmap(solve))(*jnp.array(grid).T)
-    for i, numbers in enumerate(grid):
-        assert_agree(jax.tree.map(lambda x, i=i: x[i], together), solve(*numbers))
-
-
-def test_is_stable_under_scan_and_init_under_eval_shape():
-    params = {"w": jnp.ones((2, 3), jnp.bfloat16), "none": None, "empty": jnp.ones((0,))}
-    tx = nj.adamw(0.1, weight_decay=0.1, mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree))
-    state = jax.eval_shape(tx.init, params)
-    _, after = jax.eval_shape(tx.update, params, state, params)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == jax.tree.map(
-        lambda x: (x.shape, x.dtype, x.weak_type), after
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
