@@ -9,10 +9,10 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.lab import Lab, UsageError
+from experiments.levels import kernels
 from experiments.levels.config import Config
 from experiments.levels.predictions import MODEL_INIT_STD, initial_loss, predict
 from experiments.levels.rust_stream import published_stream
-from nested_jax import kernels
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
 if TYPE_CHECKING:
