@@ -9,10 +9,10 @@ import pandas as pd
 import xarray as xr
 
 from experiments import lab
+from experiments.levels import figures
 from experiments.levels.config import Config
 from experiments.levels.regression import Regression, regress
 from nested_jax import plots
-from nested_jax import plots as figures
 
 REFERENCE = Path(__file__).with_name("published_losses.csv")
 FORMULAS = {
