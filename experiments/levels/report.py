@@ -97,6 +97,8 @@ def _hypothesis(found: xr.Dataset) -> str:
     """Say where the loss is smallest."""
     loss, _, _ = _over_seeds(found)
     loss = loss.transpose("data_level", "model_level").fillna(np.inf)
+    if not np.isfinite(loss).any():
+        return "No run has a finite loss."
     best = loss.model_level.values[loss.argmin("model_level").values]
     equal = int((best == found.data_level.values).sum())
     if (best == best[0]).all() and best.size > 1:
