@@ -171,9 +171,9 @@ def predicted_regression(found: xr.Dataset) -> Regression | str:
 
 def _regress(loss: xr.DataArray, formula: str) -> Regression | str:
     try:
-        return regress(loss.to_dataset(), formula)
+        return regress(loss.to_dataframe().reset_index(), formula)
     except ValueError as error:
-        return f"There is no regression: {error}"
+        return f"There is no regression. {error}"
 
 
 def _json(fitted):
