@@ -166,14 +166,11 @@ def _finite_rows(
         )
     values = np.hstack([response, design])
     not_nan, finite = ~np.isnan(values).any(axis=1), np.isfinite(values).all(axis=1)
-    y, x = (np.asarray(matrix, np.float64)[finite] for matrix in (response, design))
-    return (
-        y,
-        x,
-        design.design_info.column_names,
-        int((~not_nan).sum()),
-        int((not_nan & ~finite).sum()),
-    )
+    y = np.asarray(response, np.float64)[finite]
+    # Contiguous columns: the last digits of the pseudo-inverse depend on the layout.
+    x = np.asfortranarray(np.asarray(design, np.float64)[finite])
+    nan, inf = int((~not_nan).sum()), int((not_nan & ~finite).sum())
+    return y, x, design.design_info.column_names, nan, inf
 
 
 def _exponents(matrix: np.ndarray) -> np.ndarray:
