@@ -46,7 +46,7 @@ def levels_scan(quick: bool) -> Iterator[Row]:
 
 def levels_pallas(quick: bool) -> Iterator[Row]:
     """Time the level sweep as kernels, which a CPU can only interpret, at a small size."""
-    from nested_jax import kernels
+    from experiments.levels import kernels
 
     on_cpu = jax.default_backend() == "cpu"
     most, steps, word = (4, 100, "interpret") if on_cpu else (MOST, 30_000, "pallas")

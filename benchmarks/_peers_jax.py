@@ -13,7 +13,8 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from benchmarks._task import DECAY, DIM, FEATURES, LEVELS, NOISE_STD, RATE, Peer, Task
-from experiments import levels
+from experiments.levels import runs
+from experiments.levels.config import Config
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
 RECORDED = "nested_jax, recorded draws"
@@ -30,14 +31,14 @@ WIDE: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 def peers(task: Task) -> tuple[dict[str, Peer], dict[str, float]]:
     """Return the peers, and the seconds that each took to compile."""
     axes = {"model_level": range(1, LEVELS + 1), "data_level": range(1, LEVELS + 1)}
-    published = levels.Config(steps=task.steps, warmup=task.warmup)
+    published = Config(steps=task.steps, warmup=task.warmup)
     with_keys = dataclasses.replace(published, stream="jax")
     sweeps = {
         RECORDED: (_recorded(task), nj.Grid(**axes), True),
-        KEYS: (levels.function(with_keys), nj.Grid(**axes, seed=[0]), False),
+        KEYS: (runs.function(with_keys), nj.Grid(**axes, seed=[0]), False),
     }
     if task.dtype == np.float64:
-        sweeps[PUBLISHED] = (levels.function(published), nj.Grid(**axes, seed=[0]), False)
+        sweeps[PUBLISHED] = (runs.function(published), nj.Grid(**axes, seed=[0]), False)
     compile_seconds, timed = {}, {}
     for name, (run, grid, same_draws) in sweeps.items():
         compile_seconds[name] = nj.sweep(run, grid, progress=False).attrs["compile_seconds"]

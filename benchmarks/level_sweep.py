@@ -24,7 +24,7 @@ import tyro
 
 from benchmarks import _peers_c, _peers_jax, _peers_numba, _peers_numpy, _peers_torch, _report
 from benchmarks._task import LEVELS, Peer, Task, compare, task
-from experiments import _cli
+from experiments import lab
 
 RECORDED, BY_HAND = _peers_jax.RECORDED, _peers_jax.BY_HAND
 OURS = (RECORDED, _peers_jax.KEYS, _peers_jax.PUBLISHED)
@@ -60,7 +60,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Run all peers in turn and print the table."""
-    _cli.use_device("cpu", x64=config.dtype == "float64")
+    lab.use_device("cpu", x64=config.dtype == "float64")
     jax.config.update("jax_compilation_cache_dir", None)  # Compilation is timed, too.
     whole = task(config.steps, config.dtype)
     with tempfile.TemporaryDirectory() as folder:

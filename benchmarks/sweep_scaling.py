@@ -2,7 +2,7 @@
 
 The command: `python -m benchmarks.sweep_scaling`.
 
-The sweep is `experiments/levels.py` on JAX's random numbers, 19 × 19 combinations of levels and a
+The sweep is `experiments/levels` on JAX's random numbers, 19 × 19 combinations of levels and a
 third axis of seeds. Each number of devices has a process of its own, which stays; processes take
 turns, and the minimum of the repeats counts. Compilations are those until the first chunk is
 there, of whatever kind; memory is the most that the process had until then, JAX itself included.
@@ -30,7 +30,8 @@ import tyro
 
 import nested_jax as nj
 from benchmarks import _report
-from experiments import levels
+from experiments.levels import runs
+from experiments.levels.config import Config as Levels
 from nested_jax.sweeps import LocalDevices
 
 LEVELS = range(1, 20)
@@ -163,8 +164,8 @@ def _measure(steps: int, seeds: int) -> dict[str, Any]:
 
 @functools.cache
 def _function(steps: int, seeds: int):
-    config = levels.Config(stream="jax", seeds=seeds, steps=steps, warmup=steps // 10)
-    return levels.function(config)
+    config = Levels(stream="jax", seeds=seeds, steps=steps, warmup=steps // 10)
+    return runs.function(config)
 
 
 class _Clocked(LocalDevices):

@@ -56,7 +56,6 @@ from nested_jax.transforms import scale_by_relative_step as scale_by_relative_st
 from nested_jax.transforms import with_metrics as with_metrics
 
 if typing.TYPE_CHECKING:
-    from nested_jax import kernels as kernels
     from nested_jax import plots as plots
     from nested_jax import testing as testing
     from nested_jax import theory as theory
@@ -115,7 +114,6 @@ __all__ = [
 # Imported when first used, and the package that each needs. `*` leaves them out, since it may be
 # missing.
 _LAZY = {
-    "kernels": "jax",
     "plots": "matplotlib",
     "testing": "chex",
     "theory": "jax",

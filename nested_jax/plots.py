@@ -1,4 +1,4 @@
-"""Heat maps and curves of sweeps whose losses may have diverged.
+"""Heat maps of sweeps whose losses may have diverged.
 
 Everything is drawn on `matplotlib.figure.Figure` objects, so pyplot's state and the global settings
 do not change. Figures show log₁₀ of the losses on linear axes: losses may approach 1e308, where a
@@ -22,19 +22,16 @@ with needs("nested_jax.plots", "sweep"):
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
-    from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
+    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
-    from scipy.special import stdtrit
 
 _CONVERGED = matplotlib.colormaps["viridis"]
 # Reds without the palest third, which resembles the yellow end of viridis.
 _REDS = matplotlib.colormaps["Reds"](np.linspace(0.3, 1.0, 256))
 _DIVERGED = LinearSegmentedColormap.from_list("diverged", _REDS)
-_PREDICTED = "#d55e00"  # Okabe and Ito's vermilion, distinct from every colour of viridis.
 _MOST_TICKS = 24
 # No date and a fixed salt, so that the same figure gives the same bytes.
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -112,86 +109,7 @@ def heatmap(
         handles.append(Line2D([], [], color="black", lw=1.8, label="edge of divergence"))
     _ticks(ax.yaxis, losses, y)
     _ticks(ax.xaxis, losses, x)
-    _head(ax, handles, title, columns=3)
-    return figure
-
-
-def loss_by_level(
-    losses: xr.DataArray,
-    *,
-    level: Hashable = "model_level",
-    over: Hashable = "data_level",
-    seed: Hashable = "seed",
-    predicted: xr.DataArray | None = None,
-    label: str = "mean loss",
-    title: str | None = None,
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw log₁₀ `losses` against `level`: a thin line per value of `over`, and their bold median.
-
-    Infinite and NaN losses rank last in the median. With several seeds, every line is the mean of
-    the logarithm over seeds, and the bold line has error bars: the 95 % t interval of that mean. A
-    line has a gap where its loss is zero or not finite. Levels with these losses are marked at the
-    lower or upper edge, and the legend counts these losses.
-
-    Args:
-        losses: Non-negative losses with the dimensions `level`, `over` and optionally `seed`, in
-            any order. The attributes ``long_name`` and ``units`` of the coordinates become labels.
-        level: The dimension of the horizontal axis; its values are equally spaced.
-        over: The dimension of the thin lines.
-        seed: The dimension to average over.
-        predicted: Predicted losses with the coordinates of `losses`, along `level` or along `level`
-            and `over`. Their median over `over` is drawn as a dashed line.
-        label: Name of the losses, for the vertical axis.
-        title: Title of the axes.
-        ax: Axes to draw in; by default, those of a new figure of 6 × 4 inches.
-
-    Returns:
-        The figure that contains the axes.
-
-    Raises:
-        TypeError: If an array is not an `xarray.DataArray`.
-        ValueError: If `losses` or `predicted` has other dimensions, other coordinates or a
-            negative value.
-    """
-    seeded = seed in getattr(losses, "dims", ())
-    logarithms = _log10("losses", losses, (level, over, seed) if seeded else (level, over))
-    logarithms = logarithms if seeded else logarithms[..., None]
-    figure, ax = _axes(ax, (6, 4))
-    places, seeds = np.arange(len(logarithms)), logarithms.shape[2]
-    colours = _CONVERGED(np.linspace(0, 0.9, logarithms.shape[1]))
-    # An infinite and a zero loss in the same mean or median give NaN, which is a gap, as intended.
-    with np.errstate(invalid="ignore"):
-        lines, medians = logarithms.mean(axis=2), np.median(logarithms, axis=1)
-        middle, bars = medians.mean(axis=1), None
-        text = f"median over {_label(losses, over)}"
-        if seeds > 1:
-            text = f"mean over {seeds} seeds of the {text}\n(bars: its 95 % interval, of log₁₀)"
-            quantile = stdtrit(seeds - 1, 0.975)
-            bars = _gaps(quantile * medians.std(axis=1, ddof=1) / np.sqrt(seeds))
-    for line, colour in zip(lines.T, colours, strict=True):
-        ax.plot(places, _gaps(line), ".-", color=colour, lw=0.7, ms=3)
-    ax.errorbar(places, _gaps(middle), bars, color="black", lw=2.2, capsize=3, label=text)
-    _mark(ax, logarithms == np.inf, 1, "not finite", marker="^", color="0.3", ms=6)
-    _mark(ax, logarithms == -np.inf, 0, "zero", marker="v", color="0.3", ms=6)
-    if predicted is not None:
-        dims = (level, over) if over in predicted.dims else (level,)
-        _aligned("predicted", predicted, losses, dims)
-        median = np.median(_log10("predicted", predicted, dims).reshape(len(places), -1), axis=1)
-        ax.plot(places, _gaps(median), "--", color=_PREDICTED, lw=2, label="predicted")
-        hollow = {"marker": "^", "color": _PREDICTED, "mfc": "none", "ms": 10}
-        _mark(ax, median == np.inf, 1, "predicted not finite", **hollow)
-
-    norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
-    scale = ScalarMappable(norm, ListedColormap(colours))
-    bar = figure.colorbar(scale, cax=ax.inset_axes((1.02, 0, 0.03, 1)))
-    bar.minorticks_off()
-    _ticks(bar.ax.yaxis, losses, over)
-    _ticks(ax.xaxis, losses, level)
-    ax.set_ylabel(f"log₁₀ {label}")
-    ax.set_xlim(-0.5, len(places) - 0.5)
-    ax.grid(axis="y", lw=0.4)
-    _head(ax, ax.get_legend_handles_labels()[0], title, columns=2)
+    _head(ax, handles, title)
     return figure
 
 
@@ -302,24 +220,11 @@ def _crosses(mask):
     return rising + [((j + 1, i), (j, i + 1)) for i, j in corners]
 
 
-def _gaps(logarithms):
-    return np.where(np.isfinite(logarithms), logarithms, np.nan)
-
-
-def _mark(ax, mask, height, name, **style):
-    """Mark places with any True in `mask` at a height of the axes; the legend counts them."""
-    places = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
-    if len(places):
-        style |= {"label": f"{name} ({mask.sum()} of {mask.size})", "ls": "", "clip_on": False}
-        heights, transform = np.full(len(places), height), ax.get_xaxis_transform()
-        ax.plot(places, heights, transform=transform, zorder=3, **style)
-
-
-def _head(ax, handles, title, columns):
+def _head(ax, handles, title):
     """Put the legend above the axes, where it covers nothing, and the title above the legend."""
     points = 6
     if handles:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns}
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3}
         legend = ax.legend(handles=handles, **place, frameon=False, borderaxespad=0.3, fontsize=9)
         points += 72 / ax.figure.dpi * legend.get_window_extent().height
     if title is not None:

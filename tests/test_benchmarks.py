@@ -127,7 +127,7 @@ def test_peers_take_turns():
 
 def test_what_is_not_installed_is_a_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(level_sweep._peers_jax, "peers", lambda task: ({}, {}))
-    monkeypatch.setattr(level_sweep._cli, "use_device", lambda device, x64: None)
+    monkeypatch.setattr(level_sweep.lab, "use_device", lambda device, x64: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     out = tmp_path / "record.json"

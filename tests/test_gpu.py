@@ -5,7 +5,6 @@ The environment variable NESTED_JAX_GPU names the platform; without it none of t
 
 import functools
 import os
-import types
 from pathlib import Path
 
 import jax
@@ -15,8 +14,8 @@ import optax
 import pytest
 
 import nested_jax as nj
-from experiments import _levels_runs
-from nested_jax import kernels
+from experiments.levels import kernels, runs
+from experiments.levels.config import Config
 from nested_jax.testing import check_contract
 from tests.testing.test_contract import CASES
 
@@ -31,7 +30,7 @@ KERNEL_RTOL = 1e-10  # What is promised of the kernels where runs are stable.
 GROWTH_RTOL = 1e-9  # Of log losses of runs that diverge, whose errors grow as the losses do.
 BARE = ("scale_by", "add_", "clip_")
 OPTIMIZERS = [case for case in CASES if not case.name.startswith(BARE)]
-REFERENCE = Path(__file__).parents[1] / "experiments" / "data" / "published_losses.csv"
+REFERENCE = Path(runs.__file__).with_name("published_losses.csv")
 KERNELS = "pallas" if PLATFORM == "gpu" else "interpret"
 KERNEL_STEPS = 3000 if PLATFORM == "gpu" else 150
 
@@ -97,31 +96,14 @@ def test_a_sweep_is_that_of_the_cpu(dtype):
 
 def published(implementation, **changes):
     """Return the published level sweep on the published streams."""
-    config = types.SimpleNamespace(
-        **{
-            "model_levels": 19,
-            "data_levels": 19,
-            "dim": 10,
-            "decay": 0.95,
-            "learning_rate": 0.01,
-            "steps": 30_000,
-            "warmup": 3_000,
-            "noise_std": 0.1,
-            "model_seed": 42,
-            "data_seed": 123,
-            "stream": "published",
-            "seeds": 1,
-            "implementation": implementation,
-        }
-        | changes
-    )
+    config = Config(implementation=implementation, **changes)
     grid = nj.Grid(
         model_level=range(1, config.model_levels + 1),
         data_level=range(1, config.data_levels + 1),
         seed=[0],
     )
     with jax.enable_x64(True):
-        return nj.sweep(_levels_runs.function(config), grid, progress=False).isel(seed=0)
+        return nj.sweep(runs.function(config), grid, progress=False).isel(seed=0)
 
 
 @pytest.mark.parametrize("implementation", ["scan"] + ["pallas"] * (PLATFORM == "gpu"))
@@ -144,7 +126,7 @@ def test_kernels_are_the_scan(monkeypatch):
         kernel.loss.sel(model_level=stable.model_level), stable, rtol=KERNEL_RTOL
     )
     np.testing.assert_allclose(np.log(kernel.loss), np.log(scan.loss), rtol=GROWTH_RTOL)
-    np.testing.assert_array_equal(kernel.diverged_at, scan.diverged_at)
+    np.testing.assert_array_equal(kernel.first_beyond, scan.first_beyond)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -161,7 +143,7 @@ def test_kernels_take_every_shape(dtype):
                 dtype=jnp.dtype(dtype),
             )
             expected, actual = (
-                jax.jit(functools.partial(run, implementation=word))().loss
+                jax.jit(functools.partial(run, implementation=word))().mean_loss
                 for word in ("scan", KERNELS)
             )
             rtol = RTOL[dtype]

@@ -45,7 +45,6 @@ problem = nj.drifting_regression(data_levels=2)
 result = nj.rollout(nj.nested_momentum(0.01, levels=2), problem, jax.random.key(0), 100)
 assert jnp.isfinite(result.mean_loss)
 assert abs(nj.theory.dc_gain(nj.scale_by_accumulated_momentum(0.9)) - 10) < 1e-3
-assert nj.kernels.__name__ == "nested_jax.kernels"
 
 
 def never(x):
@@ -65,8 +64,6 @@ uses = {
         lambda: nj.theory.curvature(loss, jnp.ones(100)),
     "nested_jax.testing` needs chex: pip install 'nested-jax[testing]'":
         lambda: nj.testing.check_contract,
-    "nested_jax.stats` needs pandas: pip install 'nested-jax[experiments]'":
-        lambda: nj.stats.regress,
     "nested_jax.sweeps.load` needs h5netcdf: pip install 'nested-jax[netcdf]'":
         lambda: nj.sweeps.load("results.nc"),
     "nested_jax.sweeps.RayWorkers` needs ray: pip install 'nested-jax[ray]'":

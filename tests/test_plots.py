@@ -10,7 +10,6 @@ import xml.etree.ElementTree
 import numpy as np
 import PIL.Image
 import pytest
-import scipy.stats
 import xarray as xr
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import same_color
@@ -19,19 +18,15 @@ from matplotlib.figure import Figure
 from nested_jax import plots
 
 RTOL = 1e-12  # One logarithm, a mean and a median of float64: a few roundings.
-GREY, WHITE, PREDICTED = "0.6", "white", "#d55e00"
+GREY, WHITE = "0.6", "white"
 
 
-def sweep(shape=(4, 3), seed=None):
+def sweep(shape=(4, 3)):
     """Return losses from 0.01 to 1e77, growing along model_level."""
     rng = np.random.default_rng(0)
     exponents = np.linspace(-2, 77, shape[0])[:, None] + rng.uniform(0, 0.5, shape)
     dims, coords = ["model_level", "data_level"], [np.arange(1, n + 1) for n in shape]
-    losses = xr.DataArray(10**exponents, list(zip(dims, coords, strict=True)))
-    if seed is None:
-        return losses
-    noise = xr.DataArray(10 ** rng.normal(size=seed), dims="seed")
-    return losses * noise
+    return xr.DataArray(10**exponents, list(zip(dims, coords, strict=True)))
 
 
 def meshes(figure):
@@ -41,10 +36,6 @@ def meshes(figure):
 def drawn(mesh):
     """Return what a mesh holds, NaN where it draws nothing."""
     return np.ma.filled(mesh.get_array(), np.nan)
-
-
-def lines(figure):
-    return figure.axes[0].lines
 
 
 def legend(figure):
@@ -196,97 +187,8 @@ def test_no_text_is_clipped_or_overlaps_on_the_published_grid():
         assert inside.y0 <= box.y0 < box.y1 <= inside.y1
 
 
-# The curves.
-
-
-def test_curves_are_the_losses_and_their_median():
-    losses = sweep()
-    figure = plots.loss_by_level(losses, title="Curves")
-    *thin, bold = lines(figure)
-    logarithms = np.log10(losses.to_numpy())
-    assert len(thin) == 3
-    for j, line in enumerate(thin):
-        np.testing.assert_array_equal(line.get_xdata(), range(4))
-        np.testing.assert_allclose(line.get_ydata(), logarithms[:, j], rtol=RTOL)
-    np.testing.assert_allclose(bold.get_ydata(), np.median(logarithms, axis=1), rtol=RTOL)
-    assert bold.get_linewidth() > 2 * thin[0].get_linewidth()
-    ax = figure.axes[0]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("model level", "log₁₀ mean loss")
-    assert ax.get_title() == "Curves"
-    assert bars(figure) == ["data level"]
-    assert legend(figure) == ["median over data level"]
-
-
-def test_seeds_give_a_t_interval_of_the_mean():
-    losses = sweep(seed=5)
-    figure = plots.loss_by_level(losses.transpose("seed", ...))
-    logarithms = np.log10(losses.transpose("model_level", "data_level", "seed").to_numpy())
-    medians = np.median(logarithms, axis=1)
-    mean, sem = medians.mean(axis=1), scipy.stats.sem(medians, axis=1)
-    low, high = scipy.stats.t.interval(0.95, 4, mean, sem)
-    (container,) = figure.axes[0].containers
-    np.testing.assert_allclose(container.lines[0].get_ydata(), mean, rtol=RTOL)
-    segments = np.array(container.lines[2][0].get_segments())
-    np.testing.assert_allclose(segments[:, :, 1], np.stack([low, high], 1), rtol=1e-9)
-    thin = lines(figure)[0]
-    np.testing.assert_allclose(thin.get_ydata(), logarithms[:, 0].mean(axis=1), rtol=RTOL)
-    assert legend(figure) == [
-        "mean over 5 seeds of the median over data level\n(bars: its 95 % interval, of log₁₀)"
-    ]
-
-
-def test_a_single_seed_has_no_bars():
-    figure = plots.loss_by_level(sweep().expand_dims("seed"))
-    (container,) = figure.axes[0].containers
-    assert not container.has_yerr
-    assert legend(figure) == ["median over data level"]
-
-
-def test_losses_without_a_logarithm_are_gaps_marked_and_counted():
-    losses = sweep((4, 5))
-    losses[2, 1], losses[3, :4], losses[0, 0] = np.nan, np.inf, 0.0
-    figure = plots.loss_by_level(losses)
-    drawn_lines = {line.get_label(): line for line in lines(figure)}
-    up, down = drawn_lines["not finite (5 of 20)"], drawn_lines["zero (1 of 20)"]
-    assert (up.get_xdata().tolist(), up.get_ydata().tolist()) == ([2, 3], [1, 1])
-    assert (down.get_xdata().tolist(), down.get_ydata().tolist()) == ([0], [0])
-    assert up.get_transform() == figure.axes[0].get_xaxis_transform()
-    thin = lines(figure)[1].get_ydata()
-    assert np.isnan(thin).tolist() == [False, False, True, True]
-    # NaN ranks last: the median of level 3 is the third of five; that of level 4 is not finite.
-    bold = figure.axes[0].containers[0].lines[0].get_ydata()
-    row = np.log10(np.sort(np.where(np.isnan(losses[2]), np.inf, losses[2])))
-    np.testing.assert_allclose(bold[2], row[2], rtol=RTOL)
-    assert np.isnan(bold[3])
-
-
-def test_a_seed_that_diverged_leaves_a_gap_and_no_bar():
-    losses = sweep(seed=5)
-    losses.loc[{"seed": 0, "model_level": 4}] = np.inf
-    figure = plots.loss_by_level(losses)
-    bold = figure.axes[0].containers[0].lines[0].get_ydata()
-    assert np.isnan(bold).tolist() == [False, False, False, True]
-    assert "not finite (3 of 60)" in legend(figure)
-
-
-@pytest.mark.parametrize("dims", [("model_level",), ("data_level", "model_level")])
-def test_predictions_are_dashed(dims):
-    losses = sweep()
-    predicted = 2 * (losses if len(dims) == 2 else losses.median("data_level"))
-    predicted[{"model_level": 3}] = np.inf
-    figure = plots.loss_by_level(losses, predicted=predicted.transpose(*dims))
-    line, marks = (line for line in lines(figure) if same_color(line.get_color(), PREDICTED))
-    expected = np.log10(2 * losses.median("data_level").to_numpy())
-    np.testing.assert_allclose(line.get_ydata()[:3], expected[:3], rtol=RTOL)
-    assert np.isnan(line.get_ydata()[3])
-    assert line.get_linestyle() == "--"
-    assert marks.get_xdata().tolist() == [3]
-    assert {"predicted", "predicted not finite (1 of 4)"} <= set(legend(figure))
-
-
 def test_losses_near_the_largest_float_can_be_drawn(tmp_path):
     losses = sweep() * 1e230
-    plots.save(plots.loss_by_level(losses), tmp_path / "curves.png", dpi=20.0)
     plots.save(plots.heatmap(losses, diverged=losses > 1e250), tmp_path / "map.png", dpi=20.0)
 
 
@@ -295,10 +197,9 @@ def test_losses_near_the_largest_float_can_be_drawn(tmp_path):
 
 def test_given_axes_are_drawn_in():
     figure = Figure()
-    left, right = figure.subplots(1, 2)
+    left, _ = figure.subplots(1, 2)
     assert plots.heatmap(sweep(), ax=left) is figure
-    assert plots.loss_by_level(sweep(), ax=right) is figure
-    assert left.get_ylabel() == right.get_xlabel() == "model level"
+    assert left.get_ylabel() == "model level"
     ax = figure.subfigures(2, 1)[0].subplots()
     assert plots.heatmap(sweep(), ax=ax) is figure
 
@@ -312,7 +213,7 @@ import numpy as np, xarray as xr
 from nested_jax import plots
 losses = xr.DataArray(np.ones((2, 2)), dims=("model_level", "data_level"))
 plots.to_svg(plots.heatmap(losses, diverged=losses > 0))
-plots.save(plots.loss_by_level(losses), sys.argv[1])
+plots.save(plots.heatmap(losses), sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules
 assert matplotlib.rcParams.copy() == before
 """
@@ -371,7 +272,7 @@ def test_the_file_appears_under_its_name_only_when_whole(tmp_path, monkeypatch):
 
 def test_inline_svgs_of_one_page_do_not_clash():
     first = plots.heatmap(sweep(), title='id="axes_1" & <b>')
-    figures = [first, plots.heatmap(2 * sweep()), plots.loss_by_level(sweep())]
+    figures = [first, plots.heatmap(2 * sweep()), plots.heatmap(sweep((9, 9)))]
     ids = []
     for figure in figures:
         svg = plots.to_svg(figure)
@@ -398,7 +299,6 @@ def test_inline_svg_is_the_same_every_time():
 # Errors.
 
 
-@pytest.mark.parametrize("draw", [plots.heatmap, plots.loss_by_level])
 @pytest.mark.parametrize(
     ("losses", "rule"),
     [
@@ -408,9 +308,9 @@ def test_inline_svg_is_the_same_every_time():
         (-sweep((1, 1)) * 0 - 2, r"not be negative, got -2.0"),
     ],
 )
-def test_rejects_losses(draw, losses, rule):
+def test_rejects_losses(losses, rule):
     with pytest.raises(ValueError, match=rf"^`losses` must {rule}"):
-        draw(losses)
+        plots.heatmap(losses)
 
 
 def test_rejects_diverged():
@@ -424,18 +324,6 @@ def test_rejects_diverged():
             plots.heatmap(losses, diverged=diverged)
 
 
-def test_rejects_predicted():
-    losses = sweep()
-    for predicted, rule in [
-        (losses[0, 0], r"have the dimensions \('model_level',\), got \(\)"),
-        (losses[0], r"have the dimensions .*, got \('data_level',\)"),
-        (losses[:, 1:], r"have the coordinates of `losses` along data_level, got \[2 3\]"),
-        (-losses, "not be negative"),
-    ]:
-        with pytest.raises(ValueError, match=rf"^`predicted` must {rule}"):
-            plots.loss_by_level(losses, predicted=predicted)
-
-
 @pytest.mark.parametrize("name", ["a.pdf", "a", "png"])
 def test_rejects_a_suffix(tmp_path, name):
     with pytest.raises(ValueError, match=r"^`path` must end in .png or .svg, got '.*'"):
@@ -443,11 +331,10 @@ def test_rejects_a_suffix(tmp_path, name):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("draw", [plots.heatmap, plots.loss_by_level])
-def test_rejects_an_array_without_names(draw):
+def test_rejects_an_array_without_names():
     message = r"^`losses` must be an xarray.DataArray, as `sweep` makes it, got a ndarray\.$"
     with pytest.raises(TypeError, match=message):
-        draw(np.ones((2, 2)))
+        plots.heatmap(np.ones((2, 2)))
 
 
 def test_rejects_a_folder_that_is_not_there(tmp_path):

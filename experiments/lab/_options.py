@@ -2,14 +2,29 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
-import tyro
-from tyro.constructors import PrimitiveConstructorSpec
+if TYPE_CHECKING or importlib.util.find_spec("tyro"):
+    from tyro.conf import arg
+    from tyro.constructors import PrimitiveConstructorSpec
+else:
+    # `benchmarks.gpu` runs experiments on machines that have JAX and optax but not tyro. Without a
+    # command line nothing is parsed: the rules need no more than a place to be kept.
+    arg = dict
+
+    @dataclasses.dataclass(frozen=True)
+    class PrimitiveConstructorSpec(Generic[TypeVar("T")]):
+        nargs: Any
+        metavar: Any
+        instance_from_str: Any
+        is_instance: Any
+        str_from_instance: Any
+
 
 LARGEST = 2**31
 """Counts are below this, the limit of JAX's indices."""
@@ -89,9 +104,7 @@ Count: TypeAlias = Annotated[int, count()]
 """An integer of at least 1."""
 Several: TypeAlias = Annotated[int, count(2)]
 """An integer of at least 2."""
-Seed: TypeAlias = Annotated[
-    int, count(0, below=2**32), tyro.conf.arg(help="Seed of all random numbers.")
-]
+Seed: TypeAlias = Annotated[int, count(0, below=2**32), arg(help="Seed of all random numbers.")]
 Positive: TypeAlias = Annotated[float, _real("be positive and finite", lambda x: 0 < x < math.inf)]
 NonNegative: TypeAlias = Annotated[
     float, _real("be non-negative and finite", lambda x: 0 <= x < math.inf)
@@ -99,24 +112,20 @@ NonNegative: TypeAlias = Annotated[
 UnitInterval: TypeAlias = Annotated[float, _real("lie in [0, 1)", lambda x: 0 <= x < 1)]
 Quick: TypeAlias = Annotated[
     bool,
-    tyro.conf.arg(help="Smoke test: smaller values for the options that are at their defaults."),
+    arg(help="Smoke test: smaller values for the options that are at their defaults."),
 ]
 Full: TypeAlias = Annotated[
-    bool, tyro.conf.arg(help="Larger values for the options that are at their defaults.")
+    bool, arg(help="Larger values for the options that are at their defaults.")
 ]
-Device: TypeAlias = Annotated[
-    str, choice("auto", "cpu", "gpu"), tyro.conf.arg(help="Where to run.")
-]
+Device: TypeAlias = Annotated[str, choice("auto", "cpu", "gpu"), arg(help="Where to run.")]
 Folder: TypeAlias = Annotated[
     Path,
     _option(Path, "FOLDER", lambda name, value: None),
-    tyro.conf.arg(help="Folder for results, figures and the report."),
+    arg(help="Folder for results, figures and the report."),
 ]
-Data: TypeAlias = Annotated[
-    str, tyro.conf.arg(help="digits, fashion-mnist, or a folder of idx files.")
-]
+Data: TypeAlias = Annotated[str, arg(help="digits, fashion-mnist, or a folder of idx files.")]
 Download: TypeAlias = Annotated[
-    bool, tyro.conf.arg(help="Download Fashion-MNIST if it is not on this machine.")
+    bool, arg(help="Download Fashion-MNIST if it is not on this machine.")
 ]
 
 

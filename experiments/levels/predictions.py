@@ -25,8 +25,8 @@ def initial_loss(config: Config) -> float:
 def predict(config: Config) -> "xr.DataArray":
     """Return the mean loss that theory expects of every combination of levels.
 
-    Where the mean square of the error settles it is the stationary loss, and else the untrained
-    model's loss, multiplied a step as the mean square is in the end.
+    Where the mean square of the error settles, this is the stationary loss. Elsewhere, the loss of
+    the untrained model grows at every step by the long-run growth factor of the mean square.
     """
     import xarray as xr
 
@@ -38,7 +38,7 @@ def predict(config: Config) -> "xr.DataArray":
         name: getattr(config, name)
         for name in ("dim", "decay", "learning_rate", "steps", "warmup", "noise_std")
     }
-    # Eigenvalues of matrices that are not symmetric are the CPU's alone.
+    # JAX computes the eigenvalues of matrices that are not symmetric on CPUs only.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         losses = _predicted(numbers, initial_loss(config), *levels.values())
     attributes = {"long_name": "predicted mean loss after warm-up", "units": "squared error"}
@@ -59,7 +59,7 @@ def _predicted(numbers, initial, model_levels, data_levels):
             system, dim, rate, noise_std=numbers["noise_std"], drift=drift
         ).total
         growth = theory.mean_square_growth(system, dim, rate)
-        # The mean of exp(growth t) over the steps that are counted, by its logarithm.
+        # The mean of exp(growth t) over the steps after warm-up, divided by its last value.
         span = growth * (numbers["steps"] - numbers["warmup"])
         mean = jnp.where(span == 0, 1, -jnp.expm1(-span) / jnp.where(span == 0, 1, span))
         grown = initial * jnp.exp(growth * numbers["steps"] + jnp.log(mean))

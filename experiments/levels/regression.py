@@ -1,21 +1,20 @@
-"""Regression tables: ordinary least squares by formula, with all dropped rows reported."""
+"""Ordinary least squares by formula, with all dropped rows reported."""
 
 import dataclasses
 import math
-import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import patsy
-import xarray as xr
 from statsmodels.regression.linear_model import OLS
 
 from experiments.lab import Table
 
 patsy: Any  # It is untyped and exports its names in a loop.
 
-_LEGEND = "*** p < 0.001, ** p < 0.01, * p < 0.05"
+LEGEND = "*** p < 0.001, ** p < 0.01, * p < 0.05"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Term:
     """One estimated coefficient.
 
     Attributes:
-        name: The term as the design names it, such as ``Intercept`` or ``C(rule)[T.adam]``.
+        name: The term as the design names it, such as ``Intercept``.
         estimate: The least-squares coefficient.
         std_error: Its standard error, assuming independent errors of equal variance.
         low: The lower end of its confidence interval.
@@ -92,11 +91,11 @@ class Regression:
             numbers = [f"{term.estimate:.6g}", *(f"{moment:.4g}" for moment in moments)]
             rows.append([term.name, *numbers, format_p(term.p), term.stars])
         fit = f"R² = {self.r_squared:.4f}, n = {self.n}, {self.dof} degrees of freedom."
-        notes = (fit, self.note, _LEGEND)
+        notes = (fit, self.note, LEGEND)
         return Table(f"{title}: {self.formula}", header, rows, notes, screen=True)
 
 
-def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.95) -> Regression:
+def regress(data: pd.DataFrame, formula: str, *, level: float = 0.95) -> Regression:
     r"""Fit `formula` to `data` by ordinary least squares.
 
     With response :math:`y` and design :math:`X` of n rows and k columns, the estimate is
@@ -105,49 +104,39 @@ def regress(data: pd.DataFrame | xr.Dataset, formula: str, *, level: float = 0.9
 
     A row is dropped if its response or a regressor is NaN or infinite after the formula's functions
     are applied (``np.log(loss)`` of 0 is infinite). Dropped rows are counted and reported in
-    `Regression.note`. The formula is then evaluated again, so that categories that occur only in
-    dropped rows disappear. For the fit, the response and regressors are scaled by exact powers of
-    two, because statsmodels squares them: losses of 1e300 do not overflow, and t, p and R² do not
+    `Regression.note`. For the fit, the response and regressors are scaled by exact powers of two,
+    because statsmodels squares them: losses of 1e300 do not overflow, and t, p and R² do not
     change.
 
     Args:
-        data: A frame with one row per run, or a dataset. From a dataset, only the variables that
-            `formula` names and their coordinates become columns: a loss curve next to the losses
-            would repeat every row once per step.
-        formula: A formula such as ``"np.log(loss) ~ model_level + data_level"``. It is evaluated as
-            Python, so its author must be trusted; only the columns, `np` and patsy's ``C``, ``I``,
-            ``Q``, … are in scope.
+        data: One row for each run, with numbers only.
+        formula: A formula such as ``"np.log(loss) ~ model_level + data_level"`` of the columns and
+            `np`.
         level: Confidence level of the intervals, in (0, 1).
 
     Returns:
         The estimates in float64, with the numbers of rows used and dropped.
 
     Raises:
-        TypeError: If `data` or `formula` has the wrong type.
-        ValueError: If `level` lies outside (0, 1); if the formula cannot be evaluated with the
-            columns, or does not have exactly one numeric response and at least one term; if its
-            terms are linearly dependent; if the remaining rows do not outnumber the terms; or if
-            the response is constant.
+        ValueError: If the finite rows do not outnumber the terms, the terms are linearly dependent,
+            or the response is constant.
 
     References:
         The estimator is `OLS` of statsmodels (by pseudo-inverse); the formula language is patsy's.
     """
-    if not isinstance(data, pd.DataFrame | xr.Dataset):
-        raise TypeError(f"`data` must be a DataFrame or a Dataset, got {type(data).__name__}.")
-    if not isinstance(formula, str):
-        raise TypeError(f"`formula` must be a string, got {type(formula).__name__}.")
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must lie in (0, 1), got {level}.")
-    response, design, nan, inf = _finite_rows(_to_frame(data, formula), formula)
-    names = [str(name) for name in design.columns]
-    y, x = response.to_numpy(np.float64), design.to_numpy(np.float64)
+    y, x, names, nan, inf = _finite_rows(data, formula)
+    note = _note(len(y), nan, inf)
+    if len(y) <= len(names):
+        raise ValueError(f"There are too few finite rows for {len(names)} terms. {note}")
     y_exponent, x_exponents = _exponents(y), _exponents(x)
     y, x = np.ldexp(y, -y_exponent), np.ldexp(x, -x_exponents)
-    _check_matrices(formula, y, x, names, _note(len(y), nan, inf))
+    for i, name in enumerate(names):
+        if np.linalg.matrix_rank(x[:, : i + 1]) <= i:
+            raise ValueError(f"The term {name} is a linear combination of those before it.")
     model = OLS(y[:, 0], x)
     if not np.any(y) or (model.k_constant and np.all(y == y[0])):
         value = float(np.ldexp(y[0], y_exponent)[0])
-        raise ValueError(f"`data` must vary in the response of {formula!r}, got only {value!r}.")
+        raise ValueError(f"The response is {value!r} in all rows. {note}")
     # An exact fit has standard errors of 0 and infinite t; a coefficient may exceed 1.8e308.
     with np.errstate(all="ignore"):
         fit = model.fit()
@@ -165,81 +154,38 @@ def format_p(p: float) -> str:
     return "<1e-300" if p < 1e-300 else f"{p:.3g}"
 
 
-def _to_frame(data, formula):
-    if isinstance(data, pd.DataFrame):
-        return data.reset_index(drop=True)
-    # Variables of a dataset broadcast: one with more axes would repeat rows and shrink every p.
-    words = {name: rf"(?<!\w){re.escape(str(name))}(?!\w)" for name in data.data_vars}
-    named = [name for name, word in words.items() if re.search(word, formula)]
-    if not named:
-        names = ", ".join(map(str, data.data_vars))
-        raise ValueError(f"`formula` must name a variable of `data` ({names}), got {formula!r}.")
-    if not data[named].dims:
-        raise ValueError("`data` must have a dimension, got none.")
-    return data[named].to_dataframe().reset_index()
-
-
-def _finite_rows(frame, formula):
-    """Return response and design of the finite rows, and the numbers of NaN and infinite rows."""
-    nan, inf = 0, 0
-    while len(frame):
-        response, design = _evaluate(frame, formula)
-        # patsy drops missing values silently; the index shows which rows it kept.
-        both = pd.concat([response, design], axis=1)
-        values = both.to_numpy(np.float64)
-        not_nan, finite = ~np.isnan(values).any(axis=1), np.isfinite(values).all(axis=1)
-        nan += len(frame) - int(not_nan.sum())
-        inf += int((not_nan & ~finite).sum())
-        if finite.sum() == len(frame):
-            return response, design, nan, inf
-        frame = frame.loc[both.index[np.flatnonzero(finite)]]
-    rule = "`data` must hold a row without NaN and infinite values"
-    raise ValueError(f"{rule}, got {nan + inf} rows: {inf} infinite, {nan} NaN.")
-
-
-def _evaluate(frame, formula):
-    # Call patsy directly: statsmodels' formula interface drops NaN silently and rejects infinities.
+def _finite_rows(
+    data: pd.DataFrame, formula: str
+) -> tuple[np.ndarray, np.ndarray, list[str], int, int]:
+    """Return response, design and names of its terms, and how many rows were NaN or infinite."""
+    # statsmodels' formula interface drops NaN silently and rejects infinities.
     environment = patsy.EvalEnvironment([{"np": np}])
-    try:
-        # No warning for log(0): infinite rows are counted later.
-        with np.errstate(all="ignore"):
-            return patsy.dmatrices(formula, frame, environment, return_type="dataframe")
-    # patsy does not wrap errors of the tokenizer, Python's parser or casts.
-    except Exception as error:
-        columns = ", ".join(map(str, frame.columns))
-        reason = str(error).partition("\n")[0].removeprefix("Error evaluating factor: ")
-        rule = f"`formula` must be readable with the columns {columns} and np"
-        raise ValueError(f"{rule}, got {formula!r}: {reason}") from error
+    with np.errstate(all="ignore"):  # No warning for log(0): the row is counted.
+        response, design = patsy.dmatrices(
+            formula, data, environment, NA_action=patsy.NAAction(NA_types=[])
+        )
+    values = np.hstack([response, design])
+    not_nan, finite = ~np.isnan(values).any(axis=1), np.isfinite(values).all(axis=1)
+    y = np.asarray(response, np.float64)[finite]
+    # Contiguous columns: the last digits of the pseudo-inverse depend on the layout.
+    x = np.asfortranarray(np.asarray(design, np.float64)[finite])
+    nan, inf = int((~not_nan).sum()), int((not_nan & ~finite).sum())
+    return y, x, design.design_info.column_names, nan, inf
 
 
-def _exponents(matrix):
+def _exponents(matrix: np.ndarray) -> np.ndarray:
     """Return, per column, the e such that its largest magnitude lies in [1/2, 1) times 2**e."""
     return np.frexp(np.abs(matrix).max(axis=0))[1]
 
 
-def _check_matrices(formula, y, x, names, note):
-    if y.shape[1] != 1:
-        rule = "`formula` must have one numeric response (write I(1 * x) for a boolean x)"
-        raise ValueError(f"{rule}, got {y.shape[1]} columns in {formula!r}.")
-    if not names:
-        raise ValueError(f"`formula` must have a regressor or an intercept, got {formula!r}.")
-    if len(x) <= len(names):
-        rule = f"`data` must hold more rows than the {len(names)} terms of {formula!r}"
-        raise ValueError(f"{rule}, got {len(x)}: {note}")
-    for i, name in enumerate(names):
-        if np.linalg.matrix_rank(x[:, : i + 1]) <= i:
-            rule = "`formula` must have linearly independent terms"
-            raise ValueError(f"{rule}, got {name!r} depending on those before it in {formula!r}.")
-
-
-def _note(used, nan, inf):
+def _note(used: int, nan: int, inf: int) -> str:
     left_out = nan + inf
     if not left_out:
         return f"All {used} rows used."
     return f"{left_out} of {used + left_out} rows left out: {inf} infinite, {nan} NaN."
 
 
-def _json_ready(fields):
+def _json_ready(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in fields.items()

@@ -9,10 +9,10 @@ import pandas as pd
 import xarray as xr
 
 from experiments import lab
+from experiments.levels import figures
 from experiments.levels.config import Config
 from experiments.levels.regression import Regression, regress
 from nested_jax import plots
-from nested_jax import plots as figures
 
 REFERENCE = Path(__file__).with_name("published_losses.csv")
 FORMULAS = {
@@ -97,6 +97,8 @@ def _hypothesis(found: xr.Dataset) -> str:
     """Say where the loss is smallest."""
     loss, _, _ = _over_seeds(found)
     loss = loss.transpose("data_level", "model_level").fillna(np.inf)
+    if not np.isfinite(loss).any():
+        return "No run has a finite loss."
     best = loss.model_level.values[loss.argmin("model_level").values]
     equal = int((best == found.data_level.values).sum())
     if (best == best[0]).all() and best.size > 1:
@@ -169,9 +171,9 @@ def predicted_regression(found: xr.Dataset) -> Regression | str:
 
 def _regress(loss: xr.DataArray, formula: str) -> Regression | str:
     try:
-        return regress(loss.to_dataset(), formula)
+        return regress(loss.to_dataframe().reset_index(), formula)
     except ValueError as error:
-        return f"There is no regression: {error}"
+        return f"There is no regression. {error}"
 
 
 def _json(fitted):

@@ -9,10 +9,10 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.lab import Lab, UsageError
+from experiments.levels import kernels
 from experiments.levels.config import Config
 from experiments.levels.predictions import MODEL_INIT_STD, initial_loss, predict
 from experiments.levels.rust_stream import published_stream
-from nested_jax import kernels
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     """Run every combination of levels and seeds as one program.
 
     Returns:
-        "results": `loss` (mean after warm-up) and `first_beyond` (first step with a loss above a
-        thousand times that of the untrained model, -1 if none) over model_level, data_level and,
-        if there are several, seed; `diverged`: whether a run ended worse than it began; and
-        `predicted_loss`, which uses none of the runs.
+        "results", over model_level, data_level and, if there are several, seed: `loss`, the mean
+        after warm-up; `first_beyond`, the first step whose loss exceeds a thousand times that of
+        the untrained model (-1 if none); `diverged`, whether the mean loss exceeds that of the
+        untrained model; and `predicted_loss`, which uses none of the runs.
     """
     if config.implementation == "pallas" and lab.device.platform != "gpu":
         raise UsageError('`--implementation` must be "scan" without a GPU, got "pallas".')
@@ -36,7 +36,7 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
         "seed": range(config.seeds),
     }
     results = lab.sweep("levels", function(config), nj.Grid(**axes))
-    # Not `loss > initial`, which is false for NaN.
+    # `loss > initial` would be False for NaN.
     results["diverged"] = ~(results.loss <= initial_loss(config))
     results.loss.attrs = {"long_name": "mean loss after warm-up", "units": "squared error"}
     results = results if config.seeds > 1 else results.isel(seed=0, drop=True)
@@ -63,7 +63,7 @@ def _published_run(config: Config) -> Partial:
     dim, size = config.dim, 2 * config.dim + 1
 
     def run(model, data, *, model_level, data_level, seed):
-        # The initial weights of all levels come first, so the steps of d levels start after d.
+        # The initial weights of all d levels come first; the steps start after them.
         levels = data[seed, : config.data_levels * dim].reshape(config.data_levels, dim)
 
         def draws(t):
@@ -72,7 +72,7 @@ def _published_run(config: Config) -> Partial:
 
         world = DriftingRegressionWorld(weights=tuple(levels))
         source = {"key": None, "world": world, "draws": draws}
-        return _report(config, model[seed], model_level, data_level, **source)
+        return _trained(config, model[seed], model_level, data_level, **source)
 
     models, data = (jnp.asarray(np.stack(parts)) for parts in zip(*streams, strict=True))
     return Partial(run, models, data)
@@ -82,27 +82,28 @@ def _jax_run(config: Config) -> Partial:
     """Return the sweep's function on JAX's random numbers."""
 
     def keys(first):
-        # The 64 bits of a seed are the key, so that neither end of the range is cut off.
+        # The 64 bits of a seed are the key, so every seed below 2**64 has its own.
         words = [[seed >> 32, seed % 2**32] for seed in range(first, first + config.seeds)]
         return jax.random.wrap_key_data(jnp.array(words, jnp.uint32), impl="threefry2x32")
 
     def run(model_keys, data_keys, *, model_level, data_level, seed):
         model = jax.random.normal(model_keys[seed], (config.dim + 1,))
-        return _report(config, model, model_level, data_level, key=data_keys[seed])
+        return _trained(config, model, model_level, data_level, key=data_keys[seed])
 
     return Partial(run, keys(config.model_seed), keys(config.data_seed))
 
 
-def _report(
+def _trained(
     config: Config, model, model_level, data_level, key, world=None, draws=None
 ) -> dict[str, jax.Array]:
-    """Run one combination from the model's initial normals; draw what is not given."""
+    """Run one combination from the model's initial normals; draw the world if none is given."""
     if world is None:
         key_world, key = jax.random.split(key)
-        # How the true weights begin depends on nothing but the room for them.
-        world = nj.drifting_regression(config.dim, data_levels=config.data_levels).init(key_world)[
-            1
-        ]
+        # The initial true weights depend only on the largest number of levels.
+        _, world = nj.drifting_regression(config.dim, data_levels=config.data_levels).init(
+            key_world
+        )
+
     trace = kernels.regression_rollout(
         nj.nested_decays(model_level, decay=config.decay, max_levels=config.model_levels),
         config.learning_rate,

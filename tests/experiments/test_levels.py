@@ -12,39 +12,50 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
-from experiments import _artifacts, levels
-from experiments._rust_stream import published_stream
+from experiments import lab
+from experiments.levels import EXPERIMENT, figures, report, runs
+from experiments.levels.config import Config
+from experiments.levels.predictions import predict
+from experiments.levels.rust_stream import published_stream
 from nested_jax import plots
-from tests.experiments import support
 from tests import oracles
+from tests.experiments import support
 
 # Both programs round differently at every one of 30,000 steps. The issue is 1e-9; unstable runs
 # multiply early differences and the loss alike, so that what remains stays near rounding.
 PUBLISHED_RTOL = 1e-11
 ORACLE_RTOL = 1e-11
-SMALL = levels.Config(model_levels=3, data_levels=2, dim=4, steps=1203, warmup=200)
+SMALL = Config(model_levels=3, data_levels=2, dim=4, steps=1203, warmup=200)
 
 
 _quickly = support.compiled_quickly
 
 
+def simulate(config, folder):
+    """Return the results of a configuration."""
+    where = lab.Lab(folder=folder, device=jax.devices()[0], parts=EXPERIMENT.parts)
+    return runs.simulate(config, where)["results"]
+
+
 @pytest.fixture(scope="module")
-def published():
+def published(tmp_path_factory):
     """Return the default sweep, run once."""
     with jax.enable_x64(True), support.compiling(quickly=False):
-        return levels.simulate(levels.Config())
+        return simulate(Config(), tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(scope="module")
-def of_stream():
+def of_stream(tmp_path_factory):
     """Return a function to the results of 8 seeds on a stream, computed once."""
 
     @functools.cache
     def simulated(stream):
         with jax.enable_x64(True):
-            return levels.simulate(dataclasses.replace(SMALL, seeds=8, stream=stream))
+            config = dataclasses.replace(SMALL, seeds=8, stream=stream)
+            return simulate(config, tmp_path_factory.mktemp(stream))
 
     return simulated
 
@@ -53,29 +64,22 @@ def of_stream():
 def done(tmp_path_factory):
     """Run a small sweep; return its folder and what it printed."""
     out = tmp_path_factory.mktemp("levels") / "results"
-    return out, support.finished("levels", SMALL, out)
-
-
-@pytest.fixture
-def drawn_once(monkeypatch):
-    """Draw figures for the page alone."""
-    monkeypatch.setattr(plots, "save", lambda figure, path: None)
+    return out, " ".join(support.finished("levels", SMALL, out).split())
 
 
 def finished(out, **changes):
-    return support.finished("levels", dataclasses.replace(SMALL, **changes), out)
+    printed = support.finished("levels", dataclasses.replace(SMALL, **changes), out)
+    return " ".join(printed.split())  # The terminal wraps lines.
 
 
 def test_published_losses_are_reproduced(published):
     assert published.loss.dtype == np.float64
-    difference = levels.published_difference(levels.Config(), published)
+    difference = report.published_difference(Config(), published)
     assert difference < PUBLISHED_RTOL
 
 
 def test_published_regressions_are_reproduced(published):
-    from experiments import _levels_report
-
-    found = _levels_report.regressions(published)
+    found = report.regressions(published)
     log = {term.name: term for term in found["log_loss"].terms}
     shown = {
         name: tuple(round(x, 4) for x in (t.estimate, t.std_error, t.low, t.high, t.p))
@@ -98,11 +102,9 @@ def test_published_regressions_are_reproduced(published):
 
 
 def test_predicted_slopes_are_those_of_the_published_losses(published, x64):
-    from experiments import _levels_report
-
-    results = published.assign(predicted_loss=levels.predict(levels.Config()))
-    fitted = _levels_report.regressions(results)["log_loss"]
-    predicted = _levels_report.predicted_regression(results)
+    results = published.assign(predicted_loss=predict(Config()))
+    fitted = report.regressions(results)["log_loss"]
+    predicted = report.predicted_regression(results)
     for mine, theirs in zip(predicted.terms, fitted.terms, strict=True):
         assert abs(mine.estimate - theirs.estimate) < theirs.std_error
     # Where the loss is stationary, one run of each is within a tenth; the edge is at 5 levels.
@@ -113,8 +115,8 @@ def test_predicted_slopes_are_those_of_the_published_losses(published, x64):
 
 
 @pytest.mark.parametrize("seed", [0, 2**64 - 2])
-def test_other_settings_agree_with_the_oracle(seed, x64):
-    config = levels.Config(
+def test_other_settings_agree_with_the_oracle(seed, tmp_path, x64):
+    config = Config(
         model_levels=4,
         data_levels=3,
         dim=5,
@@ -126,7 +128,7 @@ def test_other_settings_agree_with_the_oracle(seed, x64):
         model_seed=seed,
         data_seed=seed + 1,
     )
-    losses = levels.simulate(config).loss
+    losses = simulate(config, tmp_path).loss
     stream = published_stream(dim=5, data_levels=3, steps=1501, model_seed=seed, data_seed=seed + 1)
     for m, d in [(1, 1), (2, 3), (4, 2)]:
         z = stream.data[5 * d :][: 1501 * 11].reshape(1501, 11)
@@ -147,11 +149,11 @@ def test_other_settings_agree_with_the_oracle(seed, x64):
 
 
 @pytest.mark.parametrize("stream", ["published", "jax"])
-def test_a_seed_axis_is_the_single_seeds(stream, of_stream, x64):
+def test_a_seed_axis_is_the_single_seeds(stream, of_stream, tmp_path, x64):
     together = of_stream(stream).loss
     assert together.dims == ("model_level", "data_level", "seed")
     config = dataclasses.replace(SMALL, model_seed=43, data_seed=124, stream=stream)
-    second = levels.simulate(config).loss
+    second = simulate(config, tmp_path).loss
     np.testing.assert_allclose(together.isel(seed=1), second, rtol=ORACLE_RTOL)
 
 
@@ -170,13 +172,13 @@ def test_jax_stream_says_the_same_as_the_published_one(of_stream):
 def test_runs_as_kernels_if_asked_to(stream, implementation, kernels, x64):
     config = dataclasses.replace(SMALL, stream=stream, implementation=implementation)
     numbers = {name: np.int32(1) for name in ("model_level", "data_level", "seed")}
-    traced = jax.jit(levels.function(config)).trace(**numbers)
+    traced = jax.jit(runs.function(config)).trace(**numbers)
     assert ("descent_kernel" in str(traced.jaxpr)) == kernels
 
 
 def test_writes_every_file(done):
     out, printed = done
-    assert "6 runs, 0 of them diverged" in printed
+    assert "0 of 6 runs diverged." in printed
     assert "np.log(loss) ~ model_level + data_level" in printed
 
     with (out / "losses.csv").open() as file:
@@ -196,11 +198,11 @@ def test_writes_every_file(done):
         "data_level",
     }
     made = json.loads((out / "config.json").read_text())
-    assert made["config"] == _artifacts.describe(SMALL)
-    assert {"versions", "commit", "device", "run_seconds"} <= set(made)
+    assert made["config"] == lab.describe(SMALL)
+    assert {"versions", "commit", "device", "seconds"} <= set(made)
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3
-    assert "6 runs, 0 of them diverged" in page
+    assert "0 of 6 runs diverged." in page
     assert "Slopes of the log loss" in page
     assert 'href="../stability/report.html"' in page
     fitted, predicted = (regression[n]["terms"] for n in ("log_loss", "predicted_log_loss"))
@@ -229,26 +231,29 @@ def test_runs_again_into_its_own_folder_but_not_into_another(done, tmp_path, cap
     assert (out / "losses.csv").read_bytes() == before
 
 
-def test_several_seeds_are_a_column(tmp_path, drawn_once):
+def test_several_seeds_are_a_column(tmp_path, undrawn):
+    undrawn()
     finished(tmp_path / "a", seeds=2, stream="jax")
     lines = (tmp_path / "a" / "losses.csv").read_text().splitlines()
     assert lines[0] == "model_level,data_level,seed,loss"
     assert len(lines) == 1 + 12
 
 
-def test_diverged_runs_end_in_a_table_that_says_so(tmp_path, drawn_once):
+def test_diverged_runs_end_in_a_table_that_says_so(tmp_path, undrawn):
+    undrawn()
     printed = finished(tmp_path / "a", learning_rate=50.0)
-    assert "6 runs, 6 of them diverged, 6 beyond the range of numbers." in printed
+    assert "No run has a finite loss. 6 of 6 runs diverged, 6 of them beyond the range" in printed
     assert "nan*" in printed
     assert ",nan" in (tmp_path / "a" / "losses.csv").read_text()
     assert "diverged" in (tmp_path / "a" / "report.html").read_text()
 
 
-def test_one_run_has_no_regression_and_says_so(tmp_path, drawn_once):
+def test_one_run_has_no_regression_and_says_so(tmp_path, undrawn):
+    undrawn()
     printed = finished(tmp_path / "a", model_levels=1, data_levels=1)
-    assert "`data` must hold more rows than the 3 terms" in printed
+    assert "There is no regression. There are too few finite rows for 3 terms." in printed
     regression = json.loads((tmp_path / "a" / "regression.json").read_text())
-    assert "more rows" in regression["loss"]["error"]
+    assert "too few finite rows" in regression["loss"]["error"]
 
 
 def test_whoever_stops_reading_gets_the_report_all_the_same(tmp_path):
@@ -256,7 +261,105 @@ def test_whoever_stops_reading_gets_the_report_all_the_same(tmp_path):
     command = [sys.executable, "-m", "experiments", "levels", *support.options_of(SMALL, out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[2], **pipes) as process:
-        process.stdout.close()  # As `| head` does.
+        assert process.stdout.readline() == b"part 1 of 1: levels\n"
+        process.stdout.close()  # As `| head -1` does.
         assert process.stderr.read() == b""
     assert process.returncode == 1
     assert (out / "report.html").exists()
+
+
+# The figure.
+
+RTOL = 1e-12  # One logarithm, a mean and a median of float64: a few roundings.
+
+
+def losses(shape=(4, 3), seeds=None):
+    """Return losses from 0.01 to 1e77, growing along model_level."""
+    rng = np.random.default_rng(0)
+    exponents = np.linspace(-2, 77, shape[0])[:, None] + rng.uniform(0, 0.5, shape)
+    dims, levels = ("model_level", "data_level"), [np.arange(1, n + 1) for n in shape]
+    made = xr.DataArray(10**exponents, dict(zip(dims, levels, strict=True)), dims)
+    noise = xr.DataArray(10 ** rng.normal(size=seeds or 1), dims="seed")
+    return made * noise if seeds else made
+
+
+def bold(figure):
+    (container,) = figure.axes[0].containers
+    return container.lines[0].get_ydata()
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_curves_are_the_losses_and_their_median():
+    drawn, logarithms = losses(), np.log10(losses().to_numpy())
+    figure = figures.loss_by_level(drawn)
+    ax = figure.axes[0]
+    for j, line in enumerate(ax.lines[:3]):
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
+        np.testing.assert_allclose(line.get_ydata(), logarithms[:, j], rtol=RTOL)
+    np.testing.assert_allclose(bold(figure), np.median(logarithms, axis=1), rtol=RTOL)
+    assert not ax.containers[0].has_yerr
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("model level", "log₁₀ mean loss")
+    assert figure.axes[1].get_ylabel() == "data level"
+    assert legend(figure) == ["median over data levels"]
+
+
+def test_seeds_give_a_t_interval_of_the_mean():
+    figure = figures.loss_by_level(losses(seeds=5).transpose("data_level", "seed", ...))
+    logarithms = np.log10(losses(seeds=5).to_numpy())
+    medians = np.median(logarithms, axis=1)
+    mean, sem = medians.mean(axis=1), scipy.stats.sem(medians, axis=1)
+    low, high = scipy.stats.t.interval(0.95, 4, mean, sem)
+    np.testing.assert_allclose(bold(figure), mean, rtol=RTOL)
+    segments = np.array(figure.axes[0].containers[0].lines[2][0].get_segments())
+    np.testing.assert_allclose(segments[:, :, 1], np.stack([low, high], 1), rtol=1e-9)
+    thin = figure.axes[0].lines[0].get_ydata()
+    np.testing.assert_allclose(thin, logarithms[:, 0].mean(axis=1), rtol=RTOL)
+    assert legend(figure)[0].startswith("mean over 5 seeds of the median over data levels\n(bars")
+
+
+def test_losses_without_a_logarithm_are_gaps_marked_and_counted(tmp_path):
+    drawn = losses((4, 5))
+    drawn[2, 1], drawn[3, :4], drawn[0, 0] = np.nan, np.inf, 0.0
+    figure = figures.loss_by_level(drawn)
+    marks = {line.get_label(): line for line in figure.axes[0].lines}
+    up, down = marks["not finite (5 of 20)"], marks["zero (1 of 20)"]
+    assert (up.get_xdata().tolist(), up.get_ydata().tolist()) == ([3, 4], [1, 1])
+    assert (down.get_xdata().tolist(), down.get_ydata().tolist()) == ([1], [0])
+    assert up.get_transform() == figure.axes[0].get_xaxis_transform()
+    assert np.isnan(figure.axes[0].lines[1].get_ydata()).tolist() == [False, False, True, True]
+    # NaN ranks last: the median of level 3 is the third of five; that of level 4 is not finite.
+    row = np.log10(np.sort(drawn[2].fillna(np.inf)))
+    np.testing.assert_allclose(bold(figure)[2], row[2], rtol=RTOL)
+    assert np.isnan(bold(figure)[3])
+    plots.save(figure, tmp_path / "losses.png", dpi=20.0)
+
+
+def test_a_seed_that_diverged_leaves_a_gap_and_no_bar():
+    drawn = losses(seeds=5)
+    drawn.loc[{"seed": 0, "model_level": 4}] = np.inf
+    figure = figures.loss_by_level(drawn)
+    assert np.isnan(bold(figure)).tolist() == [False, False, False, True]
+    assert "not finite (3 of 60)" in legend(figure)
+
+
+def test_predictions_are_dashed():
+    drawn = losses()
+    predicted = (2 * drawn).T
+    predicted[:, 3] = np.inf
+    figure = figures.loss_by_level(drawn, predicted=predicted)
+    found = {line.get_label(): line for line in figure.axes[0].lines}
+    expected = np.log10(2 * drawn.median("data_level").to_numpy())
+    np.testing.assert_allclose(found["predicted"].get_ydata()[:3], expected[:3], rtol=RTOL)
+    assert np.isnan(found["predicted"].get_ydata()[3])
+    assert found["predicted"].get_linestyle() == "--"
+    assert found["predicted not finite (1 of 4)"].get_xdata().tolist() == [4]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1), (30, 2)])
+def test_every_sweep_can_be_drawn(shape, tmp_path):
+    drawn = losses(shape) * 1e230  # Near the largest float.
+    plots.save(figures.loss_by_level(drawn), tmp_path / "losses.png", dpi=20.0)
+    plots.save(figures.loss_by_level(drawn * np.nan), tmp_path / "nan.png", dpi=20.0)

@@ -18,7 +18,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
-from nested_jax.kernels import _triton
+from experiments.levels.kernels import triton
 
 # Up to this many lanes, one warp runs a program, four lanes per thread, so no sum crosses warps.
 LANES_OF_A_WARP = 128
@@ -129,9 +129,9 @@ def _call(kernel: Callable, shapes: Sequence[Any], interpret: bool) -> Callable:
     """Return the kernel as a function; the shape of its first result sets the number of warps."""
     warps = min(max(shapes[0].shape[-1] // LANES_OF_A_WARP, 1), MOST_WARPS)
     return pl.pallas_call(
-        functools.partial(kernel, _product_and_sum if interpret else _triton.multiply_add),
+        functools.partial(kernel, _product_and_sum if interpret else triton.multiply_add),
         out_shape=shapes,
-        compiler_params=None if interpret else _triton.compiler_params(warps),
+        compiler_params=None if interpret else triton.compiler_params(warps),
         interpret=interpret,
         name=kernel.__name__.strip("_"),
     )
@@ -210,7 +210,7 @@ def _wide(number, shape):
 
 
 def _moved(multiply_add, keeps, takes, momenta, inflow):
-    """Advance a cascade by one step, like `nested_jax._core.cascade.cascade`."""
+    """Advance a cascade by one step, like `nj.scale_by_nested_momentum`."""
     fresh = []
     for keep, take, momentum in zip(keeps[::-1], takes[::-1], momenta[::-1], strict=True):
         inflow = multiply_add(take, inflow, keep * momentum)
