@@ -133,7 +133,7 @@ def slopes(found: Trends) -> Figure:
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel(
         "slope of log decay against log learning rate\n"
-        "0: they can be tuned independently; 1: the decay doubles with the learning rate"
+        "0: independent; 1: the decay doubles with the learning rate"
     )
     ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     return figure

@@ -41,6 +41,7 @@ A star marks the best cell by test loss. Dots mark the best decay of each learni
 clear one, and crosses the cells in which a seed diverged. All heatmaps of losses share one colour
 scale and all heatmaps of errors another; both end at guessing.
 """
+TOO_FEW = f"–: fewer than {numbers.FEWEST} learning rates have a clear decay."
 CAPTIONS = {
     "test_loss": "Cross-entropy of the test images, mean over seeds.",
     "test_error": "Share of misclassified test images, mean over seeds.",
@@ -145,7 +146,7 @@ def _best(results: Mapping[str, xr.Dataset]) -> str:
 
 
 def _shown(slope: Slope | None) -> str:
-    return "too few rates" if slope is None else str(slope)
+    return "–" if slope is None else str(slope)
 
 
 def _slopes(found: Trends) -> lab.Table:
@@ -154,7 +155,8 @@ def _slopes(found: Trends) -> lab.Table:
         cells = [(_shown(x.slope), str(np.isfinite(x.decays).sum())) for x in one.values()]
         rows.append([VARIANTS[name].title, *cells[0], *cells[1]])
     header = ("variant", "best decay", "clear rates", "tolerable decay", "clear rates")
-    return lab.Table("Slopes of log decay against log learning rate", header, rows, screen=True)
+    caption = "Slopes of log decay against log learning rate"
+    return lab.Table(caption, header, rows, [TOO_FEW], screen=True)
 
 
 def _normalization(found: Trends) -> lab.Table:
@@ -162,8 +164,8 @@ def _normalization(found: Trends) -> lab.Table:
         [f"AdamW: {schedule.replace('_', ' ')}", *map(_shown, changes.values())]
         for schedule, changes in numbers.normalization(found).items()
     ]
-    caption = "Change of the slopes by normalization"
-    return lab.Table(caption, ("schedule", "best decay", "tolerable decay"), rows, screen=True)
+    header = ("schedule", "best decay", "tolerable decay")
+    return lab.Table("Change of the slopes by normalization", header, rows, [TOO_FEW], screen=True)
 
 
 def _best_cells(results: Mapping[str, xr.Dataset]) -> lab.Table:
