@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -17,14 +17,16 @@ import optax
 import pytest
 import xarray as xr
 
-from experiments import _data, heatmaps
-from experiments import _heatmaps_numbers as numbers
-from experiments import _heatmaps_report as report
-from experiments import _heatmaps_variants as variants
+from experiments import lab
+from experiments.heatmaps import EXPERIMENT, numbers, report, runs, variants
+from experiments.heatmaps.config import VARIANTS, Config
+from experiments.lab import data
+from nested_jax import plots
+from nested_jax.sweeps import load
 from tests.experiments import support
 
 GUESS = float(np.log(10))
-SMALL = heatmaps.Config(width=4, depth=1, batch_size=4, steps=4, seeds=2, quick=True)
+SMALL = Config(width=4, depth=1, batch_size=4, steps=4, seeds=2, quick=True)
 
 
 _quickly = support.compiled_quickly
@@ -47,50 +49,55 @@ def basin(slope, seeds=4, noise=0.0, width=3.0, offset=-8.0, tilt=0.0):
     )
 
 
+def best_slope(results):
+    """Return the slope of the best decay."""
+    return numbers.trends(results)["best"].slope
+
+
 @pytest.mark.parametrize("slope", [-1.0, 0.0, 0.5, 1.0])
 def test_the_slope_of_a_made_basin_is_found(slope):
-    found = numbers.diagonality(basin(slope))
+    best, tolerable = numbers.trends(basin(slope)).values()
     rates = np.arange(-11, 0)
-    assert np.isfinite(found.best).sum() >= numbers.FEWEST
-    told = np.isfinite(found.best)
-    np.testing.assert_allclose(found.best[told], (-8 + slope * (rates + 5))[told], atol=0.05)
+    clear = np.isfinite(best.decays)
+    assert clear.sum() >= numbers.FEWEST
+    np.testing.assert_allclose(best.decays[clear], (-8 + slope * (rates + 5))[clear], atol=0.05)
     # Parabolas a few cells wide, sampled at whole powers.
-    assert abs(found.slope_best.estimate - slope) < 0.02
-    assert found.slope_best.high - found.slope_best.low < 1e-9
+    assert abs(best.slope.estimate - slope) < 0.02
+    assert best.slope.high - best.slope.low < 1e-9
     # The loss doubles at the best plus width * sqrt(ln 2), between cells by a line.
-    edge = found.tolerable - (-8 + slope * (rates + 5))
+    edge = tolerable.decays - (-8 + slope * (rates + 5))
     np.testing.assert_allclose(edge[np.isfinite(edge)], 3 * np.sqrt(np.log(2)), atol=0.15)
-    assert abs(found.slope_tolerable.estimate - slope) < 0.05
+    assert abs(tolerable.slope.estimate - slope) < 0.05
 
 
-def test_the_null_is_held_by_the_interval_of_a_noisy_basin():
-    slope = numbers.diagonality(basin(0.0, seeds=6, noise=0.1)).slope_best
-    assert slope.low <= 0 <= slope.high
+def test_the_interval_of_a_noisy_basin_includes_zero():
+    slope = best_slope(basin(0.0, seeds=6, noise=0.1))
+    assert slope.includes_zero
     assert 0 < slope.high - slope.low < 1
 
 
 def test_the_interval_is_that_of_the_mean_where_seeds_only_tilt():
     # Seed k has the slope 0.5 + 0.2 (k - 1.5): to first order the jackknife is their t interval.
-    slope = numbers.diagonality(basin(0.5, tilt=0.2)).slope_best
+    slope = best_slope(basin(0.5, tilt=0.2))
     own = 0.5 + 0.2 * (np.arange(4) - 1.5)
     expected = 3.182446 * own.std(ddof=1) / 2
     np.testing.assert_allclose((slope.high - slope.low) / 2, expected, rtol=0.15)
 
 
-def test_where_no_decay_is_as_good_as_some_nothing_is_told():
+def test_a_decay_as_good_as_none_is_not_a_clear_best_decay():
     flat = basin(0.0)
     logs = np.log(flat.test_loss)
     flat["test_loss"] = np.exp(
         logs.where(flat.weight_decay > 2.0**-8, logs.sel(weight_decay=2**-8))
     )
-    found = numbers.diagonality(flat)
-    assert np.isnan(found.best).all()
-    assert found.slope_best is None
-    assert found.slope_tolerable is not None
+    best, tolerable = numbers.trends(flat).values()
+    assert np.isnan(best.decays).all()
+    assert best.slope is None
+    assert tolerable.slope is not None
 
 
 def test_too_few_rates_have_no_slope():
-    assert numbers.diagonality(basin(1.0).isel(learning_rate=slice(5, 7))).slope_best is None
+    assert best_slope(basin(1.0).isel(learning_rate=slice(5, 7))) is None
 
 
 def test_diverged_cells_count_as_guessing():
@@ -98,12 +105,12 @@ def test_diverged_cells_count_as_guessing():
     at = {"learning_rate": 2.0**-1, "weight_decay": 2.0**-14}
     for value in (np.nan, np.inf, 1e30):
         results.test_loss.loc[at] = value
-        assert numbers.log_losses(results, "weight_decay").max() == np.log(GUESS)
-        assert abs(numbers.diagonality(results).slope_best.estimate - 1) < 0.02
+        assert numbers.log_losses(results).max() == np.log(GUESS)
+        assert abs(best_slope(results).estimate - 1) < 0.02
 
 
 def test_differences_are_paired():
-    plain, tilted = (numbers.diagonality(basin(s, tilt=0.2)).slope_best for s in (0.0, 0.5))
+    plain, tilted = (best_slope(basin(s, tilt=0.2)) for s in (0.0, 0.5))
     change = numbers.difference(plain, tilted)
     assert abs(change.estimate - 0.5) < 0.02
     # The seeds tilt both alike: what they share is gone.
@@ -113,7 +120,7 @@ def test_differences_are_paired():
 
 def test_the_best_cell_is_that_of_the_mean_logarithm():
     results = basin(0.0)
-    cell = numbers.best_cell(results, "weight_decay")
+    cell = numbers.best_cell(results)
     assert (float(cell.learning_rate), float(cell.weight_decay)) == (2.0**-5, 2.0**-8)
     assert cell.test_loss.shape == (4,)
 
@@ -122,23 +129,21 @@ def test_the_best_cell_is_that_of_the_mean_logarithm():
 
 
 def test_every_heatmap_has_its_cells():
-    assert len(variants.VARIANTS) == 14
-    for variant in variants.VARIANTS.values():
-        grid = heatmaps.grid(heatmaps.Config(), variant)
+    assert len(VARIANTS) == 14
+    for variant in VARIANTS.values():
+        grid = runs.grid(Config(), variant)
         assert grid.shape[0] * grid.shape[1] == 132
-        assert grid.shape[2] == heatmaps.Config().seeds >= 3
-    words = {name.rpartition("-")[0] for name in variants.VARIANTS if name.startswith("adamw")}
+        assert grid.shape[2] == Config().seeds >= 3
+    words = {name.rpartition("-")[0] for name in VARIANTS if name.startswith("adamw")}
     assert words >= {"adamw-cosine", "adamw-fixed", "adamw-step_drop", "adamw-warm_restarts"}
 
 
 @pytest.mark.parametrize("schedule", ["fixed", "step_drop", "cosine"])
 def test_of_one_cycle_both_heatmaps_are_the_same_in_other_units(schedule):
-    config = dataclasses.replace(heatmaps.Config(), steps=64)
-    plain, normalized = (
-        variants.VARIANTS[f"adamw-{schedule}{suffix}"] for suffix in ("", "-normalized")
-    )
+    config = dataclasses.replace(Config(), steps=64)
+    plain, normalized = (VARIANTS[f"adamw-{schedule}{suffix}"] for suffix in ("", "-normalized"))
     decays = [
-        heatmaps.grid(config, variant)["weight_decay"].columns["weight_decay"]
+        runs.grid(config, variant)["weight_decay"].columns["weight_decay"]
         for variant in (plain, normalized)
     ]
     np.testing.assert_array_equal(8 * decays[0], decays[1])  # sqrt(64)
@@ -159,20 +164,18 @@ def test_of_one_cycle_both_heatmaps_are_the_same_in_other_units(schedule):
     )
 
 
-def test_a_cell_is_the_training_that_it_says(tmp_path, x64):
+def test_a_cell_is_the_training_that_it_says(x64):
     # One cell of AdamW in float64, logistic regression, against NumPy.
-    config = dataclasses.replace(
-        heatmaps.Config(), depth=0, batch_size=3, steps=16, seeds=2, out=tmp_path
-    )
+    config = dataclasses.replace(Config(), depth=0, batch_size=3, steps=16, seeds=2)
     images = tiny()
-    variant = variants.VARIANTS["adamw-cosine-normalized"]
-    drawn = heatmaps.chance(config, images)
+    variant = VARIANTS["adamw-cosine-normalized"]
+    drawn = runs.chance(config, images)
     drawn = jax.tree.map(lambda p: p.astype("float64"), drawn[0]), drawn[1]
     images = images._replace(
         train_images=images.train_images.astype("float64"),
         test_images=images.test_images.astype("float64"),
     )
-    swept = heatmaps.function(config, images, variant, drawn)
+    swept = runs.function(config, images, variant, drawn)
     rate, decay = 0.05, 0.3
     found = swept(learning_rate=rate, weight_decay=decay, seed=1)
 
@@ -209,7 +212,7 @@ def tiny():
     rng = np.random.default_rng(0)
     pixels = {kind: rng.uniform(size=(n, 9)).astype("float32") for kind, n in SIZES.items()}
     labels = {kind: (np.arange(n) % 3).astype("int32") for kind, n in SIZES.items()}
-    return _data.Images(
+    return data.Images(
         pixels["train"],
         labels["train"],
         pixels["test"],
@@ -227,12 +230,12 @@ SIZES = {"train": 23, "test": 11}
 @pytest.mark.parametrize("evaluated", [4, 1000])
 def test_evaluation_does_not_depend_on_its_parts(evaluated, monkeypatch):
     images = tiny()
-    model = heatmaps.network(dataclasses.replace(heatmaps.Config(), width=5), images)
+    model = runs.network(dataclasses.replace(Config(), width=5), images)
     params = model.init(jax.random.key(0))
-    monkeypatch.setattr(heatmaps, "EVALUATED", evaluated)
+    monkeypatch.setattr(runs, "EVALUATED", evaluated)
     train = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
     test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
-    found = heatmaps.evaluate(model, params, train, test)
+    found = runs.evaluate(model, params, train, test)
     for kind, (pixels, labels) in (("train", train), ("test", test)):
         logits = model.apply(params, pixels)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -243,15 +246,40 @@ def test_evaluation_does_not_depend_on_its_parts(evaluated, monkeypatch):
 
 def test_a_network_without_numbers_is_wrong_everywhere():
     images = tiny()
-    model = heatmaps.network(dataclasses.replace(heatmaps.Config(), width=5), images)
+    model = runs.network(dataclasses.replace(Config(), width=5), images)
     params = jax.tree.map(lambda p: p * jnp.nan, model.init(jax.random.key(0)))
     part = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
-    assert float(heatmaps.evaluate(model, params, part, part)["test_error"]) == 1
+    assert float(runs.evaluate(model, params, part, part)["test_error"]) == 1
 
 
 def test_the_estimate_grows_with_the_runs(tmp_path):
-    config = dataclasses.replace(heatmaps.Config(), width=8, seeds=2, out=tmp_path)
-    assert 0 < heatmaps.estimate(config, tiny()) < 3600
+    config = dataclasses.replace(Config(), width=8, seeds=2)
+    place = lab.Lab(tmp_path, None, EXPERIMENT.parts, images=tiny())
+    assert 0 < runs.estimate(config, place) < 3600
+
+
+# The answers.
+
+
+def answer(slope, fitted=True):
+    """Return the first answer if all heatmaps have the basin of this slope."""
+    one = numbers.trends(basin(slope, tilt=0.1))
+    one |= {} if fitted else {"best": one["best"]._replace(slope=None)}
+    return list(report._independence(dict.fromkeys(report.ADAMW, one)))
+
+
+def test_the_answer_says_whether_the_decay_follows_the_rate():
+    says, slopes = answer(0.5)
+    assert says == (
+        "No: AdamW's best weight decay grows with the learning rate under 4 of the 4 schedules "
+        "with a clear best decay."
+    )
+    assert re.fullmatch(r".* is 0\.\d\d for the best decay and 0\.\d\d for the tol.*", slopes)
+    assert "changes with the learning rate" in answer(-0.5)[0]
+    assert answer(0.0)[0].startswith("Perhaps: ")
+    says, slopes = answer(0.5, fitted=False)
+    assert says == "Too few learning rates have a clear best decay to fit a slope."
+    assert "best" not in slopes
 
 
 # The command.
@@ -262,58 +290,53 @@ def done(tmp_path_factory):
     """Return the folder of a small run."""
     out = tmp_path_factory.mktemp("heatmaps") / "out"
     printed = support.finished("heatmaps", SMALL, out)
-    assert printed.startswith(_data.load().origin)
-    assert all(f"{v.title}: 264 trainings, " in printed for v in variants.VARIANTS.values())
+    assert "part 14 of 14: adafactor-momentum" in printed
     return out
 
 
+def read(folder):
+    return {name: load(folder / f"{name}.nc") for name in VARIANTS}
+
+
 @pytest.mark.slow
-def test_writes_every_file(done):
-    results = report.read(done)
-    assert {*results} == {*variants.VARIANTS}
+def test_writes_every_training_and_slope(done):
     lines = (done / "runs.csv").read_text().splitlines()
+    assert lines[0] == (
+        "variant,learning_rate,across,value,seed,"
+        "train_loss,train_error,test_loss,test_error,diverged"
+    )
     assert len(lines) == 1 + 14 * 132 * 2
     name, rate, across, value, seed, loss, *_ = lines[-1].split(",")
-    stored = results[name].train_loss.sel(
+    stored = read(done)[name].train_loss.sel(
         learning_rate=float(rate), **{across: float(value)}, seed=int(seed)
     )
     np.testing.assert_allclose(float(loss), stored, rtol=1e-8)
     described = json.loads((done / "diagonality.json").read_text())
     assert len(described["variants"]) == 12
-    made = json.loads((done / "config.json").read_text())
-    assert made["config"]["steps"] == 4
-    assert len(made["seconds"]) == 14
-    page = (done / "report.html").read_text()
-    assert page.count("<svg") == 5
-    assert "1,438 training" in page
-    assert "3,696" in page  # Trainings.
-    assert support.is_self_contained(page)
-    names = {path.name for path in (done / "figures").iterdir()}
-    assert names == {f"{x}.png" for x in (*report.METRICS, "slopes")}
-    assert not list(done.glob(".*")), "a file was left aside"
+    assert len(described["normalized_less_not"]) == 4
+    assert (done / "report.html").read_text().count("<svg") == 5
 
 
 @pytest.mark.slow
-def test_a_report_is_rebuilt_from_what_is_stored(done, tmp_path, monkeypatch, undrawn):
-    draw = report.plots.save
-    undrawn()
+def test_a_report_is_rebuilt_from_what_is_stored(done, tmp_path):
+    sections = report.sections(SMALL, read(done))
+    files = {name: text for section in sections for name, text in section.files.items()}
+    assert set(files) == {"runs.csv", "diagonality.json"}
+    for name, text in files.items():
+        assert text == (done / name).read_text(), name
     # One figure says whether figures, too, are made of what is stored.
-    one = "test_loss.png"
-    monkeypatch.setattr(report.plots, "save", lambda f, to: draw(f, to) if to.name == one else None)
-    made = json.loads((done / "config.json").read_text())
-    del made["seconds"]
-    report.write(tmp_path, made, report.read(done))
-    for name in ("runs.csv", "diagonality.json", f"figures/{one}"):
-        assert (tmp_path / name).read_bytes() == (done / name).read_bytes(), name
-    pages = [support.text_of((folder / "report.html").read_text()) for folder in (tmp_path, done)]
-    assert pages[0] == pages[1]
+    figure, _ = sections[-1].figures["test_loss"]
+    plots.save(figure, tmp_path / "test_loss.png")
+    stored = (done / "figures" / "test_loss.png").read_bytes()
+    assert (tmp_path / "test_loss.png").read_bytes() == stored
 
 
 FEW = ("adamw-cosine", "adamw-warm_restarts-normalized", "adafactor")
 KILLED = """
 import sys
-from experiments import __main__, heatmaps
-heatmaps.VARIANTS = {name: heatmaps.VARIANTS[name] for name in sys.argv.pop(1).split()}
+from experiments import __main__
+from experiments.heatmaps import runs
+runs.VARIANTS = {name: runs.VARIANTS[name] for name in sys.argv.pop(1).split()}
 __main__.main()
 """
 
@@ -338,26 +361,11 @@ def test_killed_and_started_again_it_gives_the_same_numbers(done, tmp_path, monk
     stored = {path: path.stat().st_mtime_ns for path in out.glob("store/*/*.npz")}
     assert len(stored) >= 3
     assert not (out / "report.html").exists()
-    # Pages are made of results alone: here they are what has to be the same.
+    # Reports are made of results alone: here they are what has to be the same.
     seen = {}
-    monkeypatch.setattr(heatmaps, "VARIANTS", {name: variants.VARIANTS[name] for name in FEW})
-    monkeypatch.setattr(report, "show", lambda results: None)
-    monkeypatch.setattr(report, "write", lambda folder, made, results: seen.update(results))
+    monkeypatch.setattr(runs, "VARIANTS", {name: VARIANTS[name] for name in FEW})
+    monkeypatch.setattr(report, "sections", lambda config, results: seen.update(results) or [])
     support.finished("heatmaps", SMALL, out)
     assert {path: path.stat().st_mtime_ns for path in stored} == stored, "computed again"
     for name in FEW:
-        xr.testing.assert_equal(seen[name], report.read(done)[name])
-
-
-@pytest.mark.slow
-def test_a_store_of_another_program_is_one_line(done, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "a"
-    shutil.copytree(done, out)
-    monkeypatch.setattr(heatmaps, "EVALUATED", 500)
-    assert support.run("heatmaps", *support.options_of(SMALL, out)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: `--out` must be a new folder, or as it was left: `store` must")
-    assert "they differ in programs. To run all of it again, pass another or remove " in error
-    assert error.count("\n") == 1
-    for name in ("report.html", "config.json"):
-        assert (out / name).read_bytes() == (done / name).read_bytes()
+        xr.testing.assert_equal(seen[name], read(done)[name])

@@ -1,0 +1,139 @@
+"""Figures of the heatmaps, all on one colour scale, and of the slopes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from experiments.heatmaps.config import VARIANTS, Variant
+from experiments.heatmaps.numbers import Trends, best_cell, log_losses
+from experiments.lab.figures import COLOURS, panels
+
+MAP = matplotlib.colormaps["viridis"]
+LEAST_ERROR = 1e-3
+"""Lower end of the scale of errors, since zero has no logarithm."""
+WHITE: dict[str, Any] = {"color": "white", "mec": "black"}
+STAR: dict[str, Any] = WHITE | {"ls": "", "marker": "*", "ms": 15, "mew": 0.9}
+DOTS: dict[str, Any] = WHITE | {"marker": "o", "ms": 5, "lw": 1.2, "mew": 0.8}
+CROSS: dict[str, Any] = {"ls": "", "color": "black", "marker": "x", "ms": 8}
+
+
+def heatmaps(results: Mapping[str, xr.Dataset], found: Trends, metric: str) -> Figure:
+    """Draw one metric of all variants, means over seeds: geometric means of losses."""
+    norm = _scale(results, metric)
+    figure, axes = panels(4, 4, width=13.5, height=3.6)
+    axes = axes.ravel()
+    for ax, (name, variant) in zip(axes, VARIANTS.items(), strict=False):
+        _panel(ax, np.clip(_means(results[name], metric), norm.vmin, norm.vmax), norm)
+        _axes(ax, results[name], variant)
+        _mark(ax, results[name])
+        if name in found:
+            decays = found[name]["best"].decays
+            clear = np.flatnonzero(np.isfinite(decays))
+            ax.plot(decays[clear] - np.log2(results[name].weight_decay.values[0]), clear, **DOTS)
+    for ax in axes[len(VARIANTS) :]:
+        ax.set_axis_off()
+    handles = [
+        Line2D([], [], **STAR, label="best cell by test loss"),
+        Line2D([], [], **DOTS, label="best decay of a rate"),
+    ]
+    if any(bool(dataset.diverged.any()) for dataset in results.values()):
+        handles.append(Line2D([], [], **CROSS, label="a seed diverged"))
+    # White lines need a darker background than the page's.
+    axes[-2].legend(handles=handles, loc="center", facecolor="0.75", fontsize=10, borderpad=0.9)
+    place = axes[-1].inset_axes((0.05, 0.1, 0.09, 0.8))
+    bar = figure.colorbar(ScalarMappable(norm, MAP), cax=place, extend="both")
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    bar.minorticks_off()
+    unit = " [nats]" if metric.endswith("loss") else ""
+    bar.set_label(f"mean {metric.replace('_', ' ')}{unit}", fontsize=10)
+    return figure
+
+
+def _means(results: xr.Dataset, metric: str) -> np.ndarray:
+    if metric.endswith("error"):
+        return results[metric].values.mean(2)
+    return np.exp(log_losses(results, metric).mean(2))
+
+
+def _scale(results: Mapping[str, xr.Dataset], metric: str) -> LogNorm:
+    """Return the colour scale of all heatmaps of losses, or of errors."""
+    guess = max(dataset.attrs["guess"] for dataset in results.values())
+    if metric.endswith("error"):
+        return LogNorm(LEAST_ERROR, 1 - np.exp(-guess))
+    # Training losses share the scale of the test losses, so that both can be compared.
+    least = min(_means(dataset, "test_loss").min() for dataset in results.values())
+    return LogNorm(min(float(least), 0.9 * guess), guess)
+
+
+def _panel(ax: Axes, values: np.ndarray, norm: LogNorm) -> None:
+    edges = [np.arange(n + 1) - 0.5 for n in reversed(values.shape)]
+    # Edges in the colour of the face close the hairlines that SVG viewers leave between cells.
+    ax.pcolormesh(*edges, values, cmap=MAP, norm=norm, ec="face", lw=0.7)
+    ax.grid(visible=False)
+
+
+def _axes(ax: Axes, results: xr.Dataset, variant: Variant) -> None:
+    for axis, name, every in ((ax.xaxis, variant.across, 3), (ax.yaxis, "learning_rate", 2)):
+        exponents = np.log2(results[name].values).round().astype(int)
+        places = np.flatnonzero(exponents % every == 0)
+        axis.set_ticks(places, [f"$2^{{{exponents[i]}}}$" for i in places])
+        axis.set_tick_params(length=2, labelsize=9)
+    across = "normalized decay λ√T [per √step]" if variant.normalized else "decay λ [per step]"
+    if variant.across == "clip_threshold":
+        across = "clip threshold d [RMS of the update]"
+    rate = "learning rate α" if variant.family == "AdamW" else "cap of the step ρ"
+    ax.set_xlabel(across, fontsize=9)
+    ax.set_ylabel(f"{rate} [per step]", fontsize=9)
+    ax.set_title(variant.title.replace(": ", "\n"), fontsize=10)
+
+
+def _mark(ax: Axes, results: xr.Dataset) -> None:
+    """Mark the best cell, and the cells that diverged."""
+    rates, diverged = np.nonzero(results.diverged.any("seed").values)
+    ax.plot(diverged, rates, **CROSS)
+    best = best_cell(results)
+    dims = reversed(results.test_loss.dims[:2])
+    ax.plot(*(np.searchsorted(results[dim], best[dim]) for dim in dims), **STAR, zorder=4)
+
+
+def slopes(found: Trends) -> Figure:
+    """Draw the slopes of all heatmaps of weight decay with their intervals."""
+    figure, axes = panels(1, width=9.0, height=6.0)
+    ax = axes[0, 0]
+    for value, dashes in ((0, "-"), (1, "--")):
+        ax.axvline(value, color="0.6", lw=1, ls=dashes)
+    styles = {"best": (-0.15, COLOURS[0], "o"), "tolerable": (0.15, COLOURS[1], "s")}
+    handles, shown = [], []
+    for which, (lift, colour, marker) in styles.items():
+        style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 5}
+        handles.append(Line2D([], [], **style, label=f"{which} decay"))
+        for i, one in enumerate(found.values()):
+            slope = one[which].slope
+            if slope is None:
+                place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+                text = f"{which}: too few rates"
+                ax.text(0.99, i + lift, text, color=colour, fontsize=8, **place)
+                continue
+            half = slope.high - slope.estimate
+            ax.errorbar([slope.estimate], [i + lift], xerr=half, capsize=3, **style)
+            # A wide interval, as of two seeds, would leave no room for the others.
+            shown += [slope.estimate - min(half, 3.0), slope.estimate + min(half, 3.0)]
+    ax.set_xlim(min([-0.5, *shown]) - 0.1, max([1.5, *shown]) + 0.1)
+    ax.set_yticks(range(len(found)), [VARIANTS[name].title for name in found])
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set_xlabel(
+        "slope of log decay against log learning rate\n"
+        "0: independent; 1: the decay doubles with the learning rate"
+    )
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,168 @@
+"""The trainings: one sweep for each heatmap, over learning rate, decay or threshold, and seed."""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+import nested_jax as nj
+from experiments.heatmaps.config import VARIANTS, Config, Variant
+from experiments.heatmaps.variants import cells, optimizer, units
+from experiments.lab import Lab, models
+from experiments.lab.data import Images
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+EVALUATED = 1000
+"""Examples that are evaluated at once, at most."""
+UNTRAINED = 1.05
+"""A training diverged if its loss ends above this multiple of the untrained network's loss."""
+QUICK_CHUNK = 66
+"""Cells per chunk in a smoke test: to find the best size takes another compilation."""
+
+
+def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
+    """Train every cell of every variant.
+
+    Returns:
+        By variant, over learning_rate, weight_decay or clip_threshold, and seed: `train_loss`,
+        `train_error`, `test_loss`, `test_error`, and `diverged`: whether the training loss ended
+        above that of the initial network, and of guessing.
+    """
+    import xarray as xr  # Slow to import.
+
+    results = {}
+    model, guess = network(config, lab.images), float(np.log(lab.images.classes))
+    drawn = chance(config, lab.images)
+    losses = jax.vmap(lambda params: evaluate(model, params, *parts(lab.images))["train_loss"])
+    initial = np.maximum(np.asarray(jax.jit(losses)(drawn[0]), np.float64), guess)
+    # A network that decayed to nothing guesses, up to rounding and the shares of the classes.
+    bound = xr.DataArray(UNTRAINED * initial, dims="seed")
+    for name, variant in VARIANTS.items():
+        results[name] = lab.sweep(
+            name,
+            function(config, lab.images, variant, drawn),
+            grid(config, variant),
+            chunk=QUICK_CHUNK if config.quick else "auto",
+            units=units(variant),
+        )
+        # Not `loss > bound`, which is false for NaN.
+        results[name]["diverged"] = ~(results[name].train_loss <= bound)
+        results[name].attrs["guess"] = guess
+    return results
+
+
+def grid(config: Config, variant: Variant) -> nj.Grid:
+    """Return the cells of a heatmap, and the seeds."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    return nj.Grid(**cells(variant, config.steps), seed=seeds)
+
+
+def network(config: Config, images: Images) -> models.Model:
+    """Return the network that is trained."""
+    return models.mlp(
+        images.train_images.shape[1],
+        (config.width,) * config.depth,
+        images.classes,
+        activation=config.activation,
+        initialisation=config.initialisation,
+    )
+
+
+def parts(images: Images) -> tuple[Any, Any]:
+    """Return training and test examples, each as images and labels."""
+    train = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
+    return train, (jnp.asarray(images.test_images), jnp.asarray(images.test_labels))
+
+
+def chance(config: Config, images: Images) -> tuple[Any, jax.Array]:
+    """Return initial parameters and batches of all seeds, which all variants share.
+
+    They are drawn once: a random number generator in each program would take longer to compile than
+    the rest of it.
+    """
+    model = network(config, images)
+    few = images.train_images[:1], images.train_labels[:1]
+    problem = nj.classification(model.apply, model.init, *few, batch_size=config.batch_size)
+
+    def of_seed(seed):
+        key_model, key_batches = jax.random.split(jax.random.key(seed))
+        draws = jax.vmap(problem.draw)(jax.random.split(key_batches, config.steps))
+        return problem.init(key_model)[0], draws
+
+    seeds = jnp.arange(config.seed, config.seed + config.seeds)
+    return jax.jit(jax.vmap(of_seed))(seeds)
+
+
+def function(config: Config, images: Images, variant: Variant, chance: Any) -> Partial:
+    """Return the pure function of rate, decay (or threshold) and seed that is swept."""
+    model = network(config, images)
+
+    def run(train, test, chance, *, learning_rate, seed, **across):
+        problem = nj.classification(model.apply, model.init, *train, batch_size=config.batch_size)
+        tx = optimizer(variant, config.steps, learning_rate, across[variant.across])
+        params, draws = jax.tree.map(lambda x: x[seed - config.seed], chance)
+        # Windows that divide the steps: a remainder would be a second copy of the program.
+        window = math.gcd(config.steps, 512)
+        initial = params, None
+        trace = nj.rollout(
+            tx, problem, None, config.steps, initial=initial, draws=draws, stride=window
+        )
+        return evaluate(model, trace.params, train, test)
+
+    return Partial(run, *parts(images), chance)
+
+
+def evaluate(model: models.Model, params: Any, train: Any, test: Any) -> dict[str, jax.Array]:
+    """Return mean cross-entropy and share of errors, on the training and the test images."""
+
+    def of_some(examples):
+        images, labels = examples
+        logits = model.apply(params, images)
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        # NaN in the logits is an error too.
+        right = (jnp.argmax(logits, axis=1) == labels) & jnp.isfinite(logits).all(1)
+        return jax.nn.logsumexp(logits, axis=1) - own, ~right
+
+    count = len(train[1])
+    # Both parts in one loop, so that the network is compiled once; a block at a time, because the
+    # hidden layers of all examples and cells would not fit into memory.
+    examples = tuple(jnp.concatenate(both) for both in zip(train, test, strict=True))
+    total = count + len(test[1])
+    blocks = -(-total // EVALUATED)
+    size = -(-total // blocks)
+    filled = jax.tree.map(lambda x: _filled(x, blocks, size), examples)
+    losses, wrong = jax.tree.map(lambda x: x.reshape(-1)[:total], jax.lax.map(of_some, filled))
+    found = {}
+    for kind, part in (("train", slice(count)), ("test", slice(count, total))):
+        found[f"{kind}_loss"] = jnp.mean(losses[part])
+        found[f"{kind}_error"] = jnp.mean(wrong[part], dtype=losses.dtype)
+    return found
+
+
+def _filled(x: jax.Array, blocks: int, size: int) -> jax.Array:
+    """Return `x` in blocks along its first axis, the last padded with zeros."""
+    missing = blocks * size - len(x)
+    return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)).reshape(blocks, size, *x.shape[1:])
+
+
+def estimate(config: Config, lab: Lab) -> float:
+    """Return about how many seconds the trainings take, from a few steps of a few cells."""
+    variant = VARIANTS["adamw-cosine"]
+    axes = {name: values[:2] for name, values in cells(variant, config.steps).items()}
+    few = nj.Grid(**axes, seed=[config.seed])
+
+    def seconds(steps: int) -> float:
+        shorter = dataclasses.replace(config, steps=steps)
+        run = function(shorter, lab.images, variant, chance(shorter, lab.images))
+        return nj.sweep(run, few, progress=False).attrs["run_seconds"] / few.size
+
+    # The time that does not grow with the steps is the evaluation.
+    a_run, longer = seconds(4), seconds(24)
+    a_step = max(longer - a_run, 0.0) / 20
+    return len(VARIANTS) * grid(config, variant).size * (a_run + config.steps * a_step)
