@@ -140,12 +140,12 @@ def scale_by_factored_rms(
         doi:10.48550/arXiv.2106.04560. Unlike in `optax.scale_by_factored_rms`, the
         statistics are float32 or wider: in float16 eps is 0, and zero gradients become NaN.
     """
-    check_positive("decay_rate", decay_rate)
+    decay_rate = check_positive("decay_rate", decay_rate)
     if b2 is not None:
-        check_number_or_schedule("b2", b2, check_unit_interval)
+        b2 = check_number_or_schedule("b2", b2, check_unit_interval)
     if b2_cap is not None:
-        check_fraction("b2_cap", b2_cap)
-    check_positive("eps", eps)
+        b2_cap = check_fraction("b2_cap", b2_cap)
+    eps = check_positive("eps", eps)
     check_flag("factored", factored)
     check_static_count("min_dim_size_to_factor", min_dim_size_to_factor, 1)
     check_choice("factored_dims", factored_dims, AXIS_ORDERS)

@@ -106,7 +106,7 @@ def scale_by_nesterov_momentum(
         Boulanger-Lewandowski & Pascanu (2013), section 3.5, doi:10.48550/arXiv.1212.0901.
     """
     check_rate(learning_rate, schedule)
-    check_number_or_schedule("decay", decay, check_unit_interval)
+    decay = check_number_or_schedule("decay", decay, check_unit_interval)
 
     def init_fn(params):
         count = jnp.zeros((), jnp.int32)

@@ -87,7 +87,7 @@ def scale_by_learning_rate(
 
 def check_rate(learning_rate, schedule):
     """Raise unless the learning rate is a number or a function, and the schedule a function."""
-    check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
+    learning_rate = check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
     if schedule is not None:
         check_callable("schedule", schedule)
 

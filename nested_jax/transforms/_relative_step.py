@@ -107,7 +107,7 @@ def scale_by_relative_step(
         raise ValueError("`warmup_init` must come with `relative_step`, got relative_step=False.")
     cap = DEFAULT_CAP if learning_rate is None else learning_rate
     check_rate(cap, schedule)
-    check_non_negative("eps", eps)
+    eps = check_non_negative("eps", eps)
 
     def init_fn(params):
         del params

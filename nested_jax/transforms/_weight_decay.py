@@ -104,9 +104,9 @@ def add_decoupled_weight_decay(
         doi:10.48550/arXiv.1711.05101: :math:`\sqrt{b / (B T)}`, with b the batch, B the training
         points and T the epochs of the current restart, is one over the root of its steps.
     """
-    check_non_negative("weight_decay", weight_decay)
+    weight_decay = check_non_negative("weight_decay", weight_decay)
     if learning_rate is not None:
-        check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
+        learning_rate = check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
     if schedule is not None:
         check_callable("schedule", schedule)
     check_flag("normalized", normalized)
