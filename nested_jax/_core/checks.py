@@ -116,7 +116,8 @@ def or_nan(valid: Any, tree: Any) -> Any:
 
 
 def _check_range(name: str, value: Any, rule: str, holds: Callable[[Any], Any]) -> Any:
-    return or_nan(keeps(name, value, rule, holds), unwrapped(value))
+    valid, value = keeps(name, value, rule, holds), unwrapped(value)
+    return or_nan(valid, float(value) if isinstance(value, int) else value)
 
 
 def unwrapped(value: Any) -> Any:
@@ -226,22 +227,24 @@ def check_number_or_schedule(name: str, value: Any, check: Callable[[str, Any], 
     return value if callable(value) else check(name, value)
 
 
-def increasing_fractions(name: str, values: Any) -> list:
-    """Return the entries of a sequence or vector, which must increase in (0, 1].
+def increasing_fractions(name: str, values: Any) -> tuple[Any, list]:
+    """Raise unless the entries of a sequence or vector increase in (0, 1].
 
-    Raises for concrete entries that do not. A traced entry that does not becomes NaN.
+    Returns:
+        Whether traced entries keep the rule, for `or_nan`; and the entries.
     """
-    given = as_scalars(name, values)
-    scalars = [check_fraction(f"{name}[{i}]", value) for i, value in enumerate(given)]
+    scalars, valid = as_scalars(name, values), True
+    for i, value in enumerate(scalars):
+        valid &= keeps(f"{name}[{i}]", value, "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1))
     known = [float(value) for value in scalars if not is_traced(value)]
     if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
         raise ValueError(f"`{name}` must increase from above 0, got {known}.")
-    for i, value in enumerate(given):
+    if len(known) == len(scalars):
+        return valid, scalars
+    for before, after in itertools.pairwise([0.0, *scalars]):
+        valid &= after > before
+    for i, value in enumerate(scalars):
         if is_traced(value):  # Check it later against the known entries.
-            before, after = given[:i], given[i + 1 :]
+            before, after = scalars[:i], scalars[i + 1 :]
             record(value, lambda x, b=before, a=after: increasing_fractions(name, [*b, x, *a]))
-    # An entry that is NaN makes its neighbour NaN too, since NaN is not larger.
-    return [
-        or_nan(after > before if is_traced(before) or is_traced(after) else True, after)
-        for before, after in itertools.pairwise([0.0, *scalars])
-    ]
+    return valid, scalars

@@ -121,7 +121,8 @@ def step_drop(
         doi:10.48550/arXiv.1711.05101.
     """
     valid, total_steps = _whole("total_steps", total_steps, 1)
-    drops = increasing_fractions("drops", drops)
+    increasing, drops = increasing_fractions("drops", drops)
+    valid &= increasing
     factor = check_fraction("factor", factor)
     dtype = _float(total_steps, factor, *drops)
 

@@ -27,6 +27,7 @@ from nested_jax._core.dtypes import (
     widened_real,
 )
 from nested_jax._core.types import ScalarLike, ScalarOrSchedule
+from nested_jax.transforms._rate import value_at
 
 # Orders of an array's axes; the last two are factored. Of equal sizes the later axis comes last.
 AXIS_ORDERS = {
@@ -162,7 +163,7 @@ def scale_by_factored_rms(
             take = t ** -jnp.asarray(decay_rate, t.dtype)
             keep = 1 - take
         elif callable(b2):
-            keep = jnp.asarray(b2(count), t.dtype)
+            keep = value_at("b2", b2, count, t.dtype, check_unit_interval)
             take = 1 - keep
         else:
             keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2), t.dtype)
