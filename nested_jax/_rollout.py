@@ -16,8 +16,8 @@ from nested_jax._core.checks import (
     check_number,
     check_static_count,
     check_transformation,
-    is_traced,
-    record,
+    keeps,
+    or_nan,
 )
 from nested_jax._core.draws import source_of_draws
 from nested_jax._core.dtypes import widened
@@ -131,8 +131,10 @@ def rollout(
     check_transformation("tx", tx)
     if not isinstance(problem, Problem):
         raise TypeError(f"`problem` must be a nested_jax.Problem, got {problem!r}.")
+    for name, function in zip(problem._fields, problem, strict=True):
+        check_callable(f"problem.{name}", function)
     check_static_count("unroll", unroll, 1)
-    _check(key, steps, warmup, bound, stride, record, initial, draws)
+    valid = _check(key, steps, warmup, bound, stride, record, initial, draws)
     # NumPy integers would put their dtype into the carry.
     steps, stride = int(steps), None if stride is None else int(stride)
     key_init, key_draw = (None, None) if key is None else jax.random.split(key)
@@ -187,7 +189,7 @@ def rollout(
         outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, last)
     (carry, total), (curve, records) = state, outputs
     return Rollout(
-        mean_loss=total / (steps - warmup),
+        mean_loss=or_nan(valid, total / (steps - warmup)),
         diverged_at=jnp.where(carry.diverged_at < steps, carry.diverged_at, -1),
         loss_curve=curve,
         records=records,
@@ -222,8 +224,10 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
     check_static_count("steps", steps, 1)
     check_below("steps", steps, 2**31)
     check_count("warmup", warmup)
+    rule = f"be less than `steps` = {steps}"
+    valid = keeps("warmup", warmup, rule, lambda x: (x >= 0) & (x < int(steps)))
     check_number("bound", bound)
-    _check_warmup(warmup, steps)
+    valid &= keeps("bound", bound, "not be NaN", lambda x: x == x)
     if stride is not None:
         check_static_count("stride", stride, 1)
         if int(steps) % int(stride):
@@ -231,7 +235,7 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
     if record is not None:
         check_callable("record", record)
         if stride is None:
-            raise ValueError("`record` must come with a `stride`, got None.")
+            raise ValueError("`record` needs a `stride`.")
     if key is None and (initial is None or draws is None):
         raise ValueError("`key` must be given unless `initial` and `draws` both are, got None.")
     for shape in [] if callable(draws) else map(np.shape, jax.tree.leaves(draws)):
@@ -239,10 +243,4 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
             raise ValueError(
                 f"`draws` must have a leading axis of `steps` = {steps}, got shape {shape}."
             )
-
-
-def _check_warmup(warmup, steps):
-    if is_traced(warmup):
-        record(warmup, lambda concrete: _check_warmup(concrete, steps))
-    elif int(warmup) >= int(steps):
-        raise ValueError(f"`warmup` must be less than `steps` = {steps}, got {warmup}.")
+    return valid

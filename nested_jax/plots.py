@@ -161,6 +161,8 @@ def to_svg(figure: Figure) -> str:
 def _log10(name, losses, dims):
     """Return log₁₀ `losses` with the axes `dims`: inf for inf and NaN, -inf for zero."""
     _check_dims(name, losses, dims)
+    if losses.dtype.kind not in "fiub":
+        raise TypeError(f"`{name}` must hold real numbers, got {losses.dtype}.")
     values = losses.transpose(*dims).to_numpy().astype(np.float64)
     if not values.size:
         raise ValueError(f"`{name}` must not be empty, got shape {values.shape}.")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nested_jax._core.checks import (
+    as_scalars,
     check_count,
     check_static_count,
     check_unit_interval,
@@ -32,20 +33,31 @@ def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.n
     return np.where(np.arange(max_stages) < on_host(stages), np.float64(decay), 0.0)
 
 
+def check_decays(decays: Any) -> list:
+    """Check that decays lie in [0, 1); return those to use: a traced one that does not is NaN."""
+    scalars = as_scalars("decays", decays)
+    return [check_unit_interval(f"decays[{i}]", decay) for i, decay in enumerate(scalars)]
+
+
 def check_levels(
-    name: str, levels: Any, decay: Any, max_name: str, max_levels: Any, low: int = 1
-) -> int:
-    """Check a level count against its maximum; return the maximum, by default `levels`."""
-    check_count(name, levels, low)
-    check_unit_interval("decay", decay)
+    name: str, levels: Any, decay: Any, max_name: str, max_levels: Any
+) -> tuple[int, Any, Any]:
+    """Check a level count, its maximum and the decay of the levels.
+
+    Returns:
+        The maximum, by default `levels`; whether a traced count keeps its rule, for `or_nan`; and
+        the decay to use.
+    """
+    valid = check_count(name, levels, 1)
+    decay = check_unit_interval("decay", decay)
     if max_levels is None:
         if is_traced(levels):
             raise TypeError(
                 f"`{max_name}` must be given when `{name}` is traced: it shapes the state."
                 f"{how_to_keep_static(max_name, levels)}"
             )
-        return int(levels)
-    check_static_count(max_name, max_levels, low)
+        return int(levels), valid, decay
+    check_static_count(max_name, max_levels, 1)
 
     def check_room(concrete):
         if int(concrete) > int(max_levels):
@@ -54,9 +66,10 @@ def check_levels(
 
     if is_traced(levels):
         record(levels, check_room)
+        valid &= levels <= max_levels
     else:
         check_room(levels)
-    return int(max_levels)
+    return int(max_levels), valid, decay
 
 
 def average(keep: ScalarLike, take: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:

@@ -83,57 +83,100 @@ def record(value: Any, rule: Callable[[Any], Any]) -> None:
         rules.append((value, rule))
 
 
-def _check_range(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> None:
+# A concrete number that breaks its rule raises. A traced number that breaks its rule becomes NaN,
+# so that nothing computed with it looks right. Checks of ranges return the number to use; checks
+# of counts and `keeps` return whether the rule holds, for `or_nan`.
+
+
+def keeps(name: str, value: Any, rule: str, holds: Callable[[Any], Any]) -> Any:
+    """Raise unless a concrete number keeps a rule; return whether it does.
+
+    Args:
+        name: Of the argument.
+        value: A number, concrete or traced.
+        rule: In words, after "must".
+        holds: Number to bool, or tracer to traced bool.
+
+    Returns:
+        True, or a traced bool.
+    """
     check_number(name, value, rule)
     if is_traced(value):
-        record(value, lambda concrete: _check_range(name, concrete, rule, holds))
+        record(value, lambda concrete: keeps(name, concrete, rule, holds))
+        return holds(value)
     # float() also accepts bfloat16, which NumPy does not order.
-    elif not holds(float(value)):
+    if not holds(float(value)):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
+    return True
 
 
-def check_unit_interval(name: str, value: Any) -> None:
-    """Raise unless 0 <= `value` < 1, as for a decay."""
-    _check_range(name, value, "lie in [0, 1)", lambda x: 0 <= x < 1)
+def or_nan(valid: Any, tree: Any) -> Any:
+    """Return `tree`, with NaN in place of every number unless `valid`."""
+    return tree if valid is True else jax.tree.map(lambda x: jnp.where(valid, x, jnp.nan), tree)
 
 
-def check_fraction(name: str, value: Any) -> None:
-    """Raise unless 0 <= `value` <= 1."""
-    _check_range(name, value, "lie in [0, 1]", lambda x: 0 <= x <= 1)
+def _check_range(name: str, value: Any, rule: str, holds: Callable[[Any], Any]) -> Any:
+    valid, value = keeps(name, value, rule, holds), unwrapped(value)
+    return or_nan(valid, float(value) if isinstance(value, int) else value)
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise unless `value` is finite and positive."""
-    _check_range(name, value, "be positive and finite", lambda x: 0 < x < np.inf)
+def unwrapped(value: Any) -> Any:
+    """Return a concrete integer as a Python integer, which no conversion wraps; others as given."""
+    if is_traced(value) or isinstance(value, float) or np.asarray(value).dtype.kind not in "iu":
+        return value
+    return int(value)
 
 
-def check_non_negative(name: str, value: Any) -> None:
-    """Raise unless `value` is finite and non-negative."""
-    _check_range(name, value, "be non-negative and finite", lambda x: 0 <= x < np.inf)
+def check_unit_interval(name: str, value: Any) -> Any:
+    """Check that 0 <= `value` < 1, as for a decay; return the number to use."""
+    return _check_range(name, value, "lie in [0, 1)", lambda x: (x >= 0) & (x < 1))
 
 
-def check_finite(name: str, value: Any) -> None:
-    """Raise unless `value` is finite."""
-    _check_range(name, value, "be finite", np.isfinite)
+def check_fraction(name: str, value: Any) -> Any:
+    """Check that 0 <= `value` <= 1; return the number to use."""
+    return _check_range(name, value, "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1))
 
 
-def check_at_least(name: str, value: Any, low: float) -> None:
-    """Raise unless `value` is finite and at least `low`."""
-    _check_range(name, value, f"be at least {low:g} and finite", lambda x: low <= x < np.inf)
+def check_positive(name: str, value: Any) -> Any:
+    """Check that `value` is finite and positive; return the number to use."""
+    return _check_range(name, value, "be positive and finite", lambda x: (x > 0) & (x < np.inf))
 
 
-def check_count(name: str, value: Any, low: int = 0) -> None:
-    """Raise unless `value` is an integer of at least `low`, concrete or traced."""
-    rule = f"be an integer of at least {low}"
+def check_non_negative(name: str, value: Any) -> Any:
+    """Check that `value` is finite and non-negative; return the number to use."""
+    rule = "be non-negative and finite"
+    return _check_range(name, value, rule, lambda x: (x >= 0) & (x < np.inf))
+
+
+def check_finite(name: str, value: Any) -> Any:
+    """Check that `value` is finite; return the number to use."""
+    return _check_range(name, value, "be finite", lambda x: abs(x) < np.inf)
+
+
+def check_at_least(name: str, value: Any, low: float) -> Any:
+    """Check that `value` is finite and at least `low`; return the number to use."""
+    rule = f"be at least {low:g} and finite"
+    return _check_range(name, value, rule, lambda x: (x >= low) & (x < np.inf))
+
+
+def check_count(name: str, value: Any, low: int = 0, high: int | None = None) -> Any:
+    """Check that `value` is an integer of at least `low` and at most `high`.
+
+    Returns:
+        Whether a traced value keeps the rule, as an array for `or_nan`; True for a concrete one.
+    """
+    rule = f"be an integer of at least {low}" + ("" if high is None else f" and at most {high}")
     check_number(name, value, rule)
     # Python integers are unbounded, and beyond 64 bits they have no dtype.
     if not isinstance(value, int) and not np.issubdtype(jnp.result_type(value), np.integer):
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
-    # int(), because under jit comparing even a concrete JAX array gives a tracer.
     if is_traced(value):
-        record(value, lambda concrete: check_count(name, concrete, low))
-    elif int(value) < low:
+        record(value, lambda concrete: check_count(name, concrete, low, high))
+        return (value >= low) if high is None else (value >= low) & (value <= high)
+    # int(), because under jit comparing even a concrete JAX array gives a tracer.
+    if int(value) < low or (high is not None and int(value) > high):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
+    return True
 
 
 def check_static_count(name: str, value: Any, low: int = 0) -> None:
@@ -179,22 +222,29 @@ def check_transformation(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must have `init` and `update`, got {value!r}.")
 
 
-def check_number_or_schedule(name: str, value: Any, check: Callable[[str, Any], None]) -> None:
-    """Apply `check` to a number; accept any callable as a schedule."""
-    if not callable(value):
-        check(name, value)
+def check_number_or_schedule(name: str, value: Any, check: Callable[[str, Any], Any]) -> Any:
+    """Apply `check` to a number; accept any function of the step; return what to use."""
+    return value if callable(value) else check(name, value)
 
 
-def increasing_fractions(name: str, values: Any) -> list:
-    """Return the entries of a sequence or vector; raise unless they increase in (0, 1]."""
-    scalars = as_scalars(name, values)
+def increasing_fractions(name: str, values: Any) -> tuple[Any, list]:
+    """Raise unless the entries of a sequence or vector increase in (0, 1].
+
+    Returns:
+        Whether traced entries keep the rule, for `or_nan`; and the entries.
+    """
+    scalars, valid = as_scalars(name, values), True
     for i, value in enumerate(scalars):
-        check_fraction(f"{name}[{i}]", value)
+        valid &= keeps(f"{name}[{i}]", value, "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1))
     known = [float(value) for value in scalars if not is_traced(value)]
     if any(after <= before for before, after in itertools.pairwise([0.0, *known])):
         raise ValueError(f"`{name}` must increase from above 0, got {known}.")
+    if len(known) == len(scalars):
+        return valid, scalars
+    for before, after in itertools.pairwise([0.0, *scalars]):
+        valid &= after > before
     for i, value in enumerate(scalars):
         if is_traced(value):  # Check it later against the known entries.
             before, after = scalars[:i], scalars[i + 1 :]
             record(value, lambda x, b=before, a=after: increasing_fractions(name, [*b, x, *a]))
-    return scalars
+    return valid, scalars

@@ -114,13 +114,13 @@ def adafactor(
         and it keeps statistics in the dtype of the parameters (in float16 zero gradients become
         NaN).
     """
-    check_positive("eps1", eps1)
-    check_non_negative("eps2", eps2)
+    eps1 = check_positive("eps1", eps1)
+    eps2 = check_non_negative("eps2", eps2)
     check_choice("momentum_of", momentum_of, ("update", "step"))
     if b1 is not None:
-        check_unit_interval("b1", b1)
+        b1 = check_unit_interval("b1", b1)
     if clip_threshold is not None:
-        check_positive("clip_threshold", clip_threshold)
+        clip_threshold = check_positive("clip_threshold", clip_threshold)
     if schedule is not None:
         check_callable("schedule", schedule)
     averages_steps = b1 is not None and momentum_of == "step"

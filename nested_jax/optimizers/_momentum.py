@@ -58,8 +58,8 @@ def momentum(
 def nested_momentum(
     learning_rate: ScalarOrSchedule,
     *,
-    levels: ScalarLike = 2,
-    decay: ScalarLike = 0.95,
+    levels: ScalarLike | None = None,
+    decay: ScalarLike | None = None,
     max_levels: int | None = None,
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
     debias: bool = False,
@@ -80,8 +80,8 @@ def nested_momentum(
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
-        levels: m >= 1; may be traced if `max_levels` is given.
-        decay: :math:`a \in [0, 1)`; may be traced.
+        levels: m >= 1, 2 if not given; may be traced if `max_levels` is given.
+        decay: :math:`a \in [0, 1)`, 0.95 if not given; may be traced.
         max_levels: The number of levels the state has room for; static.
         decays: The decays, outermost first. They replace `levels`, `decay` and `max_levels`; for
             example `matched_delay_decays(levels)`.
@@ -104,7 +104,10 @@ def nested_momentum(
         >>> tx = nj.nested_momentum(1e-2, decays=nj.matched_delay_decays(19))
     """
     if decays is None:
+        levels, decay = 2 if levels is None else levels, 0.95 if decay is None else decay
         decays = nested_decays(levels, decay=decay, max_levels=max_levels)
+    elif any(given is not None for given in (levels, decay, max_levels)):
+        raise ValueError("`decays` replaces `levels`, `decay` and `max_levels`: pass it alone.")
     return optax.chain(
         scale_by_nested_momentum(decays, debias=debias, readout=readout),
         scale_by_learning_rate(learning_rate, schedule=schedule),

@@ -10,12 +10,11 @@ import optax
 from jaxtyping import Array, Bool, Int
 
 from nested_jax._core.checks import (
-    check_below,
     check_callable,
     check_count,
     check_static_count,
     is_traced,
-    record,
+    or_nan,
 )
 from nested_jax._core.dtypes import widened
 from nested_jax._core.types import Params, ScalarLike
@@ -98,7 +97,7 @@ def classification(
     _check_examples(apply, init, images, labels)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     examples = labels.shape[0]
-    order, count = _training_examples(examples, folds, fold)
+    order, count, valid = _training_examples(examples, folds, fold)
 
     def draw(key):
         return jax.random.bits(key, (int(batch_size),), jnp.uint32)
@@ -112,7 +111,8 @@ def classification(
     def loss(params, batch):
         logits = apply(params, batch.images)
         logits = logits.astype(widened(logits.dtype))
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return or_nan(valid, jnp.mean(losses))
 
     return Problem(init=lambda key: (init(key), None), draw=draw, observe=observe, loss=loss)
 
@@ -146,34 +146,29 @@ def _check_examples(apply, init, images, labels):
 
 
 def _training_examples(examples, folds, fold):
-    """Return an order with training examples first (None: all, in order), and their number."""
+    """Return an order with training examples first, their number, and whether the fold exists.
+
+    The order is None for all examples in theirs.
+    """
     if (folds is None) != (fold is None):
         given, other = ("folds", "fold") if fold is None else ("fold", "folds")
         raise ValueError(f"`{given}` must come with `{other}`, got None for `{other}`.")
     if folds is None:
-        return None, jnp.uint32(examples)
-    held_out = _held_out(examples, folds, fold)
-    return jnp.argsort(held_out, stable=True), jnp.sum(~held_out, dtype=jnp.uint32)
+        return None, jnp.uint32(examples), True
+    held_out, valid = _held_out(examples, folds, fold)
+    return jnp.argsort(held_out, stable=True), jnp.sum(~held_out, dtype=jnp.uint32), valid
 
 
-def _held_out(examples: int, folds: Any, fold: Any) -> Bool[Array, " examples"]:
+def _held_out(examples: int, folds: Any, fold: Any) -> tuple[Bool[Array, " examples"], Any]:
     if not isinstance(folds, np.ndarray | jax.Array) or folds.dtype != bool:
         raise TypeError(f"`folds` must be a boolean array, got {getattr(folds, 'dtype', folds)!r}.")
     if folds.ndim != 2 or folds.shape[1] != examples or not folds.shape[0]:
         raise ValueError(
             f"`folds` must have shape (folds, {examples}), an entry an example, got {folds.shape}."
         )
-    _check_fold(fold, folds.shape[0])
+    valid = check_count("fold", fold, high=folds.shape[0] - 1)
     if not is_traced(folds):
         everything = np.flatnonzero(np.asarray(folds).all(1))
         if everything.size:
             raise ValueError(f"`folds` must leave examples to train on, got none in {everything}.")
-    return jnp.asarray(folds)[fold]
-
-
-def _check_fold(fold, folds):
-    check_count("fold", fold)
-    if is_traced(fold):
-        record(fold, lambda concrete: _check_fold(concrete, folds))
-    else:
-        check_below("fold", fold, folds)
+    return jnp.asarray(folds)[fold], valid

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nested_jax._core.cascade import cascade, check_levels, stage_decays
-from nested_jax._core.checks import check_non_negative, check_static_count
+from nested_jax._core.checks import check_non_negative, check_static_count, or_nan
 from nested_jax._core.dtypes import complement, floating_dtype, widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
@@ -102,9 +102,11 @@ def drifting_regression(
     """
     check_static_count("dim", dim, 1)
     dim = int(dim)
-    check_non_negative("noise_std", noise_std)
-    max_levels = check_levels("data_levels", data_levels, decay, "max_levels", max_levels)
-    decays = stage_decays(data_levels, decay, max_levels)
+    noise_std = check_non_negative("noise_std", noise_std)
+    max_levels, valid, decay = check_levels(
+        "data_levels", data_levels, decay, "max_levels", max_levels
+    )
+    decays = or_nan(valid, stage_decays(data_levels, decay, max_levels))
     keeps = [decays[i] for i in range(max_levels)]
     takes = [complement(keep) for keep in keeps]
     dtype = floating_dtype(dtype)

@@ -47,7 +47,7 @@ class OnlineWorld(NamedTuple):
             TypeError: If `radius` is not a number.
             ValueError: If a concrete `radius` is not positive and finite.
         """
-        check_positive("radius", radius)
+        radius = check_positive("radius", radius)
         radius = jnp.asarray(radius, self.slope.dtype)
         corner = -radius * jnp.sign(self.slope)
         if self.curvature is None:

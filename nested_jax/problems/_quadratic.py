@@ -55,10 +55,9 @@ def quadratic(
     curvatures = as_scalars("eigenvalues", eigenvalues)
     if not curvatures:
         raise ValueError("`eigenvalues` must hold at least one number, got none.")
-    for i, curvature in enumerate(curvatures):
-        check_finite(f"eigenvalues[{i}]", curvature)
+    curvatures = [check_finite(f"eigenvalues[{i}]", x) for i, x in enumerate(curvatures)]
     if noise_std is not None:
-        check_non_negative("noise_std", noise_std)
+        noise_std = check_non_negative("noise_std", noise_std)
     dtype = floating_dtype(dtype)
     h = jnp.stack([jnp.asarray(curvature, dtype) for curvature in curvatures])
 

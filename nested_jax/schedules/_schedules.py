@@ -12,10 +12,11 @@ from nested_jax._core.checks import (
     check_at_least,
     check_callable,
     check_fraction,
-    check_number,
     increasing_fractions,
     is_traced,
-    record,
+    keeps,
+    or_nan,
+    unwrapped,
 )
 from nested_jax._core.dtypes import widened
 from nested_jax._core.types import ScalarLike
@@ -74,9 +75,9 @@ def constant(total_steps: ScalarLike) -> Schedule:
         >>> float(schedule(3)), float(schedule.cycle_steps(3))
         (1.0, 500.0)
     """
-    _check_whole("total_steps", total_steps, 1)
+    valid, total_steps = _whole("total_steps", total_steps, 1)
     dtype = _float(total_steps)
-    return Schedule(lambda step: jnp.ones(jnp.shape(step), dtype), _one_cycle(total_steps, dtype))
+    return _made(valid, lambda step: jnp.ones(jnp.shape(step), dtype), _one(total_steps, dtype))
 
 
 def step_drop(
@@ -119,9 +120,10 @@ def step_drop(
         Loshchilov & Hutter, Decoupled weight decay regularization (2019), section 4.1,
         doi:10.48550/arXiv.1711.05101.
     """
-    _check_whole("total_steps", total_steps, 1)
-    drops = increasing_fractions("drops", drops)
-    check_fraction("factor", factor)
+    valid, total_steps = _whole("total_steps", total_steps, 1)
+    increasing, drops = increasing_fractions("drops", drops)
+    valid &= increasing
+    factor = check_fraction("factor", factor)
     dtype = _float(total_steps, factor, *drops)
 
     def multiplier(step):
@@ -132,7 +134,7 @@ def step_drop(
             value = value * jnp.where(behind, jnp.asarray(factor, dtype), 1)
         return value
 
-    return Schedule(multiplier, _one_cycle(total_steps, dtype))
+    return _made(valid, multiplier, _one(total_steps, dtype))
 
 
 def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
@@ -166,8 +168,8 @@ def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
         Loshchilov & Hutter, SGDR: stochastic gradient descent with warm restarts (2017),
         equation 5 with one cycle, doi:10.48550/arXiv.1608.03983.
     """
-    _check_whole("total_steps", total_steps, 1)
-    check_fraction("floor", floor)
+    valid, total_steps = _whole("total_steps", total_steps, 1)
+    floor = check_fraction("floor", floor)
     dtype = _float(total_steps, floor)
 
     def multiplier(step):
@@ -175,7 +177,7 @@ def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
         remaining = difference(total, pair(step, dtype))
         return _half_cosine(remaining / total.high, floor, dtype)
 
-    return Schedule(multiplier, _one_cycle(total_steps, dtype))
+    return _made(valid, multiplier, _one(total_steps, dtype))
 
 
 def warm_restarts(
@@ -227,9 +229,11 @@ def warm_restarts(
         Loshchilov & Hutter, SGDR: stochastic gradient descent with warm restarts (2017),
         equation 5, doi:10.48550/arXiv.1608.03983.
     """
-    check_at_least("first_cycle", first_cycle, 1)
-    check_at_least("growth", growth, 1)
-    check_fraction("floor", floor)
+    rule = "be at least 1 and finite"
+    valid = keeps("first_cycle", first_cycle, rule, lambda x: (x >= 1) & (x < np.inf))
+    first_cycle = unwrapped(first_cycle)  # A traced integer stays one, with all its digits.
+    growth = check_at_least("growth", growth, 1)
+    floor = check_fraction("floor", floor)
     dtype = _float(first_cycle, growth, floor)
     table = leaps(pair(first_cycle, dtype), minus_one(growth, dtype))
 
@@ -240,7 +244,7 @@ def warm_restarts(
         remaining, steps = at(step)
         return _half_cosine(remaining / steps, floor, dtype)
 
-    return Schedule(multiplier, lambda step: at(step)[1])
+    return _made(valid, multiplier, lambda step: at(step)[1])
 
 
 def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
@@ -267,7 +271,7 @@ def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     """
     if not isinstance(schedule, Schedule):
         raise TypeError(f"`schedule` must be a Schedule, which has cycles, got {schedule!r}.")
-    _check_whole("steps", steps, 0)
+    valid, steps = _whole("steps", steps, 0)
 
     def multiplier(step):
         value = jnp.asarray(schedule(step))
@@ -277,16 +281,27 @@ def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
         ramp = jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
         return ramp * value
 
-    return Schedule(multiplier, schedule.cycle_steps)
+    return _made(valid, multiplier, schedule.cycle_steps)
 
 
-def _check_whole(name, value, low):
+def _whole(name, value, low):
+    """Return whether a number is whole and at least `low`, and the number to use."""
     rule = f"be a whole number of at least {low}"
-    check_number(name, value, rule)
-    if is_traced(value):
-        record(value, lambda concrete: _check_whole(name, concrete, low))
-    elif not (value >= low and float(value).is_integer()):
-        raise ValueError(f"`{name}` must {rule}, got {value}.")
+
+    def holds(x):
+        # A schedule is differentiable in its steps, so a traced number may lie between two steps.
+        return (x >= low) & (x < np.inf if is_traced(x) else x % 1 == 0)
+
+    return keeps(name, value, rule, holds), unwrapped(value)
+
+
+def _made(valid, multiplier, cycle_steps):
+    """Return a schedule; its values are NaN unless `valid`."""
+    if valid is True:
+        return Schedule(multiplier, cycle_steps)
+    return Schedule(
+        lambda step: or_nan(valid, multiplier(step)), lambda step: or_nan(valid, cycle_steps(step))
+    )
 
 
 def _float(*numbers):
@@ -294,7 +309,7 @@ def _float(*numbers):
     return widened(jnp.result_type(float, *numbers))
 
 
-def _one_cycle(steps, dtype):
+def _one(steps, dtype):
     return lambda step: jnp.full(jnp.shape(step), steps, dtype)
 
 

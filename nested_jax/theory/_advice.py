@@ -47,7 +47,7 @@ def stable_rate(
         >>> f"{stable_rate(cascade(nj.matched_delay_decays(19)), 10, margin=1):.4f}"
         '0.0289'
     """
-    check_positive("margin", margin)
+    margin = check_positive("margin", margin)
     return jnp.asarray(margin) * mean_square_limit(system, dim, bias=bias) / CURVATURE
 
 
@@ -79,7 +79,7 @@ def rescaled_rate(system: System, learning_rate: ScalarLike) -> Float[Array, ""]
         >>> f"{rescaled_rate(nj.scale_by_accumulated_momentum(0.9), 0.1):.4f}"
         '0.0100'
     """
-    check_positive("learning_rate", learning_rate)
+    learning_rate = check_positive("learning_rate", learning_rate)
     return jnp.asarray(learning_rate) / jnp.abs(dc_gain(system))
 
 
@@ -166,8 +166,8 @@ def optimal_tuning(method: str, smallest: ScalarLike, largest: ScalarLike) -> Tu
         quadratic constraints (2016), proposition 1, doi:10.1137/15M1009597.
     """
     check_choice("method", method, _TUNINGS)
-    check_positive("smallest", smallest)
-    check_positive("largest", largest)
+    smallest = check_positive("smallest", smallest)
+    largest = check_positive("largest", largest)
     if not (is_traced(smallest) or is_traced(largest)) and np.asarray(smallest > largest):
         raise ValueError(f"`smallest` must be at most `largest` = {largest}, got {smallest}.")
     mu, L = (jnp.asarray(x, jnp.result_type(float)) for x in (smallest, largest))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._core.checks import check_count, is_traced
+from nested_jax._core.checks import check_count, is_traced, or_nan
 from nested_jax._core.dtypes import complement
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._solving import solve
@@ -43,9 +43,11 @@ def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
         Array([[3., 3.],
                [0., 3.]], dtype=float32)
     """
-    below, ratio = _as_ratio(ratio)
-    check_count("terms", terms)
-    terms = jnp.asarray(terms)
+    valid = check_count("terms", terms)
+    return or_nan(valid, _geometric_sum(*_as_ratio(ratio), jnp.asarray(terms)))
+
+
+def _geometric_sum(below, ratio, terms):
     if ratio.ndim:
         return _doubled_sum(ratio, terms)
     # Below 1/2 nothing cancels, and negative numbers have no real logarithm.

@@ -24,7 +24,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nested_jax._core.checks import check_count, check_flag, check_non_negative, check_positive
+from nested_jax._core.checks import (
+    check_count,
+    check_flag,
+    check_non_negative,
+    check_positive,
+    or_nan,
+)
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._discounted_energy import discounted_energy
 from nested_jax.theory._stability import (
@@ -95,7 +101,7 @@ def mean_square_growth(
         >>> [f"{mean_square_growth(system, 10):+.4f}" for system in systems]
         ['-0.0355', '-0.0031', '+0.0024']
     """
-    _check(dim, learning_rate, bias)
+    dim, learning_rate = _check(dim, learning_rate, bias)
     return _growth(oriented(system), noise_weight(dim, bias), learning_rate)
 
 
@@ -173,7 +179,7 @@ def mean_square_limit(system: System, dim: ScalarLike, *, bias: bool = True) -> 
         >>> f"{mean_square_limit(optax.identity(), 10, bias=False):.5f}"
         '0.16667'
     """
-    _check(dim, 1.0, bias)
+    dim, _ = _check(dim, 1.0, bias)
     system = oriented(system)
     highest = stability_limit(system) / CURVATURE
     return CURVATURE * _limit(system, noise_weight(dim, bias), highest)
@@ -272,8 +278,8 @@ def stationary_loss(
         >>> [f"{part:.4f}" for part in (*loss, loss.total)]
         ['0.0100', '0.0016', '0.3707', '0.3823']
     """
-    _check(dim, learning_rate, bias)
-    check_non_negative("noise_std", noise_std)
+    dim, learning_rate = _check(dim, learning_rate, bias)
+    noise_std = check_non_negative("noise_std", noise_std)
     drift = None if drift is None else as_state_space(drift)
     numbers = (jnp.asarray(x, jnp.result_type(float)) for x in (dim, learning_rate, noise_std))
     return _stationary(oriented(system), *numbers, drift, 1.0 * bias)
@@ -336,6 +342,7 @@ def _energy(A, b, u):
 
 
 def _check(dim, learning_rate, bias):
-    check_count("dim", dim, 1)
-    check_positive("learning_rate", learning_rate)
+    """Check the arguments; return the numbers to use."""
     check_flag("bias", bias)
+    dim = or_nan(check_count("dim", dim, 1), dim)
+    return dim, check_positive("learning_rate", learning_rate)

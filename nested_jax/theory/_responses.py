@@ -219,7 +219,7 @@ def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
         (3.0, 17.0)
     """
     system = as_state_space(system)
-    check_unit_interval("share", share)
+    share = check_unit_interval("share", share)
     forgets, endless = _fate(system)
     gain = _checked_gain(system, forgets)
     steps = _waited(system, gain, forgets, jnp.asarray(share, float))
@@ -274,7 +274,7 @@ def terminal_velocity(
         -6.0
     """
     check_number("gradient", gradient)
-    check_non_negative("learning_rate", learning_rate)
+    learning_rate = check_non_negative("learning_rate", learning_rate)
     return -jnp.abs(dc_gain(system)) * jnp.asarray(learning_rate) * jnp.asarray(gradient)
 
 

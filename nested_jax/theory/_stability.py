@@ -7,12 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
-from nested_jax._core.checks import (
-    check_count,
-    check_unit_interval,
-    is_traced,
-    record,
-)
+from nested_jax._core.checks import check_count, check_unit_interval, is_traced, or_nan, record
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._responses import dc_gain, response
 from nested_jax.theory._state_space import StateSpace, System, as_state_space
@@ -283,8 +278,8 @@ def cascade_limit(stages: ScalarLike, decay: ScalarLike) -> Float[Array, ""]:
         >>> [f"{cascade_limit(k, 0.95):.3g}" for k in (0, 1, 2, 18)]
         ['2', '78', '0.108', '0.00494']
     """
-    check_count("stages", stages)
-    check_unit_interval("decay", decay)
+    valid = check_count("stages", stages)
+    decay = or_nan(valid, check_unit_interval("decay", decay))
     dtype = jnp.result_type(float)
     return _cascade_limit(jnp.asarray(stages, dtype), jnp.asarray(decay, dtype))
 

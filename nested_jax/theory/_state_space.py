@@ -11,7 +11,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from nested_jax._core.checks import as_scalars, check_transformation, check_unit_interval, is_traced
+from nested_jax._core.cascade import check_decays
+from nested_jax._core.checks import check_transformation, is_traced
 from nested_jax._core.dtypes import complement
 from nested_jax._core.jaxpr import influential
 from nested_jax._core.types import ScalarLike
@@ -181,11 +182,10 @@ def cascade_dynamics(
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array,
 ) -> tuple[Float[Array, "state state"], Float[Array, " state"]]:
     """Return A and b of a cascade, from whose new state every readout is formed."""
-    scalars = as_scalars("decays", decays)
-    for i, decay in enumerate(scalars):
-        check_unit_interval(f"decays[{i}]", decay)
+    scalars = check_decays(decays)
     if is_traced(decays):  # Splitting and stacking would cost one kernel per stage.
         vector = jnp.asarray(decays)
+        vector = jnp.where((vector >= 0) & (vector < 1), vector, jnp.nan)
         keeps, takes = vector.astype(float), (1 - vector).astype(float)
     else:
         keeps = jnp.array([jnp.asarray(a, float) for a in scalars], float)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nested_jax._core.cascade import check_decays
 from nested_jax._core.checks import (
-    as_scalars,
     check_count,
     check_fraction,
     check_static_count,
     check_unit_interval,
     is_traced,
+    or_nan,
 )
 from nested_jax._core.dtypes import complement
 from nested_jax._core.types import ScalarLike
@@ -44,7 +45,7 @@ def heavy_ball(decay: ScalarLike = 0.9) -> StateSpace:
     References:
         Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
     """
-    check_unit_interval("decay", decay)
+    decay = check_unit_interval("decay", decay)
     return _one_state(decay, 1.0, decay, 1.0)
 
 
@@ -71,7 +72,7 @@ def nesterov(decay: ScalarLike = 0.9) -> StateSpace:
     References:
         Nesterov (1983), Soviet Mathematics Doklady 27, 372-376; see `scale_by_nesterov_momentum`.
     """
-    check_unit_interval("decay", decay)
+    decay = check_unit_interval("decay", decay)
     return _one_state(decay, 1.0, decay * decay, 1.0 + decay)
 
 
@@ -94,7 +95,7 @@ def ema(decay: ScalarLike = 0.95) -> StateSpace:
         >>> round(float(theory.mean_delay(theory.ema(0.75))), 4)
         3.0
     """
-    check_unit_interval("decay", decay)
+    decay = check_unit_interval("decay", decay)
     return cascade([decay])
 
 
@@ -122,8 +123,8 @@ def qhm(decay: ScalarLike = 0.999, weight: ScalarLike = 0.7) -> StateSpace:
     References:
         Ma & Yarats (2019), equations 3 and 4, doi:10.48550/arXiv.1810.06801.
     """
-    check_unit_interval("decay", decay)
-    check_fraction("weight", weight)
+    decay = check_unit_interval("decay", decay)
+    weight = check_fraction("weight", weight)
     take = complement(decay)
     return _one_state(decay, take, weight * decay, complement(weight) + weight * take)
 
@@ -152,7 +153,7 @@ def aggmo(decays: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.0, 0.9, 0.9
     References:
         Lucas, Sun, Zemel & Grosse (2019), section 3, doi:10.48550/arXiv.1804.00325.
     """
-    decays = _checked_decays(decays)
+    decays = check_decays(decays)
     if not decays:
         raise ValueError("`decays` must hold one decay at least, got none.")
     keeps = jnp.stack([jnp.asarray(decay, float) for decay in decays])
@@ -193,7 +194,7 @@ def zero_lag(decays: Sequence[ScalarLike] | np.ndarray | jax.Array) -> StateSpac
         Mulloy (1994), Technical Analysis of Stocks & Commodities 12:1 and 12:2, covers two and
         three averages of equal decay. Here, unequal decays use the same binomials.
     """
-    keeps = jnp.array([jnp.asarray(decay, float) for decay in _checked_decays(decays)], float)
+    keeps = jnp.array([jnp.asarray(decay, float) for decay in check_decays(decays)], float)
     transition, drive = cascade_dynamics(decays)
     averages = keeps != 0
     count = jnp.sum(averages)
@@ -235,8 +236,8 @@ def negative_binomial_weights(
         >>> [round(float(weight), 4) for weight in theory.negative_binomial_weights(2, 0.5, 4)]
         [0.25, 0.25, 0.1875, 0.125]
     """
-    check_count("stages", stages)
-    check_unit_interval("decay", decay)
+    valid = check_count("stages", stages)
+    decay = or_nan(valid, check_unit_interval("decay", decay))
     check_static_count("steps", steps, 1)
     take = jnp.log(jnp.asarray(complement(decay), float))
     age = jnp.arange(steps - 1, dtype=float)
@@ -272,7 +273,7 @@ def mixture_weights(
         >>> [round(float(weight), 4) for weight in theory.mixture_weights([0.5, 0.75])]
         [-0.5, 1.5]
     """
-    decays = _checked_decays(decays)
+    decays = check_decays(decays)
     known = sorted(float(decay) for decay in decays if not is_traced(decay))
     for below, above in itertools.pairwise(known):
         if below == above:
@@ -288,10 +289,3 @@ def _one_state(transition, drive, output, feedthrough) -> StateSpace:
     numbers = (jnp.asarray(x, float) for x in (transition, drive, output, feedthrough))
     a, b, c, d = numbers
     return StateSpace(a[None, None], b[None], c[None], d)
-
-
-def _checked_decays(decays) -> list:
-    scalars = as_scalars("decays", decays)
-    for i, decay in enumerate(scalars):
-        check_unit_interval(f"decays[{i}]", decay)
-    return scalars

@@ -115,9 +115,9 @@ def scale_by_adam(
         `eps=0`). The maximum is over corrected :math:`\hat v`, as in `optax.amsgrad`;
         `torch.optim.Adam(amsgrad=True)` takes the maximum of v and then corrects it.
     """
-    check_unit_interval("b1", b1)
-    check_unit_interval("b2", b2)
-    check_non_negative("eps", eps)
+    b1 = check_unit_interval("b1", b1)
+    b2 = check_unit_interval("b2", b2)
+    eps = check_non_negative("eps", eps)
     check_flag("amsgrad", amsgrad)
     check_flag("debias", debias)
     take1, take2 = complement(b1), complement(b2)

@@ -70,7 +70,7 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         Shazeer & Stern (2018), section 6 and Algorithm 4, doi:10.48550/arXiv.1804.04235; they
         take d = 1.
     """
-    check_positive("threshold", threshold)
+    threshold = check_positive("threshold", threshold)
 
     def init_fn(params):
         check_arrays(params)

@@ -27,6 +27,7 @@ from nested_jax._core.dtypes import (
     widened_real,
 )
 from nested_jax._core.types import ScalarLike, ScalarOrSchedule
+from nested_jax.transforms._rate import value_at
 
 # Orders of an array's axes; the last two are factored. Of equal sizes the later axis comes last.
 AXIS_ORDERS = {
@@ -140,12 +141,12 @@ def scale_by_factored_rms(
         doi:10.48550/arXiv.2106.04560. Unlike in `optax.scale_by_factored_rms`, the
         statistics are float32 or wider: in float16 eps is 0, and zero gradients become NaN.
     """
-    check_positive("decay_rate", decay_rate)
+    decay_rate = check_positive("decay_rate", decay_rate)
     if b2 is not None:
-        check_number_or_schedule("b2", b2, check_unit_interval)
+        b2 = check_number_or_schedule("b2", b2, check_unit_interval)
     if b2_cap is not None:
-        check_fraction("b2_cap", b2_cap)
-    check_positive("eps", eps)
+        b2_cap = check_fraction("b2_cap", b2_cap)
+    eps = check_positive("eps", eps)
     check_flag("factored", factored)
     check_static_count("min_dim_size_to_factor", min_dim_size_to_factor, 1)
     check_choice("factored_dims", factored_dims, AXIS_ORDERS)
@@ -162,7 +163,7 @@ def scale_by_factored_rms(
             take = t ** -jnp.asarray(decay_rate, t.dtype)
             keep = 1 - take
         elif callable(b2):
-            keep = jnp.asarray(b2(count), t.dtype)
+            keep = value_at("b2", b2, count, t.dtype, check_unit_interval)
             take = 1 - keep
         else:
             keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2), t.dtype)

@@ -61,7 +61,7 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
     References:
         Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
     """
-    check_unit_interval("decay", decay)
+    decay = check_unit_interval("decay", decay)
 
     def init_fn(params):
         return ScaleByAccumulatedMomentumState(momentum=zeros_widened(params))

@@ -9,15 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nested_jax._core.cascade import cascade, check_levels, stage_decays
-from nested_jax._core.checks import (
-    as_scalars,
-    check_choice,
-    check_flag,
-    check_unit_interval,
-    is_traced,
-    on_host,
-)
+from nested_jax._core.cascade import cascade, check_decays, check_levels, stage_decays
+from nested_jax._core.checks import check_choice, check_flag, is_traced, on_host, or_nan
 from nested_jax._core.dtypes import (
     cast,
     check_updates,
@@ -133,9 +126,7 @@ def scale_by_nested_momentum(
     """
     check_flag("debias", debias)
     check_choice("readout", readout, READOUTS)
-    decays = as_scalars("decays", decays)
-    for i, decay in enumerate(decays):
-        check_unit_interval(f"decays[{i}]", decay)
+    decays = check_decays(decays)
     takes = [complement(decay) for decay in decays]
     weights = None if readout == "last" else _readout_weights(decays, readout)
 
@@ -238,8 +229,8 @@ def nested_decays(
         >>> nj.nested_decays(3, decay=0.95, max_levels=5)
         array([0.95, 0.95, 0.  , 0.  ])
     """
-    max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
-    return stage_decays(on_host(levels) - 1, decay, max_levels - 1)
+    max_levels, valid, decay = check_levels("levels", levels, decay, "max_levels", max_levels)
+    return or_nan(valid, stage_decays(on_host(levels) - 1, decay, max_levels - 1))
 
 
 def matched_delay_decays(
@@ -259,7 +250,7 @@ def matched_delay_decays(
         levels: m >= 1, an integer, may be traced.
         decay: The decay a of the single average to match, in [0, 1), may be traced.
         max_levels: Static; defaults to `levels`, which then must not be traced. A traced `levels`
-            above it is not supported.
+            above it gives NaN.
 
     Returns:
         Shape (max_levels - 1,), padded with zeros; a float64 NumPy array if all arguments are
@@ -274,9 +265,9 @@ def matched_delay_decays(
         >>> nj.matched_delay_decays(3, decay=0.5)
         array([0.33333333, 0.33333333])
     """
-    max_levels = check_levels("levels", levels, decay, "max_levels", max_levels)
+    max_levels, valid, decay = check_levels("levels", levels, decay, "max_levels", max_levels)
     stages, decay = on_host(levels) - 1, on_host(decay)
     # Without stages no decay is read, but a = 0 must not give 0 / 0.
     xp = jnp if is_traced(levels) or is_traced(decay) else np
     matched = decay / (xp.maximum(stages, 1) * complement(decay) + decay)
-    return stage_decays(stages, matched, max_levels - 1)
+    return or_nan(valid, stage_decays(stages, matched, max_levels - 1))

@@ -105,8 +105,8 @@ def scale_by_nesterov_momentum(
         Dahl & Hinton (2013), equations 3 and 4. The look-ahead point as parameters: Bengio,
         Boulanger-Lewandowski & Pascanu (2013), section 3.5, doi:10.48550/arXiv.1212.0901.
     """
-    check_rate(learning_rate, schedule)
-    check_number_or_schedule("decay", decay, check_unit_interval)
+    learning_rate = check_rate(learning_rate, schedule)
+    decay = check_number_or_schedule("decay", decay, check_unit_interval)
 
     def init_fn(params):
         count = jnp.zeros((), jnp.int32)
@@ -119,7 +119,7 @@ def scale_by_nesterov_momentum(
         rate = rate_at(learning_rate, schedule, state.count, state.rate.dtype)
         count = incremented(state.count)
         # The next decay. The parameters already look ahead by the present one.
-        ahead = value_at(decay, count, state.decay.dtype)
+        ahead = value_at("decay", decay, count, state.decay.dtype, check_unit_interval)
         velocity = average(state.decay, -rate, state.velocity, updates)
         step = average(ahead, -rate, velocity, updates)
         state = ScaleByNesterovMomentumState(count, velocity, ahead, rate)

@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax._core.checks import check_callable, check_non_negative, check_number_or_schedule
+from nested_jax._core.checks import (
+    check_callable,
+    check_non_negative,
+    check_number,
+    check_number_or_schedule,
+)
 from nested_jax._core.dtypes import (
     cast,
     check_arrays,
@@ -63,7 +68,7 @@ def scale_by_learning_rate(
         >>> float(update), float(state.rate)
         (-0.125, 0.125)
     """
-    check_rate(learning_rate, schedule)
+    learning_rate = check_rate(learning_rate, schedule)
 
     def init_fn(params):
         del params
@@ -86,18 +91,37 @@ def scale_by_learning_rate(
 
 
 def check_rate(learning_rate, schedule):
-    """Raise unless the learning rate is a number or a function, and the schedule a function."""
-    check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
+    """Check a learning rate and the schedule that multiplies it; return the rate to use."""
     if schedule is not None:
         check_callable("schedule", schedule)
+    if hasattr(learning_rate, "cycle_steps"):
+        raise TypeError(
+            "`learning_rate` must be a number or a function that returns learning rates, got a "
+            "`Schedule`, whose values are multipliers: pass it as `schedule`, beside a number."
+        )
+    return check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
 
 
-def value_at(value, step, dtype):
-    """Return a number, or what a function of the step gives at `step`, as an array."""
-    return jnp.asarray(value(step) if callable(value) else value, dtype)
+def value_at(name, value, step, dtype, check=check_number):
+    """Return a number, or what a function of the step gives at `step`, as an array.
+
+    Args:
+        name: Of the argument, for errors.
+        value: The number or the function.
+        step: The step, from 0.
+        dtype: Of the result.
+        check: (name, number) to None, or to the number to use, for what a function gives.
+    """
+    if callable(value):
+        found = value(step)
+        checked = check(f"{name}(step)", found)
+        value = found if checked is None else checked
+    return jnp.asarray(value, dtype)
 
 
 def rate_at(learning_rate, schedule, step, dtype):
     """Return the learning rate at a step, times the schedule's multiplier."""
-    rate = value_at(learning_rate, step, dtype)
-    return rate if schedule is None else (rate * schedule(step)).astype(dtype)
+    rate = value_at("learning_rate", learning_rate, step, dtype)
+    if schedule is None:
+        return rate
+    return (rate * value_at("schedule", schedule, step, dtype)).astype(dtype)

@@ -106,15 +106,15 @@ def scale_by_relative_step(
     if warmup_init and not relative_step:
         raise ValueError("`warmup_init` must come with `relative_step`, got relative_step=False.")
     cap = DEFAULT_CAP if learning_rate is None else learning_rate
-    check_rate(cap, schedule)
-    check_non_negative("eps", eps)
+    cap = check_rate(cap, schedule)
+    eps = check_non_negative("eps", eps)
 
     def init_fn(params):
         del params
         return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))
 
     def capped_rate_at(count, dtype):
-        rate, t = value_at(cap, count, dtype), count.astype(dtype) + 1
+        rate, t = value_at("learning_rate", cap, count, dtype), count.astype(dtype) + 1
         if relative_step:
             rate = jnp.minimum(rate, jax.lax.rsqrt(t))
         if warmup_init:

@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax._core.checks import (
-    check_callable,
     check_flag,
     check_non_negative,
-    check_number_or_schedule,
 )
 from nested_jax._core.dtypes import (
     cast,
@@ -24,7 +22,7 @@ from nested_jax._core.dtypes import (
     widened,
 )
 from nested_jax._core.types import Params, ScalarLike, ScalarOrSchedule, Schedule
-from nested_jax.transforms._rate import value_at
+from nested_jax.transforms._rate import check_rate, rate_at
 
 
 class AddDecoupledWeightDecayState(NamedTuple):
@@ -104,11 +102,8 @@ def add_decoupled_weight_decay(
         doi:10.48550/arXiv.1711.05101: :math:`\sqrt{b / (B T)}`, with b the batch, B the training
         points and T the epochs of the current restart, is one over the root of its steps.
     """
-    check_non_negative("weight_decay", weight_decay)
-    if learning_rate is not None:
-        check_number_or_schedule("learning_rate", learning_rate, check_non_negative)
-    if schedule is not None:
-        check_callable("schedule", schedule)
+    weight_decay = check_non_negative("weight_decay", weight_decay)
+    learning_rate = check_rate(1.0 if learning_rate is None else learning_rate, schedule)
     check_flag("normalized", normalized)
     cycle_steps = getattr(schedule, "cycle_steps", None) if normalized else None
     if normalized and not callable(cycle_steps):
@@ -129,10 +124,7 @@ def add_decoupled_weight_decay(
         decay = jnp.asarray(weight_decay, dtype)
         if cycle_steps is not None:
             decay = decay / jnp.sqrt(jnp.asarray(cycle_steps(step), dtype))
-        for factor in (learning_rate, schedule):
-            if factor is not None:
-                decay = decay * value_at(factor, step, dtype)
-
+        decay = decay * rate_at(learning_rate, schedule, step, dtype)
         fraction = in_dtype(decay)
 
         # Cached across leaves. Widen each first: float8 and float32 have no common dtype.

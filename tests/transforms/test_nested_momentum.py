@@ -173,9 +173,11 @@ def test_traced_decays_of_levels_are_the_concrete_ones(decays, decay):
     np.testing.assert_allclose(of_decay, expected[3], rtol=FLOAT32_RTOL)
 
 
-def test_traced_levels_beyond_the_maximum_act_as_the_maximum():
-    actual = jax.jit(lambda levels: nj.nested_decays(levels, decay=0.5, max_levels=3))(7)
-    np.testing.assert_array_equal(actual, [0.5, 0.5])
+@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
+@pytest.mark.parametrize(("levels", "decay"), [(7, 0.5), (0, 0.5), (-1, 0.5), (3, 1.0), (3, -0.1)])
+def test_traced_numbers_out_of_range_are_nan(decays, levels, decay):
+    actual = jax.jit(lambda m, a: decays(m, decay=a, max_levels=3))(levels, decay)
+    assert np.isnan(actual).all()
 
 
 @pytest.mark.parametrize("decay", [np.float32(0.9), jnp.float32(0.9), jnp.bfloat16(0.9)])
