@@ -10,8 +10,8 @@ import pytest
 
 import nested_jax as nj
 from experiments import __main__, lab
-from experiments.lab import data as _data
 from experiments.lab import _folder
+from experiments.lab import data as _data
 from tests.experiments.support import run
 
 EXPERIMENTS = __main__.EXPERIMENTS

@@ -132,7 +132,10 @@ def test_a_sweep_holds_its_folds_against_the_masks():
             "loss": nj.rollout(nj.momentum(0.1), logistic(folds=folds, fold=fold), KEY, 2).mean_loss
         }
 
-    with pytest.raises(ValueError, match=r"`fold`\[3\] = 3: `fold` must be an integer of at least 0 and at most 2, got 3."):
+    with pytest.raises(
+        ValueError,
+        match=r"`fold`\[3\] = 3: `fold` must be an integer of at least 0 and at most 2, got 3.",
+    ):
         nj.sweep(run, nj.Grid(fold=range(4)))
 
 
@@ -189,7 +192,11 @@ MASK = np.zeros((2, EXAMPLES), bool)
             TypeError,
             "`folds` must be a boolean array, got dtype('int64').",
         ),
-        ({"folds": MASK, "fold": 2}, ValueError, "`fold` must be an integer of at least 0 and at most 1, got 2."),
+        (
+            {"folds": MASK, "fold": 2},
+            ValueError,
+            "`fold` must be an integer of at least 0 and at most 1, got 2.",
+        ),
         (
             {"folds": MASK, "fold": -1},
             ValueError,
