@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import adam, lab, levels
+from experiments import adafactor, adam, lab, levels
 
 # In the order in which a reader meets them.
-MODULES = (levels, adam)
+MODULES = (levels, adam, adafactor)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
