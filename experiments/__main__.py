@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import heatmaps, lab, levels
+from experiments import adafactor, adam, adam_vs_sgd, heatmaps, lab, levels, momentum, stability
 
 # In the order in which a reader meets them.
-MODULES = (levels, heatmaps)
+MODULES = (levels, stability, momentum, adam, adam_vs_sgd, heatmaps, adafactor)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
