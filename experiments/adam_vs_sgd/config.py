@@ -18,12 +18,12 @@ RATES = 10.0 ** (np.arange(-8, 2) / 2)
 ONLINE_RATES = 10.0 ** (np.arange(-8, 0) / 2)
 """Learning rates for one example at a time: half decades from 0.0001 to 0.316."""
 UNTUNED: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "momentum": 0.9,
+    "learning_rate": float(RATES[2]),
+    "momentum": MOMENTA[1],
     "initialisation": 0,
     "batch": str(BATCHES[0]),
 }
-"""The learning rate of the notes and customary constants, in the order in which they are tuned."""
+"""The notes' learning rate of 0.001 and customary constants, in the order of their tuning."""
 WINDOW = 1000
 """Examples of a running mean."""
 SPAN = 200

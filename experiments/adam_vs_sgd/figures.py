@@ -109,7 +109,7 @@ def _finish(axes: np.ndarray) -> None:
         ax.set_ylim(values.min() / 1.3, values.max() * 1.3)
         _ticks(ax.yaxis)
     for ax in axes[-1]:  # The panels of a column have the same lines.
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22)}
         ax.legend(ncols=3, frameon=False, fontsize=8.5, handlelength=2.8, **place)
 
 
@@ -138,19 +138,4 @@ def gains(series: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     ax.set_xlim(max(smallest, 0.1) / 4, 120)
     _ticks(ax.xaxis)
     lines.legend(figure, ax, 3)
-    return figure
-
-
-def times(seconds: xr.DataArray) -> Figure:
-    """Draw the time of a step of every method: all rounds, the shortest as a bar."""
-    figure, axes = lines.panels(1, height=4.2)
-    ax, places = axes[0, 0], np.arange(seconds.sizes["optimizer"])[::-1]
-    values = 1e6 * seconds.transpose("optimizer", "round").values
-    ax.barh(places, values.min(1), height=0.6, color=lines.COLOURS[6], label="shortest")
-    ax.plot(values, places[:, None], "k|", ms=11, mew=1.3)
-    ax.plot([], [], "k|", ms=11, mew=1.3, label="each round")
-    ax.set_yticks(places, [title(method) for method in seconds.optimizer.values])
-    ax.set_xlim(0)
-    ax.set_xlabel("time of a step, gradient included [µs]")
-    lines.legend(figure, ax, 2)
     return figure

@@ -1,6 +1,7 @@
 """Sections on the further questions: one example at a time, activations, wall time."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,6 +20,7 @@ from experiments.adam_vs_sgd.numbers import (
 )
 from experiments.lab.figures import number
 
+NOTES, BEST = "at 0.001", "at best rate"
 EDGE = "* The smallest or the largest learning rate of the grid."
 
 
@@ -32,39 +34,33 @@ def online(results: xr.Dataset) -> lab.Section:
     methods, best = results.optimizer.values.tolist(), online_rates(results)
     reported = results.isel(seed=slice(results.attrs["tuning_seeds"], None))
 
-    def picked(rates: Mapping[str, float], penalised: int = 1) -> dict[str, xr.DataArray]:
+    def picked(rates: Mapping[str, Any], penalised: int = 1) -> dict[str, xr.DataArray]:
         curve = reported.curve.sel(penalised=penalised).transpose(..., "seed", "span")
-        return {
-            m: curve.sel(optimizer=m).sel(learning_rate=rates[m], method="nearest") for m in methods
-        }
-
-    def last(curve: xr.DataArray) -> np.ndarray:
-        return running_mean(curve)[1][..., -1]
+        return {m: curve.sel(optimizer=m, learning_rate=rates[m]) for m in methods}
 
     notes = dict.fromkeys(methods, UNTUNED["learning_rate"])
-    at_notes, at_best = picked(notes), picked(best)
-    since, (examples, _) = ahead_from(at_notes), running_mean(results.curve)
-    end = {m: (number(last(at_notes[m])), number(last(at_best[m]))) for m in methods}
-    free = picked(notes, 0)
+    runs = {NOTES: picked(notes), f"{NOTES}, no penalty": picked(notes, 0), BEST: picked(best)}
+    end = {
+        name: {m: running_mean(curve)[1][..., -1] for m, curve in found.items()}
+        for name, found in runs.items()
+    }
     rows = [
-        [title(m), end[m][0], number(last(free[m])), rate_cell(results, best[m]), end[m][1]]
+        [title(m), *(number(losses[m]) for losses in end.values()), rate_cell(results, best[m])]
         for m in methods
     ]
     chosen = {
         m: reported.sel(penalised=1, optimizer=m).assign_attrs(chosen=best[m]) for m in methods
     }
-    curves = figures.by_family({"rate 0.001": at_notes, "best rate": at_best})
+    curves = figures.by_family({name: runs[name] for name in (NOTES, BEST)})
     rates = figures.by_family({"mean loss": chosen})
     return lab.Section(
         title="Is Adam ahead when it learns one example at a time?",
-        answer=_online_answer(
-            since, end, best, number(last(at_best["sgd"]) - last(at_best["adam"]))
-        ),
+        answer=_online_answer(ahead_from(runs[NOTES]), end[NOTES], end[BEST], best),
         body=f"""
 This is the setting of the notes: one example a step, momentum of 0.9, He initialisation and an L2
 penalty of {results.attrs["penalty"]:g}, in place of which AdamW decays its weights by
 {results.attrs["weight_decay"]:g} times the learning rate. The running loss is the mean over the
-last 1,000 examples, each before it is learned, after {examples[-1]:,} examples in the table.
+last 1,000 examples, each before it is learned; the table has its last value.
 Learning rates are chosen by the mean loss on {results.attrs["tuning_seeds"]} seeds and reported on
 {reported.sizes["seed"]} others.
 """,
@@ -83,7 +79,7 @@ Learning rates are chosen by the mean loss on {results.attrs["tuning_seeds"]} se
         tables=[
             lab.Table(
                 "Running loss at the end [nats]",
-                ["method", "rate 0.001", "rate 0.001, no penalty", "best rate", "at best rate"],
+                ["method", *end, "best rate"],
                 rows,
                 [EDGE],
                 screen=True,
@@ -94,17 +90,18 @@ Learning rates are chosen by the mean loss on {results.attrs["tuning_seeds"]} se
 
 def _online_answer(
     since: int | None,
-    end: Mapping[str, tuple[str, str]],
-    best: Mapping[str, float],
-    difference: str,
+    notes: Mapping[str, np.ndarray],
+    tuned: Mapping[str, np.ndarray],
+    rates: Mapping[str, float],
 ) -> str:
-    """Return the answer from the running losses at the end, at 0.001 and at the best rates."""
-    ahead = "never stays" if since is None else f"from example {since:,} on stays"
+    """Return the answer from the final losses at the notes' learning rate and at the best ones."""
+    when = "never for good" if since is None else f"from example {since:,} on"
     return (
-        f"At a learning rate of 0.001, Adam's running loss {ahead} below SGD's; it ends at "
-        f"{end['adam'][0]} against {end['sgd'][0]} nats. With each at its best rate "
-        f"({best['adam']:.2g} for Adam, {best['sgd']:.2g} for SGD), it ends at {end['adam'][1]} "
-        f"against {end['sgd'][1]}; SGD's loss minus Adam's is {difference}."
+        f"At a learning rate of 0.001, Adam's running loss is below SGD's {when} and ends at "
+        f"{number(notes['adam'])} against {number(notes['sgd'])} nats. With each at its best rate "
+        f"({rates['adam']:.2g} for Adam, {rates['sgd']:.2g} for SGD), it ends at "
+        f"{number(tuned['adam'])} against {number(tuned['sgd'])}; SGD's loss minus Adam's is "
+        f"{number(tuned['sgd'] - tuned['adam'])}."
     )
 
 
@@ -166,8 +163,5 @@ on the first device, gradients included; the compiled program has run once befor
 turns for {times.sizes["round"]} rounds. The shortest time counts, because other work of the machine
 only adds to it.
 """,
-        figures={
-            "times": (figures.times(results.seconds), "Time of a step in each round."),
-        },
         tables=[lab.Table("Time of a step, and size of the optimizer's state", header, rows)],
     )

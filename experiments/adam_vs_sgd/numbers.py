@@ -36,12 +36,6 @@ def _chosen(results: "xr.Dataset") -> dict[str, Any]:
     return {name: best[name].item() for name in UNTUNED}
 
 
-def at(results: "xr.Dataset", setting: Mapping[str, Any]) -> "xr.Dataset":
-    """Return the results at a setting."""
-    exact = {name: value for name, value in setting.items() if name != "learning_rate"}
-    return results.sel(exact).sel(learning_rate=setting["learning_rate"], method="nearest")
-
-
 def mean_loss(results: "xr.Dataset", over: str) -> "xr.DataArray":
     """Return the mean loss, infinite where a run diverged."""
     loss = results.loss.where(~results.diverged)

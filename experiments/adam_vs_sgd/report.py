@@ -11,7 +11,7 @@ from experiments.adam_vs_sgd import figures, further
 from experiments.adam_vs_sgd.config import INITIALISATIONS, UNTUNED, Config
 from experiments.adam_vs_sgd.figures import title
 from experiments.adam_vs_sgd.methods import METHODS
-from experiments.adam_vs_sgd.numbers import at, best_of, stages
+from experiments.adam_vs_sgd.numbers import best_of, stages
 from experiments.lab.figures import interval, number
 
 ByMethod = Mapping[str, np.ndarray]
@@ -36,7 +36,7 @@ def sections(config: Config, results: Mapping[str, xr.Dataset]) -> list[lab.Sect
     by_method = {m: stages(tuning, m) for m in tuning.optimizer.values.tolist()}
     errors = {
         stage: {
-            m: 100 * at(tuning.sel(optimizer=m), settings[stage]).error.values
+            m: 100 * tuning.error.sel(optimizer=m, **settings[stage]).values
             for m, settings in by_method.items()
         }
         for stage in next(iter(by_method.values()))
@@ -64,7 +64,7 @@ def _answer(tuning: xr.Dataset, errors: Mapping[str, ByMethod], test: ByMethod) 
         folds=tuning.sizes["fold"],
         rates=tuning.sizes["learning_rate"],
         momenta=tuning.sizes["momentum"],
-        initialisations=", ".join(INITIALISATIONS),
+        initialisations=", ".join(f"`{word}`" for word in INITIALISATIONS),
         batches=", ".join(sorted(tuning.batch.values.tolist(), key=int)),
         seeds=len(difference),
     )
@@ -78,8 +78,8 @@ def _answer(tuning: xr.Dataset, errors: Mapping[str, ByMethod], test: ByMethod) 
         title="Is Adam still better once both are tuned?",
         answer=f"{verdict}: tuned, SGD misclassifies {number(test['sgd'])} % of the test images "
         f"and Adam {number(test['adam'])} %, a difference of {number(difference)} percentage "
-        f"points. Untuned, SGD misclassifies {number(untuned['sgd'])} % of the images that were "
-        f"held out from training and Adam {number(untuned['adam'])} %.",
+        f"points. Untuned, their errors on held-out images are {number(untuned['sgd'])} % and "
+        f"{number(untuned['adam'])} %.",
         body=body,
         figures={"gains": (figures.gains(series), caption)},
     )
@@ -129,8 +129,8 @@ def _final(
     test: ByMethod,
 ) -> lab.Section:
     best, *_, worst = sorted(test, key=lambda m: test[m].mean())
-    header = ["method", "rate", "momentum", "initialisation", "batch", "cross-validated error",
-              "test error", "test loss", "training loss"]  # fmt: skip
+    header = ["method", "learning rate", "momentum", "initialisation", "batch",
+              "cross-validated error", "test error", "test loss", "training loss"]  # fmt: skip
     rows = []
     for m, setting in tuned.items():
         momentum, part = METHODS[m].momentum, final.sel(optimizer=m)
@@ -141,7 +141,7 @@ def _final(
                 "–" if momentum is None else momentum(setting["momentum"]),
                 INITIALISATIONS[setting["initialisation"]],
                 setting["batch"],
-                number(100 * at(tuning.sel(optimizer=m), setting).error.values),
+                number(100 * tuning.error.sel(optimizer=m, **setting).values),
                 number(test[m]),
                 number(part.test_loss.values),
                 number(part.train_loss.values),
