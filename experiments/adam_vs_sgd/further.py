@@ -21,7 +21,7 @@ from experiments.adam_vs_sgd.numbers import (
 from experiments.lab.figures import number
 
 NOTES, BEST = "at 0.001", "at best rate"
-EDGE = "* The smallest or the largest learning rate of the grid."
+EDGE = "* marks the smallest or the largest learning rate of the grid."
 
 
 def rate_cell(results: xr.Dataset, rate: float) -> str:
@@ -52,7 +52,7 @@ def online(results: xr.Dataset) -> lab.Section:
         m: reported.sel(penalised=1, optimizer=m).assign_attrs(chosen=best[m]) for m in methods
     }
     curves = figures.by_family({name: runs[name] for name in (NOTES, BEST)})
-    rates = figures.by_family({"mean loss": chosen})
+    rates = figures.by_family({"all examples": chosen})
     return lab.Section(
         title="Is Adam ahead when it learns one example at a time?",
         answer=_online_answer(ahead_from(runs[NOTES]), end[NOTES], end[BEST], best),
@@ -61,8 +61,8 @@ This is the setting of the notes: one example a step, momentum of 0.9, He initia
 penalty of {results.attrs["penalty"]:g}, in place of which AdamW decays its weights by
 {results.attrs["weight_decay"]:g} times the learning rate. The running loss is the mean over the
 last 1,000 examples, each before it is learned; the table has its last value.
-Learning rates are chosen by the mean loss on {results.attrs["tuning_seeds"]} seeds and reported on
-{reported.sizes["seed"]} others.
+The best rates have the smallest mean loss on separate seeds
+({results.attrs["tuning_seeds"]}), not on the reported ones ({reported.sizes["seed"]}).
 """,
         figures={
             "online": (
