@@ -125,10 +125,10 @@ def run(experiment: Experiment[Any], config: Any) -> None:
     config = resolved(experiment, config)
     with _options.usage():
         _options.check_options(config)
-        experiment.check(config)
         flags = [f"`--{flag}`" for flag in experiment.presets if getattr(config, flag)]
         if len(flags) > 1:
             raise ValueError(f"{flags[0]} cannot be combined with {flags[1]}.")
+        experiment.check(config)
         images = data.load(config.data, download=config.download) if experiment.learns else None
     device = use_device(config.device, x64=experiment.x64)
     with _folder.claimed(config) as folder:
