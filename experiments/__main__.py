@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import heatmaps, lab, levels
+from experiments import heatmaps, lab, levels, momentum
 
 # In the order in which a reader meets them.
-MODULES = (levels, heatmaps)
+MODULES = (levels, momentum, heatmaps)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
