@@ -1,6 +1,4 @@
-"""The runs of the momentum experiment, and what theory says of them."""
-
-from __future__ import annotations
+"""The runs of the momentum experiment, and what theory predicts of them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,36 +8,32 @@ import numpy as np
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from experiments._surfaces import SURFACES, problem, starts
+from experiments.lab import Lab
+from experiments.momentum.config import STRIDE, WINDOWS, Config
+from experiments.momentum.surfaces import SURFACES, problem, starts
 from nested_jax import theory
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from experiments.momentum import Config
-
 ALGORITHMS = ("gradient_descent", "heavy_ball", "nesterov", "nesterov_quadratic")
-"""Of quadratics, in the words of `theory.optimal_tuning`."""
+"""Methods on quadratics, as `theory.optimal_tuning` names them."""
 RACERS = ALGORITHMS[:3]
-"""Of the surfaces: one decay serves both kinds of Nesterov's constants."""
+"""Methods on the surfaces, where one decay serves both kinds of Nesterov's constants."""
 VELOCITY_DECAYS = (0.0, 0.5, 0.9, 0.99)
 RATES = ("kept", "rescaled")
-"""What becomes of the learning rate when momentum is introduced: nothing, or times 1 - decay."""
+"""The learning rate when momentum is introduced: unchanged, or multiplied by 1 - decay."""
 REGRESSION = {"dim": 10, "data_levels": 1, "decay": 0.95, "noise_std": 0.1}
 REGRESSION_DECAYS = (0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
-STRIDE = 10
-"""Steps between two records of a quadratic's error."""
-WINDOWS = 50
-"""Windows of the regression's loss curve."""
 FIRST, CONTROL = 0, 1
-"""Starts of a surface, before those about the first."""
+"""Starts on a surface, before the random ones around the first."""
 BOUND = 1e6
-"""Loss of the regression beyond which a run has diverged; it begins at about 50."""
+"""Loss of the regression above which a run has diverged. It starts at about 50."""
 SMALLEST = 1e-290
-"""Errors below it are no longer held to full precision."""
+"""Smaller errors are not represented with full precision."""
 
 
-def simulate(config: Config) -> dict[str, xr.Dataset]:
+def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     """Run everything.
 
     Returns:
@@ -49,12 +43,12 @@ def simulate(config: Config) -> dict[str, xr.Dataset]:
         `tuning`: how runs on the surfaces end, over surface, algorithm, learning rate and start.
         `surfaces`: paths and curvature at the best rates, over surface, algorithm and start.
     """
-    tuning = _tuning(config)
-    races = _races(config, best_rates(config, tuning))
+    tuning = _tuning(config, lab)
+    races = _races(config, lab, best_rates(config, tuning))
     return {
-        "quadratics": _quadratics(config),
-        "velocities": _velocities(config),
-        "regression": _regression(config),
+        "quadratics": _quadratics(config, lab),
+        "velocities": _velocities(config, lab),
+        "regression": _regression(config, lab),
         "tuning": tuning,
         "surfaces": races,
     }
@@ -69,13 +63,13 @@ def optimizer(algorithm: str, learning_rate: Any, decay: Any) -> Any:
 
 
 def transfer(algorithm: str, decay: Any) -> theory.StateSpace:
-    """Return the linear system that an algorithm is, apart from its rate."""
-    # Of gradient descent, whose decay is 0, either kind of momentum is the system.
+    """Return an algorithm as a linear system, without its learning rate."""
+    # With decay 0, gradient descent, both kinds of momentum are the same system.
     return (theory.nesterov if algorithm.startswith("nesterov") else theory.heavy_ball)(decay)
 
 
-def _quadratics(config: Config) -> xr.Dataset:
-    """Return the errors on quadratics and the factors they shrink by."""
+def _quadratics(config: Config, lab: Lab) -> "xr.Dataset":
+    """Return the errors on quadratics and the factors by which they shrink."""
 
     def run(algorithm, condition):
         # The largest curvature is 1; others at equal ratios, the smallest 1 / condition.
@@ -95,7 +89,7 @@ def _quadratics(config: Config) -> xr.Dataset:
         return {"log_error": trace.records, "predicted": tuning.rate}
 
     conditions = np.geomspace(10, config.max_condition, config.conditions)
-    results = nj.sweep(run, nj.Grid(algorithm=ALGORITHMS, condition=conditions))
+    results = lab.sweep("quadratics", run, nj.Grid(algorithm=ALGORITHMS, condition=conditions))
     results = _named(results, log_error_0="step")
     results = results.assign_coords(step=STRIDE * (1 + np.arange(results.sizes["step"])))
     measured = np.apply_along_axis(
@@ -115,12 +109,12 @@ def _quadratics(config: Config) -> xr.Dataset:
 
 
 def _on_cpu(function: Any, values: Any) -> np.ndarray:
-    """Return a prediction at each of `values`: not every GPU finds eigenvalues."""
+    """Return a prediction at each of `values`. JAX computes eigenvalues on CPUs only."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         return np.asarray(jax.jit(jax.vmap(function))(jnp.asarray(values)))
 
 
-def _named(results: xr.Dataset, **names: str) -> xr.Dataset:
+def _named(results: "xr.Dataset", **names: str) -> "xr.Dataset":
     """Return `results` with new names of dimensions, several of which may become one."""
 
     def renamed(array):
@@ -132,11 +126,11 @@ def _named(results: xr.Dataset, **names: str) -> xr.Dataset:
 
 
 def measured_factor(log_errors: np.ndarray, steps: np.ndarray) -> float:
-    r"""Return the factor by which an error shrinks a step in the end.
+    r"""Return the asymptotic factor per step by which an error shrinks.
 
-    At the best constants two eigenvalues of the algorithm coincide, and the error is a power of the
-    step times :math:`\rho^t`: fitted is :math:`\ln e_t = \alpha + \beta \ln t + t \ln \rho`, to
-    the last half of the run up to where numbers lose their precision.
+    At the optimal constants two eigenvalues coincide, and the error is a power of the step times
+    :math:`\rho^t`. The fit is :math:`\ln e_t = \alpha + \beta \ln t + t \ln \rho`, on the last
+    half of the steps at which the error has full precision.
     """
     held = log_errors > np.log(SMALLEST)
     last = len(steps) if held.all() else int(np.argmin(held))
@@ -146,7 +140,7 @@ def measured_factor(log_errors: np.ndarray, steps: np.ndarray) -> float:
     return float(np.exp(np.linalg.lstsq(design, log_errors[part], rcond=None)[0][2]))
 
 
-def _velocities(config: Config) -> xr.Dataset:
+def _velocities(config: Config, lab: Lab) -> "xr.Dataset":
     """Return the speeds down a slope of 1 with a learning rate of 1."""
     slope = nj.quadratic([0.0])._replace(loss=lambda params, batch: params[0])
     start = jnp.zeros(1), None
@@ -157,7 +151,7 @@ def _velocities(config: Config) -> xr.Dataset:
         trace = nj.rollout(tx, slope, jax.random.key(0), config.velocity_steps, **options)
         return {"speed": -jnp.diff(trace.records, prepend=0.0)}
 
-    results = nj.sweep(run, nj.Grid(algorithm=RACERS[1:], decay=VELOCITY_DECAYS))
+    results = lab.sweep("velocities", run, nj.Grid(algorithm=RACERS[1:], decay=VELOCITY_DECAYS))
     results = _named(results, speed_0="step")
 
     def terminal(algorithm, decay):
@@ -168,8 +162,8 @@ def _velocities(config: Config) -> xr.Dataset:
     return results.assign_coords(step=1 + np.arange(results.sizes["step"]))
 
 
-def _regression(config: Config) -> xr.Dataset:
-    """Return the losses of online regression with the rate kept and rescaled."""
+def _regression(config: Config, lab: Lab) -> "xr.Dataset":
+    """Return the losses of online regression with the learning rate kept and rescaled."""
     drifting = nj.drifting_regression(**REGRESSION)
     window = config.regression_steps // WINDOWS
 
@@ -190,7 +184,7 @@ def _regression(config: Config) -> xr.Dataset:
 
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     axes = {"rate": RATES, "decay": REGRESSION_DECAYS, "seed": range(config.seeds)}
-    results = _named(nj.sweep(Partial(run, key), nj.Grid(**axes)), curve_0="step")
+    results = _named(lab.sweep("regression", Partial(run, key), nj.Grid(**axes)), curve_0="step")
 
     def settled(rate, decay):
         drift = theory.cascade([REGRESSION["decay"]] * REGRESSION["data_levels"])
@@ -207,7 +201,7 @@ def _start_key(config: Config, surface: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), 2 + [*SURFACES].index(surface))
 
 
-def _tuning(config: Config) -> xr.Dataset:
+def _tuning(config: Config, lab: Lab) -> "xr.Dataset":
     """Return how runs on the surfaces end, at every learning rate."""
     shares = np.linspace(0, 1, config.learning_rates)
 
@@ -222,7 +216,7 @@ def _tuning(config: Config) -> xr.Dataset:
         return {"learning_rate": rate, **_end(trace, place)}
 
     axes = {"surface": [*SURFACES], "algorithm": RACERS, "share": shares}
-    results = nj.sweep(run, nj.Grid(**axes, start=range(config.starts + 2)))
+    results = lab.sweep("tuning", run, nj.Grid(**axes, start=range(config.starts + 2)))
     rates = results.learning_rate.isel(algorithm=0, start=0, drop=True)
     return results.assign_coords(learning_rate=rates)
 
@@ -230,7 +224,7 @@ def _tuning(config: Config) -> xr.Dataset:
 def _end(trace: nj.Rollout, surface: Any) -> dict[str, jax.Array]:
     """Return the last loss, the steps after which it stays below the goal (-1: never), and more.
 
-    A run has diverged if it ends a thousand times as high as it began, or nowhere.
+    A run has diverged if it ends a thousand times as high as it began, or not finite.
     """
     above = ~(jnp.asarray(trace.loss_curve) < surface.goal)
     settled = above.size - jnp.argmax(above[::-1])
@@ -243,21 +237,21 @@ def _end(trace: nj.Rollout, surface: Any) -> dict[str, jax.Array]:
     }
 
 
-def best_rates(config: Config, tuning: xr.Dataset) -> xr.DataArray:
+def best_rates(config: Config, tuning: "xr.Dataset") -> "xr.DataArray":
     """Return the learning rate of least effort, over surface and algorithm."""
     steps = effort(tuning.settled, config.surface_steps)
-    # Among equals, those that never arrive for instance, the loss in the end decides.
+    # Among equals, such as rates at which no run arrives, the final loss decides.
     losses = tuning.loss.drop_sel(start=CONTROL).median("start", skipna=False).fillna(np.inf)
     best = losses.where(steps == steps.min("share"), np.inf).argmin("share")
     return tuning.learning_rate.isel(share=best)
 
 
-def effort(settled: xr.DataArray, steps: int) -> xr.DataArray:
+def effort(settled: "xr.DataArray", steps: int) -> "xr.DataArray":
     """Return the mean steps to the goal; runs that do not settle there count as all `steps`."""
     return settled.where(settled >= 0, steps).drop_sel(start=CONTROL).mean("start")
 
 
-def _races(config: Config, rates: xr.DataArray) -> xr.Dataset:
+def _races(config: Config, lab: Lab, rates: "xr.DataArray") -> "xr.Dataset":
     """Return path and curvature of the first run and of the control, at the best rates."""
 
     def run(surface, algorithm, start):
@@ -277,7 +271,7 @@ def _races(config: Config, rates: xr.DataArray) -> xr.Dataset:
         }
 
     axes = {"surface": [*SURFACES], "algorithm": RACERS, "start": [FIRST, CONTROL]}
-    results = nj.sweep(run, nj.Grid(**axes))
+    results = lab.sweep("surfaces", run, nj.Grid(**axes))
     lines = ("path", "height", *theory.Curvature._fields)
     names = {"path_1": "parameter", "jacobian_0": "end", "jacobian_1": "singular_value"}
     results = _named(results, **{f"{name}_0": "step" for name in lines}, **names)

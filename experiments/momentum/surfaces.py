@@ -1,4 +1,4 @@
-"""Four surfaces on which gradient descent is slow or lost, each of two parameters, to be drawn."""
+"""Four loss surfaces of two parameters on which gradient descent is slow or gets lost."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 import nested_jax as nj
 
 INPUTS = 40
-"""Examples of each regression."""
+"""Number of examples of each regression."""
 
 
 class Surface(NamedTuple):
@@ -18,15 +18,14 @@ class Surface(NamedTuple):
 
     Attributes:
         title: What it is called in the report.
-        why: What is wrong with it, in a sentence.
-        outputs: (params,) -> what a squared loss is taken of, for its Jacobian; None if the loss
-            is none of a model.
+        why: Why it is hard, in a sentence or two.
+        outputs: (params,) -> outputs of the model whose squared error is the loss; None if there
+            is no model.
         loss: (params,) -> scalar. Pure.
         start: Where the first run begins.
-        control: Where a run begins that tells what the start has to do with it.
+        control: An easier start, for comparison.
         control_name: What that start is.
-        spread: Rows that standard normals are multiplied by, for the starts of other runs about
-            the first.
+        spread: Matrix that maps standard normals to the random starts around the first.
         goal: The loss below which a run has arrived.
         window: ((low, high) of the first parameter, the same of the second) to draw.
         rates: The least and the largest learning rate to try.
@@ -58,7 +57,7 @@ def problem(surface: Surface, start: Any) -> nj.Problem:
 
 
 def starts(surface: Surface, count: int, key: jax.Array) -> jax.Array:
-    """Return where runs begin: at the start, at the control's, and at `count` points about it."""
+    """Return the starts of runs: the first, the control, and `count` random ones around the first."""
     about = jax.random.normal(key, (count, 2)) @ jnp.asarray(surface.spread)
     start = jnp.asarray(surface.start)
     return jnp.concatenate([start[None], jnp.asarray(surface.control)[None], start + about])
@@ -73,7 +72,7 @@ def _collinear() -> Surface:
     rng = np.random.default_rng(0)
     first, other = rng.standard_normal((2, INPUTS))
     inputs = np.stack([first, first + 0.05 * other], axis=1)
-    # What the targets hold beside their noise is the difference of the inputs, which hardly is.
+    # The targets need the difference of the inputs, which is small.
     targets = inputs @ [2.0, -1.0]
 
     def outputs(params):
@@ -81,8 +80,8 @@ def _collinear() -> Surface:
 
     return Surface(
         title="Collinear regression",
-        why="Two inputs are nearly the same: their sum is learned at once, their difference, "
-        "which hardly shows in the outputs, in as many steps as the condition number says.",
+        why="Two inputs are nearly the same. Their sum is learned at once. Their difference hardly "
+        "shows in the outputs and takes as many steps as the condition number says.",
         outputs=outputs,
         loss=_squared(outputs, targets),
         start=(-1.0, -2.0),
@@ -97,7 +96,7 @@ def _collinear() -> Surface:
 
 
 def _saturated() -> Surface:
-    """A unit whose initial weights are so large that it answers with its limits."""
+    """A unit whose initial weights saturate it."""
     inputs = np.linspace(-2, 2, INPUTS)
 
     def outputs(params):
@@ -105,8 +104,8 @@ def _saturated() -> Surface:
 
     return Surface(
         title="Saturated network",
-        why="With a large initial weight the unit answers with its limits at nearly all inputs: "
-        "the loss is a plateau, and what slope there is moves the one transition between them.",
+        why="With a large initial weight the unit saturates at nearly all inputs. The loss is a "
+        "plateau, and its small slope comes from the one transition between the limits.",
         outputs=outputs,
         loss=_squared(outputs, np.tanh(1.5 * inputs - 0.5)),
         start=(6.0, 4.0),
@@ -121,7 +120,7 @@ def _saturated() -> Surface:
 
 
 def _symmetric() -> Surface:
-    """Two hidden units that start alike and therefore stay alike."""
+    """Two hidden units that start the same and therefore stay the same."""
     inputs = np.linspace(-2, 2, INPUTS)
 
     def outputs(params):
@@ -129,8 +128,8 @@ def _symmetric() -> Surface:
 
     return Surface(
         title="Symmetric initialisation",
-        why="Two units with the same weight have the same gradient and stay alike for ever; all "
-        "they reach is a saddle. Out of it only a difference grows, from rounding or by chance.",
+        why="Two units with the same weight have the same gradient and stay the same. All they "
+        "reach is a saddle, which they leave only if rounding or chance makes them differ.",
         outputs=outputs,
         loss=_squared(outputs, np.tanh(3.0 * inputs) - np.tanh(0.8 * inputs)),
         start=(1.5, 1.501),
@@ -152,8 +151,8 @@ def _many_minima() -> Surface:
 
     return Surface(
         title="Many minima",
-        why="Not convex, a bowl full of dents: whoever follows the gradient ends in the nearest "
-        "dent; momentum can carry over the rims between them.",
+        why="A bowl full of dents. Gradient descent ends in the nearest dent; momentum can carry "
+        "it over the rims between them.",
         outputs=None,
         loss=loss,
         start=(5.0, 4.0),
@@ -173,4 +172,4 @@ SURFACES = {
     "symmetric": _symmetric(),
     "many_minima": _many_minima(),
 }
-"""By the word that names them in the results."""
+"""Surfaces by their name in the results."""

@@ -1,6 +1,4 @@
-"""Figures of the momentum experiment, all made from what `simulate` returns."""
-
-from __future__ import annotations
+"""Figures of the momentum experiment."""
 
 from collections.abc import Mapping
 
@@ -9,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterMathtext, LogLocator, NullFormatter
 
-from experiments._momentum_runs import CONTROL, FIRST, RACERS, effort
-from experiments._surfaces import SURFACES, Surface
+from experiments.lab.figures import interval, legend, panels
+from experiments.momentum.runs import CONTROL, FIRST, RACERS, effort
+from experiments.momentum.surfaces import SURFACES, Surface
 
 NAMES = {
     "gradient_descent": "gradient descent",
@@ -23,7 +21,7 @@ NAMES = {
     "nesterov": "Nesterov",
     "nesterov_quadratic": "Nesterov, best on quadratics",
 }
-# Of Okabe and Ito, told apart by shape and dashes as well.
+# Okabe and Ito's colours; dashes and markers differ too.
 STYLES = {
     "gradient_descent": {"color": "#0072b2", "ls": "-", "marker": "o"},
     "heavy_ball": {"color": "#d55e00", "ls": "--", "marker": "s"},
@@ -32,7 +30,7 @@ STYLES = {
 }
 DIVERGED = {"marker": "X", "color": "black", "ls": "", "ms": 7, "zorder": 4}
 DEEPEST = 1e-12
-"""Errors and losses below it are not drawn."""
+"""Smaller errors and losses are not drawn."""
 RESOLUTION = 160
 """Points along each side of a contour map."""
 
@@ -43,49 +41,43 @@ def figures(results: Mapping[str, xr.Dataset]) -> dict[str, tuple[Figure, str]]:
     return {
         "rates": (
             _rates(results["quadratics"]),
-            "What is taken off the error each step in the end, against the condition number, with "
-            "each method at its best constants. Lines: closed forms; markers: measured.",
+            "1 − the asymptotic factor of the error per step, against the condition number, each "
+            "method at its optimal constants. Lines: closed forms; markers: measured.",
         ),
         "errors": (
             _errors(results["quadratics"]),
-            "Error over the steps of one run, with the predicted slope in grey. Heavy ball's "
-            "error, whose two slowest eigenvalues coincide, falls later than its slope says.",
+            "Error of one run, with the predicted slope in grey. The two slowest eigenvalues of "
+            "heavy ball coincide, so its error starts to fall later than the slope suggests.",
         ),
         "velocities": (
             _velocities(results["velocities"]),
-            "Speed down a constant slope, in learning rates times gradient. Dotted: the terminal "
-            "velocity, 1/(1 − decay).",
+            "Speed down a constant slope, in units of learning rate × gradient. Dotted: the "
+            "terminal velocity, 1/(1 − decay).",
         ),
         "rescaling": (
             _rescaling(results["regression"]),
-            "Loss of the online regression when momentum is introduced and the learning rate is "
-            "kept, or multiplied by 1 − decay. Left: mean loss after a fifth of the run, bars: 95 "
-            "% intervals over seeds. Right: loss over the run.",
+            "Loss of the online regression when momentum is introduced, with the learning rate "
+            "kept or multiplied by 1 − decay. Left: mean loss after a fifth of the run, with 95 % "
+            "intervals over seeds. Right: loss over the run.",
         ),
         "contours": (
             _contours(surfaces),
-            "Paths over the loss, each method at its best learning rate. Bold: from the start "
-            "(circle); thin: from the control (square). Greys show the loss on a logarithmic "
+            "Paths on the loss surface, each method at its best learning rate. Bold: from the "
+            "start (circle); thin: from the control (square). Grey: the loss, on a logarithmic "
             "scale.",
         ),
         "along": (
             _along(surfaces),
-            "Along the bold paths: loss, largest eigenvalue of the Hessian, and its condition "
-            "number, the largest over the smallest modulus of an eigenvalue.",
+            "Along the bold paths: loss, largest eigenvalue of the Hessian, and the Hessian's "
+            "condition number, the largest over the smallest modulus of an eigenvalue.",
         ),
         "learning_rates": (
             _learning_rates(results["tuning"], surfaces.sizes["step"] - 1),
-            "Mean number of steps until the loss stays below the goal, over all starts but the "
-            "control; runs that do not arrive count as all steps. Crosses at the top: rates where "
-            "some runs of the method of that colour diverged.",
+            "Mean number of steps until the loss stays below the goal, over all starts except the "
+            "control. Runs that do not arrive count with all their steps. Crosses at the top: "
+            "learning rates at which runs of the method diverged.",
         ),
     }
-
-
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, [*np.ravel(figure.subplots(rows, columns))]
 
 
 def _lines(name: str, **changes) -> dict:
@@ -93,15 +85,8 @@ def _lines(name: str, **changes) -> dict:
     return style | {"label": NAMES[name]} | changes
 
 
-def _legend(figure: Figure, ax: Axes, columns: int) -> None:
-    """Put the legend of `ax` above everything, where it hides nothing."""
-    handles, labels = ax.get_legend_handles_labels()
-    place = {"loc": "outside upper center", "ncols": columns, "frameon": False, "fontsize": 9}
-    figure.legend(handles, labels, **place)
-
-
 def _rates(quadratics: xr.Dataset) -> Figure:
-    figure, (ax,) = _figure(6.4, 4.4)
+    figure, ((ax,),) = panels(1, width=6.4, height=4.4)
     conditions = quadratics.condition.values
     for name in quadratics.algorithm.values:
         found = quadratics.sel({"algorithm": name})
@@ -109,14 +94,13 @@ def _rates(quadratics: xr.Dataset) -> Figure:
         marker = {"marker": STYLES[name]["marker"], "color": STYLES[name]["color"], "mfc": "none"}
         ax.loglog(conditions, 1 - found.measured, ls="", **marker)
     ax.set_xlabel("condition number of the quadratic")
-    ax.set_ylabel("1 − factor of the error a step")
-    ax.grid(which="major", lw=0.4)
-    _legend(figure, ax, 2)
+    ax.set_ylabel("1 − factor of the error per step")
+    legend(figure, ax, 2)
     return figure
 
 
 def _errors(quadratics: xr.Dataset) -> Figure:
-    figure, (ax,) = _figure(6.4, 4.4)
+    figure, ((ax,),) = panels(1, width=6.4, height=4.4)
     conditions = quadratics.condition.values
     condition = conditions[np.argmin(abs(np.log(conditions / 100)))]
     at = quadratics.sel(condition=condition)
@@ -132,14 +116,13 @@ def _errors(quadratics: xr.Dataset) -> Figure:
     ax.set_ylim(np.log10(DEEPEST), 0.5)
     ax.set_xlim(0, shown)
     ax.set_xlabel(f"step, condition number {condition:.4g}")
-    ax.set_ylabel("log₁₀ error, of that at the start")
-    ax.grid(lw=0.4)
-    _legend(figure, ax, 2)
+    ax.set_ylabel("log₁₀(error / initial error)")
+    legend(figure, ax, 2)
     return figure
 
 
 def _velocities(velocities: xr.Dataset) -> Figure:
-    figure, (ax,) = _figure(6.4, 4.4)
+    figure, ((ax,),) = panels(1, width=6.4, height=4.4)
     steps = velocities.step.values
     for decay in velocities.decay.values:
         at = velocities.sel(decay=decay)
@@ -154,13 +137,12 @@ def _velocities(velocities: xr.Dataset) -> Figure:
     ax.set_xlim(1, steps[-1])
     ax.set_xlabel("step")
     ax.set_ylabel("speed [learning rate × gradient]")
-    ax.grid(which="major", lw=0.4)
-    _legend(figure, ax, 2)
+    legend(figure, ax, 2)
     return figure
 
 
 def _rescaling(regression: xr.Dataset) -> Figure:
-    figure, (left, right) = _figure(9.6, 4.4, columns=2)
+    figure, ((left, right),) = panels(2, height=4.4)
     decays = regression.decay.values
     places, top = np.arange(len(decays)), 0.97
     drawn = {
@@ -171,10 +153,9 @@ def _rescaling(regression: xr.Dataset) -> Figure:
     for rate, style in drawn.items():
         found = regression.sel(rate=rate)
         fine = ~lost.sel(rate=rate).values
-        loss = found.loss.where(~found.diverged)
-        half = 2 * loss.std("seed", ddof=1) / np.sqrt(loss.sizes["seed"])
+        mean, half = interval(found.loss.transpose("seed", "decay"))
         where = places[fine]
-        bars = left.errorbar(where, loss.mean("seed")[fine], half[fine], **style, capsize=3)
+        bars = left.errorbar(where, mean[fine], half[fine], **style, capsize=3)
         bars.set_label(f"rate {rate}")
         hollow = {"ls": "", "marker": "_", "ms": 16, "mew": 2, "color": style["color"]}
         shown = np.isfinite(found.predicted.values)
@@ -190,7 +171,7 @@ def _rescaling(regression: xr.Dataset) -> Figure:
     left.set_yscale("log")
     _plain_log(left)
 
-    # The largest decay at which keeping the rate goes well, and gradient descent beside it.
+    # The largest decay at which the kept rate converges, and gradient descent for comparison.
     fine = ~lost.sel(rate="kept").values
     shown = decays[np.flatnonzero(fine)[-1]] if fine.any() else decays[0]
     steps = regression.step.values
@@ -204,7 +185,6 @@ def _rescaling(regression: xr.Dataset) -> Figure:
     right.set_ylabel("loss [squared error]")
     _plain_log(right)
     for ax in (left, right):
-        ax.grid(lw=0.4)
         # Above the axes, where it hides nothing.
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2}
         ax.legend(**place, frameon=False, fontsize=8)
@@ -212,7 +192,7 @@ def _rescaling(regression: xr.Dataset) -> Figure:
 
 
 def _plain_log(ax: Axes) -> None:
-    """Write the ticks of a logarithmic axis of less than two decades in full."""
+    """Label a logarithmic axis of less than two decades with plain numbers."""
     low, high = ax.get_ylim()
     ticks = [
         m * 10.0**e for e in range(-4, 7) for m in (1, 2, 3, 5, 7) if low <= m * 10.0**e <= high
@@ -222,8 +202,9 @@ def _plain_log(ax: Axes) -> None:
 
 
 def _contours(surfaces: xr.Dataset) -> Figure:
-    figure, axes = _figure(9.6, 9.2, 2, 2)
-    for ax, (word, surface) in zip(axes, SURFACES.items(), strict=True):
+    figure, axes = panels(2, 2, height=4.6)
+    for ax, (word, surface) in zip(axes.flat, SURFACES.items(), strict=True):
+        ax.grid(visible=False)
         mesh = _map(ax, surface)
         bar = figure.colorbar(mesh, ax=ax, label="loss", ticks=LogLocator())
         bar.ax.yaxis.set_major_formatter(LogFormatterMathtext())
@@ -242,7 +223,7 @@ def _contours(surfaces: xr.Dataset) -> Figure:
         ax.set_title(surface.title, fontsize=11)
         ax.set_xlabel(surface.names[0])
         ax.set_ylabel(surface.names[1])
-    _legend(figure, axes[0], 5)
+    legend(figure, axes[0, 0], 5)
     return figure
 
 
@@ -251,7 +232,7 @@ def _map(ax: Axes, surface: Surface):
     sides = [np.linspace(low, high, RESOLUTION) for low, high in surface.window]
     points = jnp.asarray(np.stack(np.meshgrid(*sides), axis=-1))
     losses = np.asarray(jax.jit(jax.vmap(jax.vmap(surface.loss)))(points))
-    # The logarithm of the minimum would take all colours for itself.
+    # Near the minimum the logarithm would take up all colours.
     low = max(float(losses.min()), 1e-3 * float(losses.max()))
     levels = np.geomspace(low, losses.max(), 25)
     options = {"levels": levels, "norm": LogNorm(levels[0], levels[-1]), "cmap": "Greys_r"}
@@ -261,8 +242,7 @@ def _map(ax: Axes, surface: Surface):
 
 
 def _along(surfaces: xr.Dataset) -> Figure:
-    figure, axes = _figure(12.8, 8.4, 3, len(SURFACES))
-    grid = np.reshape(axes, (3, len(SURFACES)))
+    figure, grid = panels(len(SURFACES), 3, width=12.8, height=2.8)
     for column, (word, surface) in zip(grid.T, SURFACES.items(), strict=True):
         for name in RACERS:
             found = surfaces.sel({"surface": word, "algorithm": name, "start": FIRST})
@@ -278,17 +258,15 @@ def _along(surfaces: xr.Dataset) -> Figure:
     texts = ("loss (dotted: the goal)", "largest eigenvalue", "condition number")
     for row, text in zip(grid, texts, strict=True):
         row[0].set_ylabel(text)
-    for ax in axes:
-        ax.grid(lw=0.4)
-    _legend(figure, axes[0], 3)
+    legend(figure, grid[0, 0], 3)
     return figure
 
 
 def _learning_rates(tuning: xr.Dataset, steps: int) -> Figure:
-    figure, axes = _figure(9.6, 7.2, 2, 2)
+    figure, axes = panels(2, 2, height=3.6)
     efforts = effort(tuning.settled, steps)
     lost = tuning.diverged.drop_sel(start=CONTROL).any("start")
-    for ax, (word, surface) in zip(axes, SURFACES.items(), strict=True):
+    for ax, (word, surface) in zip(axes.flat, SURFACES.items(), strict=True):
         rates = tuning.learning_rate.sel(surface=word).values
         for i, name in enumerate(RACERS):
             point = {"surface": word, "algorithm": name}
@@ -301,6 +279,5 @@ def _learning_rates(tuning: xr.Dataset, steps: int) -> Figure:
         ax.set_title(surface.title, fontsize=11)
         ax.set_xlabel("learning rate")
         ax.set_ylabel("steps to the goal")
-        ax.grid(lw=0.4)
-    _legend(figure, axes[0], 3)
+    legend(figure, axes[0, 0], 3)
     return figure
