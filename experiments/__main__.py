@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import lab, levels
+from experiments import lab, levels, stability
 
 # In the order in which a reader meets them.
-MODULES = (levels,)
+MODULES = (levels, stability)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
