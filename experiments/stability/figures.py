@@ -117,7 +117,8 @@ def draw_stationary(config: Config, losses: xr.Dataset) -> Figure:
         ax.sharey(axes[0, 0])
         _whole(ax)
     top = float(mean.sel(scheme=[*names]).max())
-    axes[0, 0].set_ylim(0.8 * float(mean.min()), 2 * top)
+    if np.isfinite(top):  # Predictions near the edge of stability are far above.
+        axes[0, 0].set_ylim(0.8 * float(mean.min()), 2 * top)
     legend(figure, axes[0, 0], 5)
     return figure
 

@@ -71,8 +71,9 @@ def losses(config: Config, rates: Mapping[str, np.ndarray]) -> np.ndarray:
     def every(arguments):
         systems, rates, drifts = arguments
 
-        def over_data(given):
-            return jax.vmap(predicted, (None, 0, 0))(*given, drifts)
+        def over_data(system_and_rates):
+            system, rates = system_and_rates
+            return jax.vmap(predicted, (None, 0, 0))(system, rates, drifts)
 
         # One after another: side by side, their frequencies would take gigabytes.
         return jax.lax.map(lambda scheme: jax.lax.map(over_data, scheme), (systems, rates))

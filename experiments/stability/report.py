@@ -134,7 +134,7 @@ def _of_matching(tested: dict[str, Hypothesis]) -> str:
     if not worse:
         return f"Matching the data's levels changes the loss by {span} %, not always upwards."
     best = np.unique([one.best for one in tested.values()])
-    where = f" {_levels(best[0])} is best at every data level, and" if best.size == 1 else ""
+    where = f" {_levels(int(best[0]))} is best at every data level, and" if best.size == 1 else ""
     text = f"as many levels as the data cost {span} % in loss."
     return f"Matching the data's levels does not help:{where} {text}"
 

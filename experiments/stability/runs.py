@@ -74,7 +74,7 @@ def tune(config: Config, lab: Lab, key: jax.Array) -> "xr.Dataset":
     """Return the mean `loss` over the tuning seeds at every rate, infinite where one overflowed."""
     rates = tuning_rates(config)
     shape = len(rates), config.model_levels, config.data_levels
-    tried = dict.fromkeys(TUNED, np.broadcast_to(rates[:, None, None], shape))
+    tried = {name: np.broadcast_to(rates[:, None, None], shape) for name in TUNED}
     found = measure_losses(config, lab, "tuning", key, tried, seeds=config.tuning_seeds)
     mean = found.mean("seed", skipna=False, keep_attrs=True)[["loss"]].fillna(np.inf)
     return mean.rename(choice="rate").assign_coords(rate=rates)

@@ -12,6 +12,7 @@ from experiments.stability.schemes import PROBED, SCHEMES
 
 
 def hypothesis_table(tested: dict[str, Hypothesis]) -> lab.Table:
+    """Return the tests of the hypothesis, a scheme a row."""
     header = "", "best level counts", "equal to the data's", "cost of matching", "dip"
     rows = [
         [
@@ -47,13 +48,14 @@ def growth_table(config: Config, growth: xr.Dataset, losses: xr.Dataset) -> lab.
 
 
 def threshold_table(growth: xr.Dataset, thresholds: xr.Dataset) -> lab.Table:
+    """Return the largest stable learning rates, a level count a row."""
     measured = numbers.estimate(numbers.crossings(thresholds.growth))
-    header, columns = ["levels"], [map(str, growth.model_level.values)]
+    header, columns = ["levels"], [[str(m) for m in growth.model_level.values]]
     for name in PROBED:
         header += [f"{SCHEMES[name].label}: predicted", "measured"]
         mean, half = (part.sel(scheme=name).values for part in measured)
-        columns.append(f"{x:.4f}" for x in growth.mean_square_limit.sel(scheme=name).values)
-        columns.append(_plus_minus(x, e, 4) for x, e in zip(mean, half, strict=True))
+        columns.append([f"{x:.4f}" for x in growth.mean_square_limit.sel(scheme=name).values])
+        columns.append([_plus_minus(x, e, 4) for x, e in zip(mean, half, strict=True)])
     rows = [[*row] for row in zip(*columns, strict=True)]
     return lab.Table("The largest stable learning rate", header, rows)
 
@@ -65,7 +67,7 @@ def deviation_table(deviations: xr.DataArray) -> lab.Table:
         z = abs(deviations.sel(scheme=name)).stack(at=("model_level", "data_level")).dropna("at")
         if z.size:
             shares = [f"{float((z <= bound).mean()):.1%}" for bound in (2, 3)]
-            m, d = z.at.values[z.argmax().item()]
+            m, d = z.at.values[int(z.values.argmax())]
             largest = [f"{float(z.max()):.2f}", f"({m}, {d})"]
             rows.append([SCHEMES[name].label, str(z.size), *shares, *largest])
     header = "", "combinations", "within 2 standard errors", "within 3", "largest", "at (m, d)"
