@@ -35,8 +35,8 @@ def draw_answer(config: Config, results: dict[str, xr.Dataset]) -> Figure:
     levels = growth.model_level.values
     crossing = estimate(crossings(results["thresholds"].growth))
     for i, name in enumerate(PROBED):
-        for bound, dashes in (("mean_square_limit", "-"), ("mean_limit", ":")):
-            left.plot(levels, growth[bound].sel(scheme=name), dashes, color=COLOURS[i], lw=1.2)
+        limit = growth.mean_square_limit.sel(scheme=name)
+        left.plot(levels, limit, color=COLOURS[i], lw=1.2)
         mean, half = (part.sel(scheme=name) for part in crossing)
         _points(left, levels, mean, half, i, SCHEMES[name].label)
     left.axhline(config.learning_rate, **PREDICTED | {"ls": "--"}, label="given learning rate")
@@ -61,7 +61,8 @@ def draw_ratios(ax: Axes, config: Config, losses: xr.Dataset, name: str) -> None
         ax.plot(models, ratios, ".-", color=COLOURS[i], lw=1.2, ms=4, label=text)
         if d in models:
             ax.plot(d, ratios.sel(model_level=d), "s", ms=10, mfc="none", color=COLOURS[i])
-    label(ax, LEVELS, "loss / smallest of its data level", SCHEMES[name].label, xlog=False)
+    text = "loss / smallest of its data level"
+    label(ax, LEVELS, text, SCHEMES[name].label, xlog=False, ylog=False)
     _whole(ax)
 
 
@@ -91,7 +92,9 @@ def draw_growth(growth: xr.Dataset) -> Figure:
     right.fill_between(at, -share, share, color="0.6", alpha=0.5, lw=0, label="measured, 95 %")
     right.set_ylim(-25, 25)
     right.legend(frameon=False, fontsize=8)
-    label(right, LEVELS, "above measured [%]", "equal decays, where growing", False, False)
+    label(
+        right, LEVELS, "predicted above measured [%]", "equal decays, where growing", False, False
+    )
     for ax in (left, right):
         ax.axhline(0, color="0.3", lw=0.8)
         _whole(ax)
@@ -114,6 +117,7 @@ def draw_stationary(config: Config, losses: xr.Dataset) -> Figure:
             text = f"{d} data level{'s' * (d > 1)}"
             _points(ax, levels, mean.sel(at), half.sel(at), i, text)
         label(ax, LEVELS, LOSS if ax is axes[0, 0] else "", SCHEMES[name].label, xlog=False)
+        ax.sharex(axes[0, 0])
         ax.sharey(axes[0, 0])
         _whole(ax)
     top = float(mean.sel(scheme=[*names]).max())

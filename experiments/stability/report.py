@@ -36,9 +36,9 @@ many levels as the data relative to the geometric mean of the losses with one le
 more: if the hypothesis held, it would be well below 0.
 """
 CAPTIONS = {
-    "answer": "Left: the largest stable learning rate falls with every level. Solid: predicted, of "
-    "the mean square; dotted: predicted, of the mean. Points: where the measured growth of single "
-    "runs turns positive, mean over seeds with its 95 % interval. Right: mean loss relative to the "
+    "answer": "Left: above the largest stable learning rate, training diverges. Lines: predicted. "
+    "Points: where the measured growth of single runs turns positive, mean over seeds with its "
+    "95 % interval. Right: mean loss relative to the "
     "smallest at the same data level. Squares: as many levels in the model as in the data, where "
     "the hypothesis has the smallest loss.",
     "growth": "Growth of ln loss at the given learning rate. Shaded: from the predicted growth of "
@@ -84,7 +84,7 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
             body=TESTED,
         ),
         section(
-            "How fast do the levels diverge?",
+            "Does theory predict which levels diverge?",
             _of_growth(config, growth, losses),
             tables.growth_table(config, growth, losses),
             "growth",
@@ -127,16 +127,21 @@ def _answer(config: Config, growth: xr.Dataset, tested: dict[str, Hypothesis]) -
 def _of_matching(tested: dict[str, Hypothesis]) -> str:
     if not tested:
         return "Whether matching helps is open: in every tested scheme, some runs diverged."
-    worse = all(float(x.mean_cost.mean - x.mean_cost.half_width) > 0 for x in tested.values())
+    worse = [float(x.mean_cost.mean - x.mean_cost.half_width) > 0 for x in tested.values()]
     costs = [100 * np.expm1(float(one.mean_cost.mean)) for one in tested.values()]
     low, high = min(costs), max(costs)
     span = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
-    if not worse:
-        return f"Matching the data's levels changes the loss by {span} %, not always upwards."
+    if not any(worse):
+        return (
+            f"Matching the data's levels is best: no other level count wins by over {high:.0f} %."
+        )
+    if not all(worse):
+        return f"Matching costs {span} % in loss: in some schemes, too little to be certain."
     best = np.unique([one.best for one in tested.values()])
     where = f" {_levels(int(best[0]))} is best at every data level, and" if best.size == 1 else ""
-    text = f"as many levels as the data cost {span} % in loss."
-    return f"Matching the data's levels does not help:{where} {text}"
+    text = f"a model with as many levels as the data has a {span} % larger loss"
+    by_scheme = ", depending on the scheme" if "to" in span else ""
+    return f"Matching the data's levels does not help:{where} {text}{by_scheme}."
 
 
 def _of_hypothesis(tested: dict[str, Hypothesis]) -> str:
@@ -148,7 +153,7 @@ def _of_hypothesis(tested: dict[str, Hypothesis]) -> str:
     hits = int((best == data).sum())
     if (best == 1).all() and best.size > len(tested):
         return (
-            f"No. One level is best at every data level, in all of {len(tested)} schemes. Momentum "
+            "No. One level is best at every data level, in every tested scheme. Momentum "
             "averages noise away but delays what the model follows, and a smaller learning rate "
             "reduces noise as well."
         )
@@ -165,12 +170,14 @@ def _of_growth(config: Config, growth: xr.Dataset, losses: xr.Dataset) -> str:
     if first is None:
         return f"{words} Theory expects no level count to grow."
     low, high = (bound.sel(scheme="equal") for bound in numbers.growth_bounds(growth))
-    mean = numbers.measured_growth(growth).mean.sel(scheme="equal")
+    mean, half = (part.sel(scheme="equal") for part in numbers.measured_growth(growth))
     grown = growth.model_level >= first
-    inside = ((low <= mean) & (mean <= high) & grown).sum()
+    inside = int(((low <= mean) & (mean <= high) & grown).sum())
+    near = int(((low <= mean + half) & (mean - half <= high) & grown).sum()) - inside
     return (
-        f"{words} For {int(inside)} of the {int(grown.sum())} level counts that theory expects to "
-        f"grow ({first} and more), the measured growth lies between the two predictions."
+        f"{words} For {inside} of the {int(grown.sum())} level counts that theory expects to grow "
+        f"({first} and more), the measured growth lies between the two predictions"
+        + (f"; for {near} more, part of its 95 % interval does." if near else ".")
     )
 
 
@@ -181,11 +188,11 @@ def _of_thresholds(growth: xr.Dataset, thresholds: xr.Dataset) -> str:
     off = abs(growth.mean_square_limit / mean - 1).values
     words = (
         f"With equal decays, the largest stable learning rate is {limits[0]:.2g} with one level "
-        f"and {limits[-1]:.2g} with {limits.size}."
+        f"and {limits[-1]:.2g} with {_levels(limits.size)}."
     )
     if not np.isfinite(off).any():
         return words
-    return f"{words} The predictions are within {np.nanmax(off):.0%} of the measured rates."
+    return f"{words} The predictions are within {100 * np.nanmax(off):.0f} % of the measured rates."
 
 
 def _of_losses(z: xr.DataArray) -> str:

@@ -50,14 +50,14 @@ def growth_table(config: Config, growth: xr.Dataset, losses: xr.Dataset) -> lab.
 def threshold_table(growth: xr.Dataset, thresholds: xr.Dataset) -> lab.Table:
     """Return the largest stable learning rates, a level count a row."""
     measured = numbers.estimate(numbers.crossings(thresholds.growth))
-    header, columns = ["levels"], [[str(m) for m in growth.model_level.values]]
+    rows = [[str(m)] for m in growth.model_level.values]
     for name in PROBED:
-        header += [f"{SCHEMES[name].label}: predicted", "measured"]
-        mean, half = (part.sel(scheme=name).values for part in measured)
-        columns.append([f"{x:.4f}" for x in growth.mean_square_limit.sel(scheme=name).values])
-        columns.append([_plus_minus(x, e, 4) for x, e in zip(mean, half, strict=True)])
-    rows = [[*row] for row in zip(*columns, strict=True)]
-    return lab.Table("The largest stable learning rate", header, rows)
+        parts = (growth.mean_square_limit, *measured)
+        values = zip(rows, *(part.sel(scheme=name).values for part in parts), strict=True)
+        for row, predicted, mean, half in values:
+            row.append(f"{predicted:.4f} ({_plus_minus(mean, half, 4)})")
+    header = ["levels", *(SCHEMES[name].label for name in PROBED)]
+    return lab.Table("Largest stable learning rate, predicted (measured)", header, rows)
 
 
 def deviation_table(deviations: xr.DataArray) -> lab.Table:
