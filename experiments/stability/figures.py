@@ -43,9 +43,9 @@ def draw_answer(config: Config, results: dict[str, xr.Dataset]) -> Figure:
     label(left, LEVELS, "largest stable learning rate", "why levels diverge", xlog=False)
     draw_ratios(right, config, results["losses"], "tuned_equal")
     right.set_title("does matching help? equal decays, tuned rate", fontsize=10.5, loc="left")
-    for ax in (left, right):
-        _whole(ax)
-        ax.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8)
+    _whole(left)
+    legend(figure, left, 5)
     return figure
 
 
@@ -117,8 +117,8 @@ def draw_stationary(config: Config, losses: xr.Dataset) -> Figure:
             text = f"{d} data level{'s' * (d > 1)}"
             _points(ax, levels, mean.sel(at), half.sel(at), i, text)
         label(ax, LEVELS, LOSS if ax is axes[0, 0] else "", SCHEMES[name].label, xlog=False)
-        ax.sharex(axes[0, 0])
         ax.sharey(axes[0, 0])
+        ax.set_xlim(0.5, levels[-1] + 0.5)
         _whole(ax)
     top = float(mean.sel(scheme=[*names]).max())
     if np.isfinite(top):  # Predictions near the edge of stability are far above.

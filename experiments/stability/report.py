@@ -35,6 +35,7 @@ loss is with as many levels as the data than with the best level count. *Dip* is
 many levels as the data relative to the geometric mean of the losses with one level fewer and one
 more: if the hypothesis held, it would be well below 0.
 """
+ALL = "all runs converge"
 CAPTIONS = {
     "answer": "Left: above the largest stable learning rate, training diverges. Lines: predicted. "
     "Points: where the measured growth of single runs turns positive, mean over seeds with its "
@@ -208,15 +209,19 @@ def _of_losses(z: xr.DataArray) -> str:
 
 
 def _of_remedies(config: Config, losses: xr.Dataset) -> str:
-    names = {
+    """Say with which remedies all runs converge."""
+    texts = {
         "matched": "matched delays",
         "rescaled": "half of the largest stable learning rate",
         "zero_lag": "the combination without lag (DEMA, TEMA, …)",
         "mean": "the mean of the levels",
         "debiased": "a bias correction",
     }
-    said = [f"with {text}, {_converged(config, losses, name)}" for name, text in names.items()]
-    return f"{'; '.join(said).capitalize()}.".replace("dema, tema", "DEMA, TEMA")
+    found = {text: _converged(config, losses, name) for name, text in texts.items()}
+    good = [text for text, words in found.items() if words == ALL]
+    said = [f"All runs converge with each of: {', '.join(good)}."] if good else []
+    said += [f"With {text}, {words}." for text, words in found.items() if words != ALL]
+    return " ".join(said)
 
 
 def _converged(config: Config, losses: xr.Dataset, name: str) -> str:
@@ -224,7 +229,7 @@ def _converged(config: Config, losses: xr.Dataset, name: str) -> str:
     bad = numbers.diverged(config, losses).sel(scheme=name).any(("seed", "data_level"))
     levels = losses.model_level.values[~bad.values]
     if levels.size == bad.size:
-        return "all runs converge"
+        return ALL
     return (
         f"all runs with {ranges(levels)} levels converge, no others"
         if levels.size

@@ -35,11 +35,11 @@ SCHEMES = {
     "tuned_matched": Scheme("matched delay, tuned rate", matched=True),
     "tuned_zero_lag": Scheme("no lag, tuned rate", "zero_lag"),
 }
-FIXED = ("equal", "matched", "debiased", "zero_lag", "mean")
-"""Schemes with the given learning rate; the others choose their own."""
-TUNED = ("tuned_equal", "tuned_matched", "tuned_zero_lag")
 PROBED = ("equal", "matched", "zero_lag", "mean")
 """Schemes whose largest stable rate is measured. A bias correction fades and does not change it."""
+FIXED = (*PROBED, "debiased")
+"""Schemes with the given learning rate; the others choose their own."""
+TUNED = ("tuned_equal", "tuned_matched", "tuned_zero_lag")
 
 
 def momentum(

@@ -55,7 +55,7 @@ def threshold_table(growth: xr.Dataset, thresholds: xr.Dataset) -> lab.Table:
         parts = (growth.mean_square_limit, *measured)
         values = zip(rows, *(part.sel(scheme=name).values for part in parts), strict=True)
         for row, predicted, mean, half in values:
-            row.append(f"{predicted:.4f} ({_plus_minus(mean, half, 4)})")
+            row.append(f"{predicted:.4f}\N{NO-BREAK SPACE}({_plus_minus(mean, half, 4)})")
     header = ["levels", *(SCHEMES[name].label for name in PROBED)]
     return lab.Table("Largest stable learning rate, predicted (measured)", header, rows)
 
