@@ -45,7 +45,7 @@ def draw_answer(config: Config, results: dict[str, xr.Dataset]) -> Figure:
     right.set_title("does matching help? equal decays, tuned rate", fontsize=10.5, loc="left")
     right.legend(frameon=False, fontsize=8)
     _whole(left)
-    legend(figure, left, 5)
+    legend(figure, left, 3)
     return figure
 
 

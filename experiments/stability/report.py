@@ -140,7 +140,7 @@ def _of_matching(tested: dict[str, Hypothesis]) -> str:
         return f"Matching costs {span} % in loss: in some schemes, too little to be certain."
     best = np.unique([one.best for one in tested.values()])
     where = f" {_levels(int(best[0]))} is best at every data level, and" if best.size == 1 else ""
-    text = f"a model with as many levels as the data has a {span} % larger loss"
+    text = f"a model with as many levels as the data has a {span} % larger loss on average"
     by_scheme = ", depending on the scheme" if "to" in span else ""
     return f"Matching the data's levels does not help:{where} {text}{by_scheme}."
 
