@@ -1,7 +1,6 @@
-"""Tests of the stability experiment: what it measures, what it concludes, files and errors."""
+"""Tests of the stability experiment: what it measures, what it concludes, its report."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +11,19 @@ import scipy.stats
 import xarray as xr
 
 import nested_jax as nj
-from experiments import (
-    _artifacts,
-    _stability_predictions,
-    _stability_report,
-    _stability_runs,
-    _stability_words,
-    stability,
-)
-from experiments import _stability_answers as answers
-from nested_jax import plots, theory
+from experiments import lab
+from experiments.stability import EXPERIMENT, numbers, predictions, report, runs
+from experiments.stability.config import Config
+from experiments.stability.renormalized import renormalized
+from experiments.stability.schemes import FIXED, PROBED, SCHEMES, momentum
+from nested_jax import theory
 from nested_jax.problems import DriftingRegressionWorld
 from tests.experiments import support
 
 # A run that is divided by its norm at each of 200 steps rounds twice as often as one that is not.
 RENORMALIZED_RTOL = 1e-11
 RTOL = 1e-12  # A few logarithms and means of float64.
-SMALL = stability.Config(
+SMALL = Config(
     model_levels=3,
     data_levels=2,
     dim=3,
@@ -39,123 +34,135 @@ SMALL = stability.Config(
     tuning_seeds=1,
     rates=3,
 )
-SCHEMES = {name: _stability_runs.Scheme(*parts) for name, parts in stability.SCHEMES.items()}
+DATASETS = ("growth", "thresholds", "tuning", "losses")
+GROWTH = "Does theory predict which levels diverge?"
+MATCHING = "Does the loss fall when the model has as many momentum levels as the data?"
 
 
 _quickly = support.compiled_quickly
 
 
+def lab_in(folder):
+    """Return a laboratory in `folder`."""
+    return lab.Lab(folder=folder, device=jax.devices()[0], parts=EXPERIMENT.parts)
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def few_probes():
+    """Measure thresholds in few and short runs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(runs, "PROBES", np.array([0.01, 1.0]))
+        monkeypatch.setattr(runs, "PROBE_STEPS", 300)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, few_probes):
     """Run a small experiment; return its folder and what it printed."""
     out = tmp_path_factory.mktemp("stability") / "results"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(stability, "PROBES", np.array([0.01, 1.0]))
-        monkeypatch.setattr(stability, "PROBE_STEPS", 300)
-        return out, support.finished("stability", SMALL, out)
+    return out, support.finished("stability", SMALL, out)
 
 
 @pytest.fixture(scope="module")
 def small(done):
     """Return what it stored."""
-    return xr.load_dataset(done[0] / "results.nc")
+    return {name: xr.load_dataset(done[0] / f"{name}.nc") for name in DATASETS}
 
 
 def made_up(models=4, data=3, seeds=6):
-    """Return results as the experiment stores them, without running it."""
+    """Return options, and results as the experiment stores them, without running it."""
     rng = np.random.default_rng(0)
-    levels = {"model_level": np.arange(1, models + 1), "data_level": np.arange(1, data + 1)}
-    fixed, probed, tuned = (list(x) for x in (stability.FIXED, stability.PROBED, stability.TUNED))
     coordinates = {
-        **levels,
-        "scheme": list(stability.SCHEMES),
-        "fixed": fixed,
-        "probed": probed,
-        "tuned": tuned,
+        "scheme": list(SCHEMES),
+        "model_level": np.arange(1, models + 1),
+        "data_level": np.arange(1, data + 1),
         "seed": np.arange(seeds),
-        "probe_seed": np.arange(3),
-        "probe": np.geomspace(1e-3, 1, 5),
-        "tuning_rate": [0.01, 0.1],
+        "rate": np.geomspace(1e-3, 1, 5),
     }
 
-    def noise(*dims):
-        return xr.DataArray(rng.normal(size=[len(coordinates[d]) for d in dims]), dims=dims)
+    def noise(*dims, **of):
+        of = {dim: (coordinates | of)[dim] for dim in dims}
+        return xr.DataArray(rng.normal(size=[len(x) for x in of.values()]), of, dims)
 
-    m, d = (xr.DataArray(levels[name], dims=name) for name in levels)
+    m, d = (xr.DataArray(coordinates[n], dims=n) for n in ("model_level", "data_level"))
     every = noise("scheme", "model_level", "data_level", "seed")
     loss = 0.1 * np.exp(0.1 * m - 0.3 * d + 0.01 * every)
     # The last two levels of equal decays diverge, one of them beyond the numbers.
     ends = xr.where(m == models, np.nan, xr.where(m == models - 1, 1e77, 1.0))
-    is_equal = xr.DataArray(
-        [n in ("equal", "debiased") for n in coordinates["scheme"]], dims="scheme"
-    )
-    growth = 0.1 * (m - 2.5) + 1e-3 * noise("fixed", "model_level", "seed")
+    is_equal = every.scheme.isin(["equal", "debiased"])
+    growth = 0.1 * (m - 2.5) + 1e-3 * noise("scheme", "model_level", "seed", scheme=[*FIXED])
+    limits = 0 * growth.mean("seed")
+    probe = noise("scheme", "model_level", "seed", scheme=[*PROBED], seed=range(3))
+    log_rate = np.log(xr.DataArray(coordinates["rate"], {"rate": coordinates["rate"]}))
     predicted = 0.1 * np.exp(0.1 * m - 0.3 * d)
-    probe = xr.DataArray(np.log(coordinates["probe"]), dims="probe")
-    results = xr.Dataset(
-        {
-            "growth": growth,
-            "mean_growth": growth.mean("seed") - 1e-2,
-            "mean_square_growth": growth.mean("seed") + 1e-2,
-            "mean_limit": 0.5 / m + 0 * noise("fixed", "model_level"),
-            "mean_square_limit": 0.1 / m + 0 * noise("fixed", "model_level"),
-            "probed_growth": probe + m + 0.01 * noise("probed", "model_level", "probe_seed"),
-            "loss": xr.where(is_equal, loss * ends, loss),
-            "slope": 0.01 + 0 * every,
-            "predicted_loss": xr.where(is_equal & (m >= models - 1), np.inf, predicted)
-            + 0 * every.mean("seed"),
-            "rate": 0.01 * m + 0 * every.mean("seed"),
-            "tuning_loss": noise("tuned", "tuning_rate", "model_level", "data_level") ** 2,
-        },
-        coords=coordinates,
-    )
-    options = dataclasses.replace(SMALL, model_levels=models, data_levels=data, seeds=seeds)
-    return results.assign_attrs(config=json.dumps(_artifacts.describe(options)))
+    flat = 0 * every.isel(seed=0, drop=True)
+    results = {
+        "growth": xr.Dataset(
+            {
+                "growth": growth,
+                "mean_growth": growth.mean("seed") - 1e-2,
+                "mean_square_growth": growth.mean("seed") + 1e-2,
+                "mean_limit": 0.5 / m + limits,
+                "mean_square_limit": 0.1 / m + limits,
+            }
+        ),
+        "thresholds": xr.Dataset({"growth": log_rate + m + 0.01 * probe}),
+        "losses": xr.Dataset(
+            {
+                "loss": xr.where(is_equal, loss * ends, loss),
+                "slope": 0.01 + 0 * every,
+                "predicted_loss": xr.where(is_equal & (m >= models - 1), np.inf, predicted) + flat,
+                "rate": 0.01 * m + flat,
+            }
+        ),
+    }
+    return dataclasses.replace(SMALL, model_levels=models, data_levels=data, seeds=seeds), results
 
 
-MADE = {"config": _artifacts.describe(SMALL), "versions": {"jax": "1"}, "commit": None}
+def answers(config, results):
+    """Return the answers of the report by their headings."""
+    return {one.title: one.answer for one in report.sections(config, results)}
 
 
 @pytest.mark.parametrize("readout", ["last", "debiased", "zero_lag", "mean"])
-@pytest.mark.parametrize("cascade", [0, 1])
-def test_renormalized_growth_is_that_of_the_plain_run(x64, readout, cascade):
+@pytest.mark.parametrize("matched", [False, True])
+def test_renormalized_growth_is_that_of_the_plain_run(x64, readout, matched):
     steps, warmup, rate = 200, 40, 0.02
     problem = nj.drifting_regression(3, noise_std=0.0)
     draws = jax.vmap(problem.draw)(jax.random.split(jax.random.key(1), steps))
     draws = draws._replace(drift=jnp.zeros_like(draws.drift))
     initial = jnp.full(4, 0.5), DriftingRegressionWorld(weights=(jnp.zeros(3),))
-    momentum = _stability_runs.momentum(SMALL, readout, cascade, 3)
+    cascade = momentum(SMALL, readout, matched, 3)
 
     def plain(steps):
-        tx = optax.chain(momentum, optax.scale(-rate))
+        tx = optax.chain(cascade, optax.scale(-rate))
         part = jax.tree.map(lambda x: x[:steps], draws)
         trace = nj.rollout(tx, problem, None, steps, initial=initial, draws=part)
         return jnp.log(jnp.linalg.norm(trace.params))
 
-    tx = _stability_runs.renormalized(momentum, rate, warmup)
+    tx = renormalized(cascade, rate, warmup)
     trace = nj.rollout(tx, problem, None, steps, initial=initial, draws=draws)
     expected = plain(steps) - plain(warmup)
     np.testing.assert_allclose(trace.opt_state.log_growth, expected, rtol=RENORMALIZED_RTOL)
     np.testing.assert_allclose(jnp.linalg.norm(trace.params), 1.0, rtol=RTOL)
 
 
-def test_losses_are_those_of_rollouts(x64):
+def test_losses_are_those_of_rollouts(x64, tmp_path):
     key, rates = jax.random.key(3), 0.01 * np.arange(1, 7).reshape(3, 2)
-    cases = [
-        _stability_runs.Case(SCHEMES[name], (i + 1) * rates)
-        for i, name in enumerate(("matched", "zero_lag", "equal"))
-    ]
-    results = _stability_runs.losses(SMALL, key, cases, seeds=2)
-    assert results.case.values.tolist() == [0, 1, 2]
-    for case, seed, m, d, decays, options in [
-        (0, 1, 3, 2, nj.matched_delay_decays(3, decay=0.95), {}),
-        (1, 0, 3, 1, nj.nested_decays(3, decay=0.95), {"readout": "zero_lag"}),
-        (2, 1, 2, 2, nj.nested_decays(2, decay=0.95), {}),
+    factors = {"matched": 1, "zero_lag": 2, "equal": 3}
+    tried = {name: factor * rates[None] for name, factor in factors.items()}
+    results = runs.measure_losses(SMALL, lab_in(tmp_path), "losses", key, tried, seeds=2)
+    assert results.scheme.values.tolist() == [*factors]
+    for name, seed, m, d, decays, options in [
+        ("matched", 1, 3, 2, nj.matched_delay_decays(3, decay=0.95), {}),
+        ("zero_lag", 0, 3, 1, nj.nested_decays(3, decay=0.95), {"readout": "zero_lag"}),
+        ("equal", 1, 2, 2, nj.nested_decays(2, decay=0.95), {}),
     ]:
-        tx = nj.nested_momentum((case + 1) * rates[m - 1, d - 1], decays=decays, **options)
+        rate = factors[name] * rates[m - 1, d - 1]
+        tx = nj.nested_momentum(rate, decays=decays, **options)
         problem = nj.drifting_regression(3, data_levels=d, decay=0.95, noise_std=0.1, max_levels=2)
         trace = nj.rollout(tx, problem, jax.random.fold_in(key, seed), 400, warmup=100, stride=20)
-        at = {"case": case, "seed": seed, "model_level": m, "data_level": d}
+        at = {"scheme": name, "choice": 0, "seed": seed, "model_level": m, "data_level": d}
         np.testing.assert_allclose(results.loss.sel(at), trace.mean_loss, rtol=RENORMALIZED_RTOL)
         slope = np.polyfit(20 * np.arange(10), np.log(trace.loss_curve[10:]), 1)[0]
         np.testing.assert_allclose(results.slope.sel(at), slope, rtol=1e-6, atol=1e-12)
@@ -173,7 +180,7 @@ def test_systems_are_those_of_their_schemes(x64):
             theory.as_state_space(nj.scale_by_nested_momentum(d, readout=readout))
             for d, readout in zip(decays, readouts, strict=True)
         ]
-        together = _stability_predictions.systems_of(SMALL, [SCHEMES[name] for name in names])
+        together = predictions.systems_of(SMALL, names)
         return together, alone
 
     together, alone = systems()
@@ -183,15 +190,16 @@ def test_systems_are_those_of_their_schemes(x64):
 
 
 @pytest.mark.slow
-def test_growth_lies_between_its_predictions(x64):
+def test_growth_lies_between_its_predictions(x64, tmp_path):
     """At the published rate: levels on both sides of the edge, each to a twentieth."""
-    config = stability.Config(model_levels=12, seeds=4)
-    schemes = [SCHEMES["equal"]]
-    bounds = _stability_predictions.stability(config, schemes).isel(case=0)
+    config = Config(model_levels=12, seeds=4)
+    bounds = predictions.stability(config, ["equal"]).isel(scheme=0)
     timing = {"steps": 20_000, "warmup": 5_000, "seeds": 4}
     with support.compiling(quickly=False):
-        measured = _stability_runs.growth(config, jax.random.key(0), schemes, [0.01], **timing)
-    measured = measured.isel(case=0, rate=0)
+        measured = runs.measure_growth(
+            config, lab_in(tmp_path), "growth", jax.random.key(0), ["equal"], [0.01], **timing
+        )
+    measured = measured.growth.isel(scheme=0, rate=0)
     mean = measured.mean("seed")
     # Three standard errors of four runs.
     slack = 3 * measured.std("seed", ddof=1) / 2
@@ -205,22 +213,20 @@ def test_growth_lies_between_its_predictions(x64):
 
 def test_estimate_is_a_t_interval():
     values = xr.DataArray(np.random.default_rng(0).normal(size=(3, 5)), dims=["m", "seed"])
-    mean, half = answers.estimate(values)
+    mean, half = numbers.estimate(values)
     low, high = scipy.stats.t.interval(0.95, 4, np.mean(values, 1), scipy.stats.sem(values, axis=1))
     np.testing.assert_allclose(mean - half, low, rtol=RTOL)
     np.testing.assert_allclose(mean + half, high, rtol=RTOL)
 
 
 def test_thresholds_are_zeros_of_the_growth():
-    results = made_up()
-    crossings = answers.thresholds(results)
-    growth = results.probed_growth
+    growth = made_up()[1]["thresholds"].growth
+    crossings = numbers.crossings(growth)
     # Linear in the logarithm of the rate, so that the interpolation is exact.
-    offset = growth.isel(probe=0) - np.log(results.probe[0].item())
-    expected = np.exp(-offset)
+    expected = np.exp(np.log(growth.rate[0]) - growth.isel(rate=0))
     np.testing.assert_allclose(crossings, expected.transpose(*crossings.dims), rtol=1e-9)
     for shift in (100.0, -100.0):
-        assert np.isnan(answers.thresholds(results.assign(probed_growth=growth + shift))).all()
+        assert np.isnan(numbers.crossings(growth + shift)).all()
 
 
 def surface(effect, models=5, data=4, seeds=8):
@@ -234,7 +240,7 @@ def surface(effect, models=5, data=4, seeds=8):
 
 
 def test_the_hypothesis_is_found_where_it_holds():
-    found = answers.hypothesis(surface(-0.5))
+    found = numbers.hypothesis(surface(-0.5))
     np.testing.assert_array_equal(found.best, [1, 2, 3, 4])
     np.testing.assert_array_equal(found.cost.mean, 0)
     assert abs(float(found.dip.mean) + 0.5) < 2 * float(found.dip.half_width) < 0.01
@@ -242,7 +248,7 @@ def test_the_hypothesis_is_found_where_it_holds():
 
 
 def test_the_hypothesis_is_not_found_where_it_does_not_hold():
-    found = answers.hypothesis(surface(0.0))
+    found = numbers.hypothesis(surface(0.0))
     np.testing.assert_array_equal(found.best, 1)
     np.testing.assert_allclose(found.cost.mean, 0.02 * np.arange(4), atol=3e-3)
     assert abs(float(found.mean_cost.mean) - 0.03) < float(found.mean_cost.half_width) < 0.01
@@ -253,85 +259,96 @@ def test_the_hypothesis_is_not_found_where_it_does_not_hold():
 
 
 def test_deviations_are_in_standard_errors():
-    results = made_up(seeds=50)
-    z = answers.deviations(results)
-    assert set(z.scheme.values) == set(stability.FIXED)
+    config, results = made_up(seeds=50)
+    growth, losses = results["growth"], results["losses"]
+    z = numbers.deviations(config, growth, losses)
+    assert set(z.scheme.values) == set(FIXED)
     assert np.isnan(z.sel(scheme="equal", model_level=[3, 4])).all()
     # Where the mean square shrinks too slowly, what is measured is no stationary loss.
-    slow = results.assign(mean_square_growth=0.01 * results.mean_square_growth)
-    assert np.isnan(answers.deviations(slow)).all()
+    slow = growth.assign(mean_square_growth=0.01 * growth.mean_square_growth)
+    assert np.isnan(numbers.deviations(config, slow, losses)).all()
     finite = z.values[np.isfinite(z.values)]
     assert abs(finite.mean()) < 0.5
     assert 0.7 < finite.std() < 1.3
-    one = results.loss.sel(scheme="matched", model_level=1, data_level=2)
+    at = {"scheme": "matched", "model_level": 1, "data_level": 2}
+    one = losses.loss.sel(at)
     error = float(one.std("seed", ddof=1)) / 50**0.5
-    predicted = float(results.predicted_loss.sel(scheme="matched", model_level=1, data_level=2))
-    expected = (float(one.mean()) - predicted) / error
-    at = z.sel(scheme="matched", model_level=1, data_level=2)
-    np.testing.assert_allclose(at, expected, rtol=RTOL)
+    expected = (float(one.mean()) - float(losses.predicted_loss.sel(at))) / error
+    np.testing.assert_allclose(z.sel(at), expected, rtol=RTOL)
 
 
-def test_the_report_is_made_from_the_stored_results(tmp_path, capsys):
-    results = made_up()
-    _stability_report.write(tmp_path, MADE | {"config": answers.config(results)}, results)
-    stored = xr.load_dataset(tmp_path / "results.nc")
-    page = (tmp_path / "report.html").read_text()
-    assert _stability_report.page(stored) == page
-    assert page.count("<svg") == 6
-    assert not [word for word in ("<script", "<link", 'src="http') if word in page]
-    assert all(path.stat().st_size > 10_000 for path in (tmp_path / "figures").iterdir())
-    assert len([*(tmp_path / "figures").iterdir()]) == 6
-    assert not list(tmp_path.rglob(".*")), "a file was left aside"
-    _stability_report.show(results)
-    printed = capsys.readouterr().out
-    assert "all runs of 1 – 2 levels converged, no others" in printed
-    assert "from 3 levels on" in printed
+def test_the_first_answer_says_why_and_whether():
+    config, results = made_up()
+    first = next(iter(answers(config, results).values()))
+    assert "at a learning rate of 0.03, from three levels on." in first
+    assert "does not help: one level is best at every data level, and a model" in first
+    assert "all runs with 1 to 2 levels converge, no others" in answers(config, results)[GROWTH]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3)])
-def test_few_levels_make_a_report(tmp_path, shape, monkeypatch):
-    # Drawn once, for the page.
-    monkeypatch.setattr(plots, "save", lambda figure, path: None)
-    results = made_up(*shape, seeds=4)
-    _stability_report.write(tmp_path, MADE | {"config": answers.config(results)}, results)
-    assert "Why levels of momentum diverge" in (tmp_path / "report.html").read_text()
+def test_few_levels_make_a_report(shape):
+    said = answers(*made_up(*shape, seeds=4))
+    assert len(said) == 6
+    assert not [answer for answer in said.values() if "nan" in answer]
+
+
+def test_where_every_scheme_diverges_matching_is_open():
+    config, results = made_up()
+    results["losses"]["loss"] = results["losses"].loss * np.nan
+    assert "Whether matching helps is open" in next(iter(answers(config, results).values()))
+
+
+def test_where_matching_helps_the_report_says_so():
+    config, results = made_up()
+    losses = results["losses"]
+    same = losses.model_level == losses.data_level
+    results["losses"] = losses.assign(loss=xr.where(same, 0.01 * losses.loss, losses.loss))
+    said = answers(config, results)
+    assert "Matching the data's levels is best" in next(iter(said.values()))
+    assert "In 12 of 12 cases" in said[MATCHING]
 
 
 def test_a_sweep_without_divergence_says_so():
-    results = made_up()
-    results["loss"] = 0.1 + 0 * results.loss.fillna(1)
-    said = dict(_stability_words.statements(results))
-    assert "all runs converged" in said["Does each level multiply the loss?"]
-    assert "nan" not in said["Does each level multiply the loss?"]
-    results = results.assign({n: -abs(results[n]) for n in ("mean_growth", "mean_square_growth")})
-    assert answers.first_unstable(results) is None
-    said = dict(_stability_words.statements(results))
-    assert "The theory expects no level to grow." in said["Does each level multiply the loss?"]
+    config, results = made_up()
+    losses = results["losses"]
+    results["losses"] = losses.assign(loss=0.1 * losses.model_level + 0 * losses.loss.fillna(1))
+    said = answers(config, results)[GROWTH]
+    assert "all runs converge" in said
+    assert "nan" not in said
+    growth = results["growth"]
+    shrinking = {name: -abs(growth[name]) for name in ("mean_growth", "mean_square_growth")}
+    results["growth"] = growth.assign(shrinking)
+    assert numbers.first_unstable(results["growth"]) is None
+    said = answers(config, results)
+    assert "Theory expects no level count to grow." in said[GROWTH]
+    assert "do not make the loop unstable" in next(iter(said.values()))
 
 
 @pytest.mark.slow
-def test_a_small_run_writes_every_file(done, small, undrawn):
+def test_a_small_run_is_reported_and_resumed(done, small):
     out, printed = done
     assert "Growth of ln loss per" in printed
-    made = json.loads((out / "config.json").read_text())
-    assert made["config"] == _artifacts.describe(SMALL)
-    assert {"versions", "commit", "device"} <= set(made)
     page = (out / "report.html").read_text()
-    assert "python -m experiments stability --model-levels 3 --data-levels 2 " in page
-    undrawn()
-    assert support.text_of(_stability_report.page(small)) == support.text_of(page)
-    assert dict(small.loss.sizes) == {"seed": 4, "scheme": 9, "model_level": 3, "data_level": 2}
+    assert page.count("<svg") == 6
+    sizes = {"scheme": 9, "seed": 4, "model_level": 3, "data_level": 2}
+    assert dict(small["losses"].loss.sizes) == sizes
+    # What was finished is found: no chunk is computed again.
+    chunks = {path: path.stat().st_mtime_ns for path in (out / "store").rglob("*.npz")}
+    assert chunks
+    support.finished("stability", SMALL, out)
+    assert all(path.stat().st_mtime_ns == before for path, before in chunks.items())
+    assert support.text_of((out / "report.html").read_text()) == support.text_of(page)
 
 
 @pytest.mark.slow
 def test_rates_are_tuned_on_what_was_tried(small):
-    tuned = small.rate.sel(scheme="tuned_equal")
-    assert set(np.unique(tuned)) <= set(stability.tuning_rates(SMALL))
-    best = small.tuning_loss.sel(tuned="tuned_equal").idxmin("tuning_rate")
+    tuned = small["losses"].rate.sel(scheme="tuned_equal")
+    assert set(np.unique(tuned)) <= set(runs.tuning_rates(SMALL))
+    best = small["tuning"].loss.sel(scheme="tuned_equal").idxmin("rate")
     np.testing.assert_array_equal(tuned, best.transpose(*tuned.dims))
 
 
 @pytest.mark.slow
 def test_one_level_is_gradient_descent_in_every_scheme(small):
-    one = small.loss.sel(model_level=1, scheme=list(stability.FIXED))
+    one = small["losses"].loss.sel(model_level=1, scheme=[*FIXED])
     np.testing.assert_allclose(one - one.isel(scheme=0), 0, atol=1e-12)
