@@ -57,7 +57,7 @@ def problem(surface: Surface, start: Any) -> nj.Problem:
 
 
 def starts(surface: Surface, count: int, key: jax.Array) -> jax.Array:
-    """Return the starts of runs: the first, the control, and `count` random ones around the first."""
+    """Return starts: the first, the control, and `count` random ones around the first."""
     about = jax.random.normal(key, (count, 2)) @ jnp.asarray(surface.spread)
     start = jnp.asarray(surface.start)
     return jnp.concatenate([start[None], jnp.asarray(surface.control)[None], start + about])
