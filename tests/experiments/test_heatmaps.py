@@ -252,10 +252,18 @@ def test_a_network_without_numbers_is_wrong_everywhere():
     assert float(runs.evaluate(model, params, part, part)["test_error"]) == 1
 
 
-def test_the_estimate_grows_with_the_runs(tmp_path):
-    config = dataclasses.replace(Config(), width=8, seeds=2)
+def test_the_estimate_is_of_all_runs_and_steps(tmp_path, monkeypatch):
+    # Of 4 runs, 4 steps take 2 s and 24 steps take 6 s: 0.05 s a step, and 0.5 s beside 4 steps.
+    seconds = iter([2.0, 6.0])
+
+    def sweep(run, grid, **options):
+        return xr.Dataset(attrs={"run_seconds": next(seconds)})
+
+    monkeypatch.setattr(runs.nj, "sweep", sweep)
+    config = dataclasses.replace(Config(), width=8, seeds=2, steps=100)
     place = lab.Lab(tmp_path, None, EXPERIMENT.parts, images=tiny())
-    assert 0 < runs.estimate(config, place) < 3600
+    expected = 14 * 132 * 2 * (0.5 + 100 * 0.05)
+    assert runs.estimate(config, place) == pytest.approx(expected)
 
 
 # The answers.
