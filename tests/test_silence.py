@@ -225,3 +225,23 @@ def test_integers_do_not_wrap():
     assert float(nj.step_drop(many)(0)) == 1
     updates = by(nj.clip_by_block_rms, "threshold")(many)
     np.testing.assert_allclose(updates["w"], 0.1)
+
+
+@pytest.mark.parametrize("threshold", [1e39, 1e300])
+def test_a_threshold_beyond_float32_does_not_clip(threshold):
+    clipped = by(nj.clip_by_block_rms, "threshold")(threshold)
+    assert all((leaf == jnp.float32(0.1)).all() for leaf in clipped.values())
+    unclipped = by(nj.adafactor, "clip_threshold")(None)
+    for name, leaf in by(nj.adafactor, "clip_threshold")(threshold).items():
+        np.testing.assert_array_equal(leaf, unclipped[name])
+
+
+@pytest.mark.parametrize("small", [1e-37, 1e-38, 1e-39, 1e-46])
+@pytest.mark.parametrize("shape", [(3,), (4, 3)])
+def test_zeros_stay_zeros_beside_numbers_that_flush_to_zero(small, shape):
+    zeros = jnp.zeros(shape)
+    for tx in (nj.clip_by_block_rms(small), nj.scale_by_factored_rms(eps=small)):
+        state = tx.init(zeros)
+        for _ in range(3):
+            updates, state = jax.jit(tx.update)(zeros, state)
+            np.testing.assert_array_equal(updates, 0)

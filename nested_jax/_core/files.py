@@ -15,11 +15,11 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
         OSError: If it cannot be written. An existing file stays as it was.
 
     Example:
-        >>> import tempfile
+        >>> import pathlib, tempfile
         >>> from nested_jax.sweeps import write_file
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_file(f"{folder}/best.txt", "0.01")
-        ...     open(f"{folder}/best.txt").read()
+        ...     pathlib.Path(folder, "best.txt").read_text()
         '0.01'
     """
     path = Path(path)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from nested_jax._core.checks import check_positive
+from nested_jax._core.checks import check_positive, is_traced
 from nested_jax._core.dtypes import (
     check_arrays,
     root_mean_square,
@@ -46,7 +47,7 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
     measures. The state holds two scalars.
 
     Args:
-        threshold: d > 0, may be traced.
+        threshold: d > 0, may be traced. Numbers beyond float32 act as its largest number.
 
     Returns:
         A transformation of any tree of float or complex arrays; shapes and dtypes are kept, and
@@ -71,6 +72,9 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         take d = 1.
     """
     threshold = check_positive("threshold", threshold)
+    if not is_traced(threshold):
+        # NumPy warns of numbers beyond float32.
+        threshold = min(threshold, float(np.finfo(np.float32).max))
 
     def init_fn(params):
         check_arrays(params)
@@ -108,7 +112,9 @@ def _largest(values, least):
 
 def _factor(rms, threshold):
     # The quotient d / max(d, RMS) is 1 / max(1, RMS / d) with one division.
-    threshold = jnp.asarray(threshold, rms.dtype)
+    # A threshold beyond the dtype acts as its largest number, one below as its smallest normal.
+    limits = jnp.finfo(rms.dtype)
+    threshold = jnp.clip(jnp.asarray(threshold, rms.dtype), limits.tiny, limits.max)
     return threshold / jnp.maximum(threshold, rms)
 
 

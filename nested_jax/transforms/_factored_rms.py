@@ -21,6 +21,7 @@ from nested_jax._core.dtypes import (
     complement,
     incremented,
     place,
+    positive_root,
     squared,
     transformation,
     widened,
@@ -223,14 +224,15 @@ def _divide(g, moment, keep, take, eps, *, axes):
     square = squared(wide) + eps  # Faster in XLA than adding eps after the means.
     if axes is None:
         moment = keep * moment + take * square
+        # `positive_root`: an eps below the smallest normal number is 0, and 0 / 0 is NaN.
         # Not `rsqrt`: its derivative at 1e-30, 1e45, is infinite in float32; 0 times that is NaN.
-        return (wide / jnp.sqrt(moment)).astype(g.dtype), moment
+        return (wide / positive_root(moment)).astype(g.dtype), moment
     i, j = axes
     row = keep * moment.row + take * jnp.mean(square, j)
     column = keep * moment.column + take * jnp.mean(square, i)
     mean = jnp.mean(row, i - (j < i), keepdims=True)
     # R / mean(R) underflows to 0 if one row is 0 and another 1e12, and 0 / 0 is NaN. So multiply
     # the columns by the mean. Apply the rows first, because g / sqrt(R) is small.
-    by_row = jnp.expand_dims(1 / jnp.sqrt(row), j)
-    by_column = jnp.expand_dims(1 / jnp.sqrt(column), i) * jnp.expand_dims(jnp.sqrt(mean), j)
+    by_row = jnp.expand_dims(1 / positive_root(row), j)
+    by_column = jnp.expand_dims(1 / positive_root(column), i) * jnp.expand_dims(jnp.sqrt(mean), j)
     return (wide * by_row * by_column).astype(g.dtype), FactoredMoment(row, column)

@@ -208,7 +208,8 @@ def test_masked_leaves_pass_and_numbers_can_be_injected():
     updates, _ = tx.update(params, tx.init(params), params)
     np.testing.assert_allclose(updates["a"], -0.1, rtol=FLOAT32_RTOL)
     np.testing.assert_array_equal(updates["b"], 1.0)
-    tx = optax.inject_hyperparams(nj.nested_momentum, "max_levels")(falling, levels=2, max_levels=3)
+    numbers = {"levels": 2, "decay": 0.95, "max_levels": 3}
+    tx = optax.inject_hyperparams(nj.nested_momentum, "max_levels")(falling, **numbers)
     updates, state = jax.jit(tx.update)(params, tx.init(params))
     assert {"learning_rate", "decay"} <= state.hyperparams.keys()
     np.testing.assert_allclose(updates["a"], -0.3 * 0.05, rtol=FLOAT32_RTOL)

@@ -391,6 +391,9 @@ def test_output_dtypes(dtype, enabled):
 @pytest.mark.parametrize("name", VMAPPED)
 def test_gradients_are_those_of_differences(x64, name):
     points = [jnp.asarray(column, float) for column in VMAPPED[name]]
+    # Away from the ends of ranges, beyond which there is NaN.
+    inwards = {"cosine": (0, 1e-3), "warm_restarts": (0, 1e-3, 1e-3)}.get(name, [0] * len(points))
+    points = [column + shift for column, shift in zip(points, inwards, strict=True)]
     # In no boundary's reach; in the first cycles and in later ones.
     for output, step in itertools.product(("multiplier", "cycle_steps"), (6.25, 31.25)):
 
