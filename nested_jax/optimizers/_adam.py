@@ -70,7 +70,7 @@ def adamw(
     mask: Any | Callable[[Params], Any] | None = None,
     schedule: Schedule | None = None,
 ) -> optax.GradientTransformation:
-    r"""Build AdamW; the decay is not multiplied by the learning rate unless asked (optax does).
+    r"""Build AdamW, whose weight decay is not multiplied by the learning rate, unlike optax's.
 
     .. math:: \theta \leftarrow \theta - \eta_t
         \left( \alpha_t \frac{\hat m}{\sqrt{\hat v} + \varepsilon} + \lambda_t \theta \right) .
@@ -105,14 +105,17 @@ def adamw(
         ValueError: If a concrete number is out of range.
 
     Example:
-        >>> import nested_jax as nj
+        Each step shrinks the parameters by a fraction of 1e-4, whatever the learning rate:
+
+        >>> import nested_jax as nj, optax
         >>> tx = nj.adamw(1e-3, weight_decay=1e-4)
 
-        To move `optax.adamw` over, ask for the product:
+        In `optax.adamw` the fraction is learning rate times decay, here 1e-7. These are equal:
 
-        >>> import optax
         >>> theirs = optax.adamw(1e-3, weight_decay=1e-4)
         >>> ours = nj.adamw(1e-3, weight_decay=1e-4, decay_times_rate=True)
+
+        `mu_dtype`, `eps_root` and `nesterov` are not offered; use `optax.adamw` for them.
     """
     check_flag("decay_times_rate", decay_times_rate)
     return optax.chain(
