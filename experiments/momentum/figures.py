@@ -153,7 +153,7 @@ def _rescaling(regression: xr.Dataset) -> Figure:
     for rate, style in drawn.items():
         found = regression.sel(rate=rate)
         fine = ~lost.sel(rate=rate).values
-        mean, half = interval(found.loss.transpose("seed", "decay"))
+        mean, half = interval(found.loss.where(~found.diverged).transpose("seed", "decay"))
         where = places[fine]
         bars = left.errorbar(where, mean[fine], half[fine], **style, capsize=3)
         bars.set_label(f"rate {rate}")
