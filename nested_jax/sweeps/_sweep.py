@@ -31,6 +31,7 @@ from nested_jax.sweeps.engine import (
     examine,
     fingerprint_of,
     gather,
+    origin_of,
     share_of_this_process,
     together,
 )
@@ -139,7 +140,8 @@ def sweep(
             fingerprint = fingerprint_of(job, executor.platform)
             kept.claim(fingerprint)
         compiled = time.perf_counter()
-        results = _run(job, structure, executor, kept, bar)
+        origin = None if fingerprint is None else origin_of(job, fingerprint)
+        results = _run(job, structure, executor, kept, origin, bar)
         finished = time.perf_counter()
     dataset = _dataset(job, results, executor, fingerprint, compiled - started, finished - compiled)
     for name, unit in units.items():
@@ -216,7 +218,7 @@ def _planned(
 
 
 def _run(
-    job: Job, structure: Structure, executor: Any, kept: Store | None, bar: Progress
+    job: Job, structure: Structure, executor: Any, kept: Store | None, origin: Any, bar: Progress
 ) -> dict[str, np.ndarray]:
     """Load or compute the chunks of this process; return the results of all processes."""
     axes = len(job.numeric)
@@ -226,7 +228,7 @@ def _run(
     mine = share_of_this_process(job.chunks)
     with together():
         missing = dict.fromkeys(mine)
-        for index, stored in () if kept is None else kept.load(mine):
+        for index, stored in () if kept is None else kept.load(mine, origin):
             bar.add(job.place(index, results, stored), axes)
             del missing[index]
         bar.running(sum(job.runs(index) for index in mine))
@@ -236,7 +238,7 @@ def _run(
             with contextlib.closing(executor.evaluate(job, todo)) as waves:
                 for index, outputs in itertools.chain.from_iterable(waves):
                     if kept is not None:
-                        kept.save(index, outputs)
+                        kept.save(index, outputs, origin(index))
                     bar.add(job.place(index, results, outputs), axes)
                     del missing[index]
         # Raise even after the last chunk: Ctrl-C means to stop the script.

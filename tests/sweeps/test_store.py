@@ -1,6 +1,7 @@
 """Tests of the store of a sweep: what is kept, what is refused, what is never read."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from nested_jax.sweeps.engine import _store
 from nested_jax.sweeps.engine._fingerprint import digest, fingerprint_of
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._local import LocalDevices
-from nested_jax.sweeps.engine._store import MANIFEST, Store
+from nested_jax.sweeps.engine._store import MANIFEST, ORIGIN, Store
 
 # As long as wide, so that there are as many chunks whichever axis is cut.
 GRID = nj.Grid(word=["a", "bc"], rate=[0.1, 0.2, 0.3], seed=range(3))
@@ -42,6 +43,13 @@ def chunks(store):
 
 def contents(store):
     return {path.name: path.read_bytes() for path in store.iterdir()}
+
+
+def origin_in(path):
+    """Return a function to what a chunk's file says it is of."""
+    with np.load(path) as file:
+        said = file[ORIGIN].tobytes().decode()
+    return lambda index: said
 
 
 @pytest.fixture
@@ -136,7 +144,7 @@ def test_every_kind_of_result_comes_back(tmp_path, computed, x64):
         assert first[name].values.tobytes() == again[name].values.tobytes()
     stored = {
         name: (array.dtype, array.shape)
-        for _, arrays in Store(tmp_path).load([1])
+        for _, arrays in Store(tmp_path).load([1], origin_in(chunks(tmp_path)[1]))
         for name, array in arrays.items()
     }
     assert stored["half"] == (jnp.bfloat16, (2, 3))
@@ -282,7 +290,12 @@ def test_a_comment_or_another_name_keeps_a_store_valid(tmp_path, computed):
 
 
 @pytest.mark.parametrize(
-    "manifest", ["", "{", "[]", "3", "{}", '{"fingerprint": null}', '{"fingerprint": [1]}', "\xff"]
+    "manifest",
+    [
+        *("", "{", "[]", "3", "{}", '{"fingerprint": null}', '{"fingerprint": [1]}', "\xff"),
+        *("[" * 200_000, '{"fingerprint": {"chunk": [0, -1]}}', '{"fingerprint": {"chunk": 3}}'),
+        '{"fingerprint": {"chunk": ["a", null]}}',
+    ],
 )
 def test_a_broken_manifest_is_refused(tmp_path, manifest):
     sweep(tmp_path)
@@ -378,6 +391,81 @@ def test_a_chunk_that_cannot_be_read_is_not_removed(tmp_path, computed, monkeypa
     assert computed == [2]
     monkeypatch.undo()
     assert contents(tmp_path) == before
+
+
+def stored_as(path, content):
+    """Write what a chunk's file would hold, with the checksum in its name."""
+    checksum = hashlib.sha256(content).hexdigest()[:32]
+    path = path.with_name(f"{path.name[:14]}-{checksum}.npz")
+    path.write_bytes(content)
+
+
+def test_a_chunk_of_another_store_is_not_read(tmp_path, computed):
+    # The same shapes, but other values, other arguments or another program.
+    grid = nj.Grid(word=["a", "bc"], rate=[0.4, 0.5, 0.6], seed=range(3))
+    others = [{"grid": grid}, {"run": lambda word, rate, seed: {**run(word, rate, 2 * seed)}}]
+    first = sweep(tmp_path / "ours")
+    for i, other in enumerate(others):
+        sweep(tmp_path / f"{i}", **other)
+        for path in chunks(tmp_path / "ours"):
+            path.unlink()
+        for path in chunks(tmp_path / f"{i}"):
+            (tmp_path / "ours" / path.name).write_bytes(path.read_bytes())
+        computed.clear()
+        assert sweep(tmp_path / "ours").equals(first)
+        assert computed == [*range(CHUNKS)]
+
+
+def test_chunks_that_changed_places_are_not_read(tmp_path, computed):
+    first = sweep(tmp_path)
+    two = chunks(tmp_path)[1:3]
+    contents = [path.read_bytes() for path in two]
+    for path, content in zip(two, contents[::-1], strict=True):
+        path.unlink()
+        stored_as(path, content)
+    computed.clear()
+    assert sweep(tmp_path).equals(first)
+    assert computed == [1, 2]
+    # The right ones are beside them now.
+    computed.clear()
+    assert sweep(tmp_path).equals(first)
+    assert not computed
+
+
+def test_what_is_no_chunk_is_not_read_whatever_its_checksum(tmp_path, computed):
+    first = sweep(tmp_path)
+    path = chunks(tmp_path)[0]
+    whole = path.read_bytes()
+    path.unlink()
+    with np.load(io.BytesIO(whole)) as file:
+        parts = dict(file)
+    without = {name: values for name, values in parts.items() if name != ORIGIN}
+    odd = [{**parts, "name": np.zeros(1)}, {**parts, "0|int99|x": np.zeros(1)}, without]
+    for arrays in odd:
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        stored_as(path, content.getvalue())
+    for content in (b"", b"odd", whole[:50]):
+        stored_as(path, content)
+    os.mkfifo(path.with_name(f"{path.name[:14]}-{'0' * 32}.npz"))
+    computed.clear()
+    assert sweep(tmp_path).equals(first)
+    assert computed == [0]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_manifest_that_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / MANIFEST)
+    with pytest.raises(ValueError, match=r"^`store` must have a manifest that can be read, got"):
+        sweep(tmp_path)
+
+
+def test_a_store_is_the_name_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sweep("~/store")
+    assert len(chunks(tmp_path / "store")) == CHUNKS
+    with pytest.raises(TypeError, match=r"^`store` must be the name of a folder, got 3\.$"):
+        sweep(3)
 
 
 def test_files_of_others_in_a_store_are_left_alone(tmp_path):
@@ -486,7 +574,8 @@ def test_a_store_that_cannot_be_made_is_told_before_anything_runs(
 
 def test_a_complete_store_may_be_read_only(tmp_path, read_only, computed):
     first = sweep(tmp_path)
-    (tmp_path / f".{MANIFEST}.{_store.socket.gethostname()}.1.999999999").write_text("")
+    (tmp_path / f".{MANIFEST}.{'0' * 32}").write_text("")
+    os.utime(tmp_path / f".{MANIFEST}.{'0' * 32}", (0, 0))
     read_only()
     computed.clear()
     assert sweep(tmp_path).equals(first)
@@ -495,17 +584,15 @@ def test_a_complete_store_may_be_read_only(tmp_path, read_only, computed):
 
 def test_what_killed_processes_left_is_removed(tmp_path):
     first = sweep(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    host = _store.socket.gethostname()
     name = chunks(tmp_path)[0].name
-    dead = tmp_path / f".{name}.{host}.1.{process.pid}"
-    alive = tmp_path / f".{name}.{host}.1.{os.getppid()}"
-    elsewhere = tmp_path / f".{name}.another.{host}x.1.{process.pid}"
-    for path in (dead, alive, elsewhere):
+    # A process of another machine, whose clock and numbers are its own, may still write the young.
+    old, young, theirs = (tmp_path / f".{x}" for x in (f"{name}.0", f"{name}.1", "notes.0"))
+    for path in (old, young, theirs):
         path.write_bytes(b"half")
+    for path in (old, theirs):
+        os.utime(path, (0, 0))
     assert sweep(tmp_path).equals(first)
-    assert [path.exists() for path in (dead, alive, elsewhere)] == [False, True, True]
+    assert [path.exists() for path in (old, young, theirs)] == [False, True, True]
 
 
 # --- Several writers ---

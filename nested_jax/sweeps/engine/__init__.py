@@ -6,6 +6,7 @@ from nested_jax.sweeps.engine._examination import examine as examine
 from nested_jax.sweeps.engine._executor import Executor as Executor
 from nested_jax.sweeps.engine._fingerprint import digest as digest
 from nested_jax.sweeps.engine._fingerprint import fingerprint_of as fingerprint_of
+from nested_jax.sweeps.engine._fingerprint import origin_of as origin_of
 from nested_jax.sweeps.engine._job import Job as Job
 from nested_jax.sweeps.engine._local import LocalDevices as LocalDevices
 from nested_jax.sweeps.engine._processes import gather as gather

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +42,25 @@ def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
         "jax": jax.__version__,
         "nested_jax": __version__,
     }
+
+
+def origin_of(job: Job, fingerprint: Mapping[str, Any]) -> Callable[[int], str]:
+    """Return a function from a chunk to a text of what it is of.
+
+    The text has the program, with everything else that a result depends on, and the values of the
+    chunk's points. Their positions are not part of it, so that a larger grid may read the chunk.
+    """
+    program = digest({k: v for k, v in fingerprint.items() if k not in ("grid", "chunk")})
+
+    def origin(index: int) -> str:
+        columns = [
+            {key: [column.dtype.name, column.tolist()] for key, column in axis.items()}
+            for axis in job.columns(index)
+        ]
+        static = {name: label(value) for name, value in job.static(index)}
+        return json.dumps({"program": program, "static": static, "columns": columns})
+
+    return origin
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:

@@ -5,8 +5,9 @@ import hashlib
 import io
 import json
 import os
-import socket
-import threading
+import time
+import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ import numpy as np
 from nested_jax.sweeps.engine._fingerprint import digest
 
 MANIFEST = "manifest.json"
+# Name of a chunk's entry that says what it is of.
+ORIGIN = "origin"
+# No chunk takes this long to write. An older temporary file was left by a process that died.
+LEFTOVER_SECONDS = 3600.0
 
 
 class Store:
@@ -26,10 +31,15 @@ class Store:
     checksum of its content. A chunk is therefore stored completely or not at all, even if a process
     is killed at any time. Processes that compute the same chunk write the same file, so any number
     of processes may share a store.
+
+    The content says what it is of: the program, its arguments and the values of the chunk's points.
+    A file of another store, or with another chunk's number, is not read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
+        if not isinstance(folder, str | os.PathLike):
+            raise TypeError(f"`store` must be the name of a folder, got {folder!r}.")
+        self.folder = Path(folder).expanduser()
 
     def recorded(self) -> dict[str, Any] | None:
         """Return the fingerprint in the manifest, or None if the store is new.
@@ -38,8 +48,11 @@ class Store:
             ValueError: If `folder` is not a folder, or has files but no readable manifest.
         """
         try:
+            # Reading a pipe would wait for ever.
+            if (self.folder / MANIFEST).exists() and not (self.folder / MANIFEST).is_file():
+                raise TypeError
             found = json.loads((self.folder / MANIFEST).read_text())["fingerprint"]
-            if not isinstance(found, dict):
+            if not isinstance(found, dict) or not all(n > 0 for n in found.get("chunk", ())):
                 raise TypeError
             return found
         except FileNotFoundError:
@@ -53,7 +66,7 @@ class Store:
             ) from None
         except NotADirectoryError:
             raise ValueError(f"`store` must be a folder, got {self.folder}.") from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`store` must have a manifest that can be read, got {self.folder / MANIFEST}."
             ) from error
@@ -82,8 +95,15 @@ class Store:
             )
         self._remove_leftovers()
 
-    def load(self, indices: Sequence[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yield (index, arrays) for each requested chunk that is stored and intact."""
+    def load(
+        self, indices: Sequence[int], origin: Callable[[int], str]
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield (index, arrays) for each requested chunk that is stored and intact.
+
+        Args:
+            indices: Numbers of chunks.
+            origin: Number of a chunk to the text that it was saved with.
+        """
         # List the folder only once: it may have many files.
         paths: dict[int, list[Path]] = {}
         for path in sorted(self.folder.glob("chunk-*-*.npz")):
@@ -91,25 +111,32 @@ class Store:
             if index.isdigit():
                 paths.setdefault(int(index), []).append(path)
         for index in indices:
-            whole = (content for path in paths.get(index, ()) if (content := _checked(path)))
-            if (content := next(whole, None)) is not None:
-                yield index, _decoded(content)
+            for path in paths.get(index, ()):
+                content = _checked(path)
+                arrays = None if content is None else _decoded(content, origin(index))
+                if arrays is not None:
+                    yield index, arrays
+                    break
 
-    def save(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def save(self, index: int, arrays: Mapping[str, np.ndarray], origin: str) -> None:
         """Write a chunk.
+
+        Args:
+            index: Its number.
+            arrays: Its results.
+            origin: What it is of: the program, its arguments and its points.
 
         Raises:
             OSError: If it cannot be written. Chunks stored before are left unchanged.
         """
-        content = _encoded(arrays)
+        content = _encoded(arrays, origin)
         name = f"chunk-{index:08d}-{hashlib.sha256(content).hexdigest()[:32]}.npz"
         with self._explained("write a chunk into"):
             self._write(name, content, os.replace)
 
     def _write(self, name: str, content: bytes, put: Callable[[Path, Path], Any]) -> None:
-        # The thread is in the name because two threads may write the same chunk.
-        writer = f"{socket.gethostname()}.{threading.get_ident()}.{os.getpid()}"
-        aside = self.folder / f".{name}.{writer}"
+        # Threads, and processes of machines with the same name, may write the same chunk.
+        aside = self.folder / f".{name}.{uuid.uuid4().hex}"
         try:
             with aside.open("wb") as file:
                 file.write(content)
@@ -127,12 +154,12 @@ class Store:
             os.close(folder)
 
     def _remove_leftovers(self) -> None:
-        """Remove temporary files left by killed processes on this machine."""
-        for path in self.folder.glob(f".*.{socket.gethostname()}.*"):
-            process = path.name.rsplit(".", 1)[-1]
-            if process.isdigit() and not _is_alive(int(process)):
+        """Remove temporary files left by killed processes."""
+        for name in (MANIFEST, "chunk-*.npz"):
+            for path in self.folder.glob(f".{name}.*"):
                 with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                    if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                        path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -156,6 +183,8 @@ def _put_once(aside: Path, path: Path) -> None:
 def _checked(path: Path) -> bytes | None:
     """Return the content of a chunk's file, or None if it is unreadable or damaged."""
     with contextlib.suppress(OSError):
+        if not path.is_file():  # Reading a pipe would wait for ever.
+            return None
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest()[:32] == path.stem.split("-")[-1]:
             return content
@@ -164,19 +193,9 @@ def _checked(path: Path) -> bytes | None:
     return None
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _encoded(arrays: Mapping[str, np.ndarray]) -> bytes:
+def _encoded(arrays: Mapping[str, np.ndarray], origin: str) -> bytes:
     # NumPy saves bfloat16 as raw bytes without its dtype, so the name of the dtype is kept here.
-    named = {}
+    named: dict[str, Any] = {ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
     for i, (name, values) in enumerate(arrays.items()):
         values = np.asarray(values)
         named[f"{i}|{values.dtype.name}|{name}"] = values
@@ -185,10 +204,17 @@ def _encoded(arrays: Mapping[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def _decoded(content: bytes) -> dict[str, np.ndarray]:
+def _decoded(content: bytes, origin: str) -> dict[str, np.ndarray] | None:
+    """Return the arrays of a chunk, or None if it is of something else or not ours."""
     arrays = {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        for key in sorted(file.files, key=lambda key: int(key.split("|")[0])):
-            _, dtype, name = key.split("|", 2)
-            arrays[name] = file[key].view(jnp.dtype(dtype))
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            if file[ORIGIN].tobytes() != origin.encode():
+                return None
+            names = [name for name in file.files if name != ORIGIN]
+            for key in sorted(names, key=lambda key: int(key.split("|")[0])):
+                _, dtype, name = key.split("|", 2)
+                arrays[name] = file[key].view(jnp.dtype(dtype))
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile):
+        return None
     return arrays
