@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterMathtext, LogLocator, NullFormatter
 
-from experiments.lab.figures import interval, legend, panels
+from experiments.lab.figures import interval, label, legend, panels
 from experiments.momentum.runs import CONTROL, FIRST, RACERS, effort
 from experiments.momentum.surfaces import SURFACES, Surface
 
@@ -93,8 +93,7 @@ def _rates(quadratics: xr.Dataset) -> Figure:
         ax.loglog(conditions, 1 - found.predicted, **_lines(name))
         marker = {"marker": STYLES[name]["marker"], "color": STYLES[name]["color"], "mfc": "none"}
         ax.loglog(conditions, 1 - found.measured, ls="", **marker)
-    ax.set_xlabel("condition number of the quadratic")
-    ax.set_ylabel("1 − factor of the error per step")
+    label(ax, "condition number of the quadratic", "1 − factor of the error per step")
     legend(figure, ax, 2)
     return figure
 
@@ -115,8 +114,8 @@ def _errors(quadratics: xr.Dataset) -> Figure:
         ax.plot(steps[seen], errors[seen], **_lines(name))
     ax.set_ylim(np.log10(DEEPEST), 0.5)
     ax.set_xlim(0, shown)
-    ax.set_xlabel(f"step, condition number {condition:.4g}")
-    ax.set_ylabel("log₁₀(error / initial error)")
+    x, y = f"step, condition number {condition:.4g}", "log₁₀(error / initial error)"
+    label(ax, x, y, xlog=False, ylog=False)
     legend(figure, ax, 2)
     return figure
 
@@ -127,16 +126,15 @@ def _velocities(velocities: xr.Dataset) -> Figure:
     for decay in velocities.decay.values:
         at = velocities.sel(decay=decay)
         for name in velocities.algorithm.values:
-            label = {} if decay == velocities.decay.values[0] else {"label": None}
-            ax.loglog(steps, at.speed.sel({"algorithm": name}), **_lines(name, **label))
+            unnamed = {} if decay == velocities.decay.values[0] else {"label": None}
+            ax.loglog(steps, at.speed.sel({"algorithm": name}), **_lines(name, **unnamed))
         limit = float(at.predicted[0])
         ax.axhline(limit, color="0.4", ls=":", lw=1)
         place = {"textcoords": "offset points", "xytext": (-4, 3), "ha": "right", "fontsize": 9}
         ax.annotate(f"decay {decay:g}", (steps[-1], limit), **place)
     ax.set_ylim(0.8, 1.5 * float(velocities.predicted.max()))
     ax.set_xlim(1, steps[-1])
-    ax.set_xlabel("step")
-    ax.set_ylabel("speed [learning rate × gradient]")
+    label(ax, "step", "speed [learning rate × gradient]")
     legend(figure, ax, 2)
     return figure
 
@@ -166,9 +164,7 @@ def _rescaling(regression: xr.Dataset) -> Figure:
             text = f"{rate}: diverged ({count[0]} of {count[1]} runs)"
             left.plot(places[~fine], np.full((~fine).sum(), top), **mark, label=text)
     left.set_xticks(places, [f"{decay:g}" for decay in decays])
-    left.set_xlabel("decay of the momentum")
-    left.set_ylabel("mean loss [squared error]")
-    left.set_yscale("log")
+    label(left, "decay of the momentum", "mean loss [squared error]", xlog=False)
     _plain_log(left)
 
     # The largest decay at which the kept rate converges, and gradient descent for comparison.
@@ -181,8 +177,7 @@ def _rescaling(regression: xr.Dataset) -> Figure:
         curve = regression.sel(rate=rate, decay=shown).curve.mean("seed")
         line = {"color": style["color"], "ls": style["ls"]}
         right.semilogy(steps, curve, **line, label=f"decay {shown:g}, rate {rate}")
-    right.set_xlabel("step")
-    right.set_ylabel("loss [squared error]")
+    label(right, "step", "loss [squared error]", xlog=False)
     _plain_log(right)
     for ax in (left, right):
         # Above the axes, where it hides nothing.
@@ -213,16 +208,14 @@ def _contours(surfaces: xr.Dataset) -> Figure:
                 found = surfaces.sel({"surface": word, "algorithm": name, "start": start})
                 path = found.path.where(np.isfinite(found.path)).values
                 own = {"lw": width, "alpha": 0.9, "marker": ".", "ms": 2 + width, "mew": 0}
-                label = NAMES[name] if start == FIRST else None
-                ax.plot(*path.T, **_lines(name, **own, label=label))
+                named = NAMES[name] if start == FIRST else None
+                ax.plot(*path.T, **_lines(name, **own, label=named))
         begin = {"mfc": "white", "mec": "black", "ls": "", "zorder": 5}
         ax.plot(*surface.start, marker="o", label="start", **begin)
         ax.plot(*surface.control, marker="s", label="control", **begin)
         ax.set_xlim(*surface.window[0])
         ax.set_ylim(*surface.window[1])
-        ax.set_title(surface.title, fontsize=11)
-        ax.set_xlabel(surface.names[0])
-        ax.set_ylabel(surface.names[1])
+        label(ax, *surface.names, surface.title, xlog=False, ylog=False)
     legend(figure, axes[0, 0], 5)
     return figure
 
@@ -274,10 +267,7 @@ def _learning_rates(tuning: xr.Dataset, steps: int) -> Figure:
             wrong = lost.sel(point).values
             mark = DIVERGED | {"ms": 5, "color": STYLES[name]["color"]}
             ax.plot(rates[wrong], np.full(wrong.sum(), steps * (1.05 + 0.05 * i)), **mark)
-        ax.set_xscale("log")
+        label(ax, "learning rate", "steps to the goal", surface.title, ylog=False)
         ax.set_ylim(0, 1.2 * steps)
-        ax.set_title(surface.title, fontsize=11)
-        ax.set_xlabel("learning rate")
-        ax.set_ylabel("steps to the goal")
     legend(figure, axes[0, 0], 3)
     return figure

@@ -7,7 +7,7 @@ from experiments import lab
 from experiments.momentum import tables
 from experiments.momentum.config import Config
 from experiments.momentum.figures import NAMES, figures
-from experiments.momentum.runs import effort
+from experiments.momentum.runs import FIRST, RACERS, effort
 from experiments.momentum.surfaces import SURFACES
 
 QUADRATICS = """
@@ -35,11 +35,15 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
         return lab.Section(title, answer, body, {n: drawn[n] for n in names}, made, files or {})
 
     rates = quadratics[["predicted", "radius", "measured"]].to_dataframe().reset_index()
-    reasons = "\n".join(f"- **{surface.title}.** {surface.why}" for surface in SURFACES.values())
+    reasons = "\n".join(
+        f"- **{surface.title}.** {surface.why} Goal: a loss below {surface.goal:g}. Control: "
+        f"{surface.control_name}."
+        for surface in SURFACES.values()
+    )
     return [
         section(
             "Quadratics",
-            f"{_speed(quadratics)} {_ranks(tuning, surfaces)}",
+            f"{_speed(quadratics)} {_ranks(tuning, surfaces)} {_accuracy(quadratics)}",
             QUADRATICS,
             ["rates", "errors"],
             [tables.rates_table(quadratics), tables.steps_table(quadratics)],
@@ -53,21 +57,21 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
             [tables.velocities_table(results["velocities"])],
         ),
         section(
-            "What happens to the learning rate when momentum is introduced?",
+            "Must the learning rate change when momentum is introduced?",
             _rescaling(results["regression"]),
             "",
             ["rescaling"],
             [tables.rescaling_table(results["regression"])],
         ),
         section(
-            "Which method gets along on badly conditioned surfaces?",
+            "Which method is fastest on badly conditioned surfaces?",
             _efforts(tuning, surfaces),
             SURFACES_INTRO + reasons,
             ["contours", "learning_rates"],
             [tables.surfaces_table(tuning, surfaces)],
         ),
         section(
-            "How does the curvature change along the way?",
+            "How is each surface badly conditioned?",
             _curvature(surfaces),
             CURVATURE,
             ["along"],
@@ -77,35 +81,39 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
 
 
 def _speed(quadratics: xr.Dataset) -> str:
-    """Say how much faster momentum is on the worst quadratic, and how well theory knows."""
+    """Say how much faster momentum is on the worst quadratic."""
     condition = float(quadratics.condition[-1])
     slow, fast = (
         -np.log(float(quadratics.measured.isel(condition=-1).sel({"algorithm": name})))
         for name in ("gradient_descent", "heavy_ball")
     )
-    difference = float(abs(quadratics.measured - quadratics.predicted).max())
     return (
         f"On a quadratic with condition number {condition:.5g}, heavy-ball momentum needs "
-        f"{fast / slow:.0f} times fewer steps than gradient descent. The measured rates differ "
-        f"from theory by at most {difference:.1e}."
+        f"{fast / slow:.0f} times fewer steps than gradient descent."
     )
 
 
 def _ranks(tuning: xr.Dataset, surfaces: xr.Dataset) -> str:
-    """Say on which surfaces momentum is faster."""
+    """Say on how many surfaces each kind of momentum is faster."""
     efforts = effort(tuning.settled, surfaces.sizes["step"] - 1).min("share")
-    plain = efforts.sel({"algorithm": "gradient_descent"})
-    faster = (efforts.drop_sel({"algorithm": "gradient_descent"}).min("algorithm") < plain).values
+    faster = (efforts < efforts.sel({"algorithm": "gradient_descent"})).sum("surface")
+    heavy_ball, nesterov = (int(faster.sel({"algorithm": name})) for name in RACERS[1:])
     return (
-        f"It also needs fewer steps on {faster.sum()} of {faster.size} badly conditioned surfaces."
+        f"On {len(SURFACES)} badly conditioned surfaces, heavy ball is faster than gradient "
+        f"descent on {heavy_ball} and Nesterov's method on {nesterov}."
     )
+
+
+def _accuracy(quadratics: xr.Dataset) -> str:
+    difference = float(abs(quadratics.measured - quadratics.predicted).max())
+    return f"The measured factors per step differ from theory by at most {difference:.1e}."
 
 
 def _velocity(velocities: xr.Dataset) -> str:
     error = abs(velocities.speed.isel(step=-1) / velocities.predicted - 1)
     return (
-        "Both kinds of momentum reach 1/(1 − decay) times the speed of gradient descent, to "
-        f"{float(error.max()):.1e} after {velocities.sizes['step']} steps."
+        f"After {velocities.sizes['step']} steps, both kinds of momentum move at 1/(1 − decay) "
+        f"times the speed of gradient descent, to a relative error of {float(error.max()):.1e}."
     )
 
 
@@ -120,31 +128,31 @@ def _rescaling(regression: xr.Dataset) -> str:
 
 
 def _efforts(tuning: xr.Dataset, surfaces: xr.Dataset) -> str:
-    """Rank the methods on every surface by their mean steps to the goal."""
+    """Say which method needs the fewest steps on which surface."""
     steps = surfaces.sizes["step"] - 1
     efforts = effort(tuning.settled, steps).min("share")
-    sentences = []
+    titles: dict[str, list[str]] = {}
     for word, surface in SURFACES.items():
         found = efforts.sel(surface=word)
-        ranks = [
-            f"{NAMES[name]} {found.sel({'algorithm': name}):.0f}"
-            if found.sel({"algorithm": name}) < steps
-            else f"{NAMES[name]} never"
-            for name in found.algorithm.values[np.argsort(found.values, stable=True)]
-        ]
-        sentences.append(f"{surface.title}: {', '.join(ranks)}.")
-    return "Mean steps to the goal at the best learning rate. " + " ".join(sentences)
+        name = NAMES[found.idxmin("algorithm").item()]
+        claim = f"{name} is fastest" if found.min() < steps else "no method reaches the goal"
+        titles.setdefault(claim, []).append(f"“{surface.title}”")
+    claims = [f"{claim} on {' and '.join(where)}" for claim, where in titles.items()]
+    return f"With each method at its best learning rate, {'; '.join(claims)}."
 
 
 def _curvature(surfaces: xr.Dataset) -> str:
-    """Say where the curvature changes most."""
-    change = {}
-    for word, surface in SURFACES.items():
-        along = surfaces.largest.sel(surface=word, start=0)
-        along = along.where(np.isfinite(along) & (along > 0))
-        change[surface.title] = float((along.max("step") / along.min("step")).max())
-    title = max(change, key=lambda name: change[name])
+    """Compare the condition numbers at the start, and say where a path has negative curvature."""
+    first = surfaces.sel(start=FIRST)
+    # All methods share the start.
+    condition = first.condition.isel(step=0, algorithm=0)
+    negative = (first.smallest < 0).any(["algorithm", "step"])
+    (low, least), (high, most) = (
+        (float(condition.sel(surface=word)), SURFACES[word.item()].title)
+        for word in (condition.idxmin("surface"), condition.idxmax("surface"))
+    )
     return (
-        f"Most on “{title}”: the largest eigenvalue varies by a factor of {change[title]:.3g} "
-        "along a path."
+        f"At the start, the condition number ranges from {low:.3g} on “{least}” to {high:.3g} on "
+        f"“{most}”. On {int(negative.sum())} of {negative.size} surfaces, the paths pass through "
+        "negative curvature, where the condition number predicts no rate."
     )

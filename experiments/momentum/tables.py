@@ -84,12 +84,12 @@ def rescaling_table(regression: xr.Dataset) -> lab.Table:
             found = regression.sel(rate=rate, decay=decay)
             lost, seeds = int(found.diverged.sum()), found.sizes["seed"]
             predicted = float(found.predicted)
-            row.append(f"{predicted:.4f}" if np.isfinite(predicted) else "diverges")
-            if lost:
-                row.append("–")
-            else:
-                row.append(number(found.loss))
-            row.append(f"{lost} of {seeds}")
+            count = f"{lost} of {seeds}"
+            row += [
+                f"{predicted:.4f}" if np.isfinite(predicted) else lab.Diverged("diverges"),
+                "–" if lost else number(found.loss),
+                lab.Diverged(count) if lost else count,
+            ]
         rows.append(row)
     caption = "Mean loss of online regression, with 95 % intervals"
     return lab.Table(caption, header, rows)
@@ -98,8 +98,8 @@ def rescaling_table(regression: xr.Dataset) -> lab.Table:
 def surfaces_table(tuning: xr.Dataset, surfaces: xr.Dataset) -> lab.Table:
     """Return how runs on the surfaces end, one surface and method per row."""
     steps = surfaces.sizes["step"] - 1
-    header = ["surface", "method", "goal", "learning rate", "mean steps", "arrived"]
-    header += ["median final loss", "control", "fewest steps from it"]
+    header = ["surface", "method", "learning rate", "mean steps", "arrived"]
+    header += ["median final loss", "fewest steps from the control"]
     rows = []
     for word, surface in SURFACES.items():
         for name in tuning.algorithm.values:
@@ -115,12 +115,10 @@ def surfaces_table(tuning: xr.Dataset, surfaces: xr.Dataset) -> lab.Table:
                 [
                     surface.title,
                     NAMES[str(name)],
-                    f"{surface.goal:g}",
                     f"{float(rate):.3g}",
                     f"{float(effort(found.settled, steps)):.0f}",
                     f"{int((others.settled >= 0).sum())} of {others.sizes['start']}",
                     f"{float(others.loss.median()):.1e}",
-                    surface.control_name,
                     str(arrived.min()) if arrived.size else "not reached",
                 ]
             )

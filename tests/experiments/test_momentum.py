@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from experiments import lab, momentum
-from experiments.momentum import runs
+from experiments.momentum import report, runs
 from experiments.momentum.surfaces import SURFACES, problem, starts
 from tests.experiments import support
 
@@ -321,3 +321,31 @@ def test_says_what_came_out(done):
     _, printed = done
     assert "On a quadratic with condition number 10000, heavy-ball momentum needs" in printed
     assert "With the learning rate rescaled, no run diverges" in printed
+
+
+def test_answers_count_each_kind_of_momentum_by_itself(monkeypatch):
+    monkeypatch.setattr(
+        report, "SURFACES", {word: SURFACES[word] for word in ("collinear", "saturated")}
+    )
+    # Steps of gradient descent, heavy ball and Nesterov on two surfaces; three starts, one rate.
+    steps = np.array([[100, 20, 30], [40, 90, 35]])
+    dims = ("surface", "algorithm", "share", "start")
+    settled = np.broadcast_to(steps[:, :, None, None], (2, 3, 1, 3))
+    coords = {
+        "surface": ["collinear", "saturated"],
+        "algorithm": [*runs.RACERS],
+        "start": [0, 1, 2],
+    }
+    tuning = xr.Dataset({"settled": (dims, settled)}, coords)
+    surfaces = xr.Dataset(coords={"step": np.arange(101)})
+    ranks = report._ranks(tuning, surfaces)
+    assert ranks.endswith(
+        "heavy ball is faster than gradient descent on 1 and Nesterov's method on 2."
+    )
+    fastest = report._efforts(tuning, surfaces)
+    assert "heavy ball is fastest on “Collinear regression”" in fastest
+    assert "Nesterov is fastest on “Saturated network”" in fastest
+    never = xr.full_like(tuning, -1)
+    assert report._efforts(never, surfaces).endswith(
+        "no method reaches the goal on “Collinear regression” and “Saturated network”."
+    )
