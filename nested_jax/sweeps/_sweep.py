@@ -77,7 +77,9 @@ def sweep(
         grid: The points. Values passed unchanged to a nested_jax factory are validated before
             anything compiles.
         store: Folder for finished chunks. It must be new or hold the same configuration: the
-            compiled program of `run`, its arguments, the grid, and versions.
+            compiled program of `run`, its arguments, the grid, and versions. The Python function
+            inside a `jax.pure_callback` is not part of the program: if it changes, use another
+            folder.
         chunk: Largest number of runs per chunk, or "auto". "auto" divides the grid evenly among
             the devices, and into smaller chunks if memory (on CPU, the caches) requires it. Cuts
             are made where the least work is shared. A result depends on the shape of its chunk, up
