@@ -1,5 +1,6 @@
 """The command line: `python -m experiments NAME [options]`."""
 
+import errno
 import io
 import os
 import sys
@@ -21,15 +22,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # Some terminals cannot encode every sign.
     commands = {name: _command(experiment) for name, experiment in EXPERIMENTS.items()}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m experiments", args=arguments, sort_subcommands=False
-        )
+        try:
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="python -m experiments", args=arguments, sort_subcommands=False
+            )
+        finally:
+            sys.stdout.flush()
     except lab.UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Python must not try again at exit.
+    except OSError as error:
+        # Errors of files have names; what is left is the terminal's, or that of a pipe.
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # Python must not try again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a broken pipe, such as `head`, has seen enough.
+        if error.errno == errno.ENOSPC:
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -30,5 +30,8 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        # A disk that is full does not say for which file.
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
     finally:
         aside.unlink(missing_ok=True)

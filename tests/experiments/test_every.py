@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +16,7 @@ from experiments.lab import _folder
 from experiments.lab import data as _data
 from tests.experiments.support import run
 
+ROOT = Path(__file__).parents[2]
 EXPERIMENTS = __main__.EXPERIMENTS
 LEARNING = [name for name, experiment in EXPERIMENTS.items() if experiment.learns]
 PRESETS = [(name, flag) for name, one in EXPERIMENTS.items() for flag in one.presets]
@@ -295,6 +298,16 @@ def test_a_disk_that_is_full_in_the_end_is_one_line(name, tmp_path, capsys, monk
 
     monkeypatch.setattr(EXPERIMENTS[name].runs, "simulate", simulate)
     assert "(No space left on device)" in refusal(capsys, name, "--out", tmp_path / "a")
+
+
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "experiments", "--help"]
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "error: the output cannot be written: No space left on device\n"
 
 
 @every
