@@ -220,6 +220,15 @@ def _loss_dtype(problem, carry, draw):
     return widened(shape.dtype)
 
 
+def _is_key(key):
+    """Return whether `key` is one key: a typed one, or the words of an old one."""
+    if not isinstance(key, jax.Array | np.ndarray):
+        return False
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.shape == ()
+    return key.ndim == 1 and key.dtype == np.uint32
+
+
 def _check(key, steps, warmup, bound, stride, record, initial, draws):
     check_static_count("steps", steps, 1)
     check_below("steps", steps, 2**31)
@@ -236,8 +245,13 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
         check_callable("record", record)
         if stride is None:
             raise ValueError("`record` needs a `stride`.")
-    if key is None and (initial is None or draws is None):
-        raise ValueError("`key` must be given unless `initial` and `draws` both are, got None.")
+    if key is None:
+        if initial is None or draws is None:
+            raise ValueError("`key` must be given unless `initial` and `draws` both are, got None.")
+    elif not _is_key(key):
+        raise TypeError(f"`key` must be a JAX key such as jax.random.key(0), got {key!r}.")
+    if initial is not None and not (isinstance(initial, tuple | list) and len(initial) == 2):
+        raise TypeError(f"`initial` must be a pair of parameters and world, got {initial!r}.")
     for shape in [] if callable(draws) else map(np.shape, jax.tree.leaves(draws)):
         if shape[:1] != (steps,):
             raise ValueError(

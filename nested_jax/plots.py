@@ -123,9 +123,12 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) ->
         dpi: Dots per inch of a PNG.
 
     Raises:
+        TypeError: If `figure` is not a figure.
         ValueError: If `path` has another ending.
         FileNotFoundError: If the folder does not exist.
     """
+    if not isinstance(figure, Figure):
+        raise TypeError(f"`figure` must be a matplotlib Figure, got {figure!r}.")
     path = pathlib.Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):

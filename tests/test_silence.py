@@ -1,6 +1,7 @@
 """Wrong numbers are loud: an error where they are concrete, NaN where they are traced."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -216,6 +217,63 @@ def test_decays_replace_levels():
 def test_a_problem_is_four_functions():
     with pytest.raises(TypeError, match=r"^`problem.init` must be callable, got 1\."):
         nj.rollout(nj.momentum(0.1), nj.Problem(1, 2, 3, 4), KEY, 10)
+
+
+MOMENTUM, QUADRATIC = nj.momentum(0.1), nj.quadratic([1.0])
+UNCLEAR = {
+    "a number as key": (
+        lambda folder: nj.rollout(MOMENTUM, QUADRATIC, 0, 10),
+        TypeError,
+        "`key` must be a JAX key such as jax.random.key(0), got 0.",
+    ),
+    "several keys": (
+        lambda folder: nj.rollout(MOMENTUM, QUADRATIC, jax.random.split(KEY), 10),
+        TypeError,
+        "`key` must be a JAX key such as jax.random.key(0), got ",
+    ),
+    "initial": (
+        lambda folder: nj.rollout(MOMENTUM, QUADRATIC, KEY, 10, initial=3),
+        TypeError,
+        "`initial` must be a pair of parameters and world, got 3.",
+    ),
+    "best_point": (
+        lambda folder: nj.best_point(3),
+        TypeError,
+        "`results` must be a dataset as `sweep` returns it, got 3.",
+    ),
+    "plots.save": (
+        lambda folder: nj.plots.save(3, folder / "a.png"),
+        TypeError,
+        "`figure` must be a matplotlib Figure, got 3.",
+    ),
+    "load": (
+        lambda folder: nj.sweeps.load(text_file(folder)),
+        OSError,
+        "`path` must be a netCDF 4 file, got ",
+    ),
+    "devices": (
+        lambda folder: nj.sweeps.LocalDevices(jax.devices()[:1] * 2),
+        ValueError,
+        "`devices` must differ from each other, got ",
+    ),
+}
+
+
+def text_file(folder):
+    (folder / "not.nc").write_text("text")
+    return folder / "not.nc"
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_errors_name_argument_rule_and_value(name, tmp_path):
+    call, error, message = UNCLEAR[name]
+    with pytest.raises(error, match="^" + re.escape(message)):
+        call(tmp_path)
+
+
+def test_old_keys_are_keys():
+    trace = nj.rollout(MOMENTUM, QUADRATIC, jax.random.PRNGKey(0), 10)
+    np.testing.assert_array_equal(trace.params, nj.rollout(MOMENTUM, QUADRATIC, KEY, 10).params)
 
 
 def test_integers_do_not_wrap():

@@ -51,6 +51,8 @@ def best_point(
         1.0
     """
     check_choice("mode", mode, ("min", "max"))
+    if not hasattr(results, "data_vars"):
+        raise TypeError(f"`results` must be a dataset as `sweep` returns it, got {results!r}.")
     over = [over] if isinstance(over, str) else [*over]
     if by not in results:
         raise ValueError(f"`by` must be one of {[*results.data_vars]}, got {by!r}.")
@@ -110,7 +112,7 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
         The same dataset, attributes included.
 
     Raises:
-        OSError: If the file does not exist or is not netCDF.
+        OSError: If the file does not exist or cannot be read as netCDF 4.
 
     Example:
         >>> import nested_jax as nj
@@ -121,7 +123,14 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
         import h5py  # noqa: F401
         import xarray
 
-    results = xarray.load_dataset(path, engine="h5netcdf")
+    try:
+        results = xarray.load_dataset(path, engine="h5netcdf")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"`path` must be a netCDF 4 file, got {os.fspath(path)!r}: {error}"
+        ) from error
     # netCDF turns a list with one string into a string.
     lists = {key: results.attrs[key] for key in ("axes", "averaged") if key in results.attrs}
     return results.assign_attrs(

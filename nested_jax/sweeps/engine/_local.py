@@ -69,6 +69,8 @@ class LocalDevices:
             raise TypeError(f"{rule}, got {devices!r}.")
         if not self.devices:
             raise ValueError("`devices` must hold at least one device, got none.")
+        if len({*self.devices}) < len(self.devices):
+            raise ValueError(f"`devices` must differ from each other, got {self.devices}.")
         self._mesh = Mesh(np.asarray(self.devices), ("run",), axis_types=(AxisType.Auto,))
         # The job and the static combination that were analysed most recently.
         self._analysed: tuple[Job | None, int] = None, 0
