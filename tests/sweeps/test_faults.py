@@ -231,7 +231,7 @@ jax.distributed.initialize(address, 2, index)
 if index:
     from nested_jax.sweeps.engine._store import Store
 
-    def fail(self, index, arrays):
+    def fail(self, index, arrays, origin):
         raise OSError(28, "No space left on device")
 
     Store.save = fail

@@ -54,12 +54,12 @@ def interrupting(monkeypatch, at, times=1):
     saved = []
     save_chunk = Store.save
 
-    def press(self, index, arrays):
+    def press(self, index, arrays, origin):
         saved.append(index)
         if len(saved) == at:
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
-        save_chunk(self, index, arrays)
+        save_chunk(self, index, arrays, origin)
 
     monkeypatch.setattr(Store, "save", press)
     return saved
