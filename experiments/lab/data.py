@@ -256,7 +256,7 @@ def _decoded(path: Path, contents: bytes, dimensions: int) -> np.ndarray:
     magic = bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if contents[:4] != magic:
         raise DataError(
-            f"{path} is no idx file of bytes in {dimensions} dimensions: it begins with "
+            f"{path} is not an idx file with {dimensions} dimensions: it begins with "
             f"{contents[:4].hex() or 'nothing'} and not {magic.hex()}."
         )
     header = 4 + 4 * dimensions

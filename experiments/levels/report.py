@@ -173,7 +173,7 @@ def _regress(loss: xr.DataArray, formula: str) -> Regression | str:
     try:
         return regress(loss.to_dataframe().reset_index(), formula)
     except ValueError as error:
-        return f"There is no regression. {error}"
+        return f"The regression could not be fitted. {error}"
 
 
 def _json(fitted):

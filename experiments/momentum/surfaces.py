@@ -19,8 +19,8 @@ class Surface(NamedTuple):
     Attributes:
         title: What it is called in the report.
         why: Why it is hard, in a sentence or two.
-        outputs: (params,) -> outputs of the model whose squared error is the loss; None if there
-            is no model.
+        outputs: (params,) -> outputs of the model whose squared error is the loss; None for a loss
+            without a model.
         loss: (params,) -> scalar. Pure.
         start: Where the first run begins.
         control: An easier start, for comparison.
@@ -29,7 +29,7 @@ class Surface(NamedTuple):
         goal: The loss below which a run has arrived.
         window: ((low, high) of the first parameter, the same of the second) to draw.
         rates: The least and the largest learning rate to try.
-        names: Of the parameters.
+        names: Names of the parameters.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What a check is told about a transform, and the small trees it is run on."""
+"""The description of a transform under test, and the small trees that checks run on."""
 
 import contextlib
 import dataclasses
@@ -44,9 +44,9 @@ class Case:
         make: Keyword arguments to an `optax.GradientTransformation`; static choices are closed
             over.
         hyperparams: By name, two values of each numeric hyperparameter (numbers, or arrays of
-            one shape) that give different updates. The first ones together are what most checks
-            run. Give a decay one value as slow as it is used with (0.999): that is what shows
-            a state that freezes in bfloat16.
+            one shape) that give different updates. Most checks use the first
+            values. Give a decay one value as slow as in practice (0.999): it reveals a state
+            that freezes in bfloat16.
         needs_params: Whether `update` needs `params`.
         reach: How far one entry of a gradient reaches: to its own "entry" of the update, to its
             "leaf", or through the whole "tree".
@@ -95,13 +95,13 @@ class Case:
 
 
 def fail(case: Case, what: str) -> None:
-    """Raise the one kind of error the checks raise."""
+    """Raise an AssertionError that names the transform."""
     raise AssertionError(f"{case.name}: {what}")
 
 
 @contextlib.contextmanager
 def explained(case: Case, what: str) -> Iterator[None]:
-    """Turn any error into an AssertionError that names the transform and what was tried."""
+    """Turn any error into an AssertionError that names the transform and the check."""
     try:
         yield
     except AssertionError as error:
@@ -154,7 +154,7 @@ def scan(tx: Any, params: Any, gradients: Any) -> Any:
 
 
 def traced(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return hyperparameters as arrays whose dtype is meant, not that of a Python number."""
+    """Return hyperparameters as arrays with strong dtypes, unlike Python numbers."""
     return {name: jnp.array(np.asarray(value)) for name, value in values.items()}
 
 
@@ -167,7 +167,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def assert_structure(case: Case, what: str, actual: Any, expected: Any) -> None:
-    """Raise unless two trees have one structure."""
+    """Raise unless two trees have the same structure."""
     with explained(case, what):
         chex.assert_trees_all_equal_structs(actual, expected)
 

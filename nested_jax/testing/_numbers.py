@@ -1,4 +1,4 @@
-"""Checks of numbers: dtypes, hyperparameters, and gradients at the ends of the scale."""
+"""Checks of dtypes, hyperparameters, and extreme gradients."""
 
 import functools
 from typing import Any
@@ -74,7 +74,7 @@ def _check_dtypes_of(case: Case, params: Any, gradients: Any) -> None:
 
 
 def check_reduced_precision(case: Case) -> None:
-    """Assert that in 16 bits a long run follows the same run in float32.
+    """Assert that a long run in 16 bits follows the same run in float32.
 
     An impulse, then small constant gradients, with traced float32 hyperparameters. In bfloat16 a
     decay of 0.999 is 1: a sum kept in it never forgets, an average never moves, and next to a
@@ -128,7 +128,7 @@ def check_single_compilation(case: Case) -> None:
 
 
 def check_hyperparameters(case: Case) -> None:
-    """Assert that vmapped hyperparameters give what separate runs give, and that each matters.
+    """Assert that vmapped hyperparameters agree with separate runs, and that each has an effect.
 
     One run has all first values; one more for each hyperparameter has its second value.
     """
@@ -183,7 +183,7 @@ def check_hyperparameter_gradients(case: Case) -> None:
 
 
 def check_extreme_gradients(case: Case) -> None:
-    """Assert the outcome that the case declares for gradients at the ends of the scale.
+    """Assert the outcome that the case declares for extreme gradients.
 
     Each run is one such gradient between ordinary ones: all entries 0; all too small for their
     square, in range for it or too large for it ("tiny", "large", "huge"); one entry infinite or

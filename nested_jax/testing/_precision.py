@@ -1,4 +1,4 @@
-"""Checks of what only long runs or wide dtypes show: lost digits, and counters at their end."""
+"""Checks that need long runs or wide dtypes: lost digits, and counters at the end of range."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ from nested_jax.testing._case import (
 FLOAT32_RTOL = 1e-4
 # A change of the input that any dtype sees, and one that of all dtypes float64 alone sees.
 COARSE, FINE = 2.0**-6, 2.0**-40
-# What happens at each k-th step can happen at the end, after 2^31 - 1, where k is a power of two;
-# then it has happened so many steps before, too.
+# An update that does something every k steps may do it right at the end of the counter, if k is a
+# power of two. It then also did it k steps earlier, so these steps are compared too.
 STEPS_BEFORE = tuple(2**i for i in range(11))
 
 
@@ -53,14 +53,14 @@ def check_precision(case: Case) -> None:
 
 
 def _is_stuck(here: Any, fine: Any, coarse: Any) -> bool:
-    """Tell whether most entries move with a coarse change of the inputs only."""
+    """Return whether most entries change only if the inputs change coarsely."""
     # By more than rounding; and of what takes steps, few entries are at the edge of one.
     moved = np.abs(coarse - here) > COARSE**2 * np.abs(here)
     return bool(np.mean(moved & (fine == here)) > 0.5)
 
 
 def _in_float32(value: Any) -> Any:
-    """Round a hyperparameter to float32, its kind staying what it is."""
+    """Round a hyperparameter to float32 and keep its type."""
     array = np.asarray(value)
     if array.dtype.kind != "f":
         return value
@@ -68,7 +68,7 @@ def _in_float32(value: Any) -> Any:
 
 
 def _two_steps(case: Case, values: Any, dtype: str, change: float = 0.0) -> Any:
-    """Return the updates of two steps, stacked, all inputs changed by parts of `change`."""
+    """Return the stacked updates of two steps, with all inputs changed by up to `change`."""
     rng = np.random.default_rng(0)
 
     def changed(leaf):
@@ -115,7 +115,7 @@ def check_counters(case: Case) -> None:
 
 
 def _counters(update: Any, state: Any) -> tuple[Any, dict[int, Any]]:
-    """Return the state after two steps, and those of its leaves that count steps, by position."""
+    """Return the state after two steps, and its leaves that count steps, by position."""
     states = [state]
     for _ in range(2):
         _, state = update(state)
@@ -129,20 +129,20 @@ def _counters(update: Any, state: Any) -> tuple[Any, dict[int, Any]]:
 
 
 def _counts(first: Any, second: Any, third: Any) -> bool:
-    """Tell whether a leaf of three states in a row grows by one a step."""
+    """Return whether a leaf grows by one per step over three states."""
     if not jnp.issubdtype(third.dtype, jnp.integer) or not third.size:
         return False
     return bool(((second == first + 1) & (third == second + 1)).all())
 
 
 def _before_the_end(counters: dict[int, Any], steps: int) -> dict[int, Any]:
-    """Return counters so many steps before the end of their range."""
+    """Return counters `steps` steps before the end of their range."""
     ends = {i: jnp.iinfo(counter.dtype).max for i, counter in counters.items()}
     # Of a byte's range half is left.
     return {i: jnp.full_like(x, ends[i] - min(steps, ends[i] // 2)) for i, x in counters.items()}
 
 
 def _replaced(state: Any, leaves: dict[int, Any]) -> Any:
-    """Return a state with other leaves at these positions."""
+    """Return a state with the leaves at these positions replaced."""
     old, structure = jax.tree.flatten(state)
     return jax.tree.unflatten(structure, [leaves.get(i, leaf) for i, leaf in enumerate(old)])

@@ -1,4 +1,4 @@
-"""Checks of the state: what it is made of, that it stays so, and that it can be moved."""
+"""Checks of the state: its leaves, its stability under updates, donation and serialization."""
 
 import pathlib
 import tempfile
@@ -27,7 +27,7 @@ with needs("nested_jax.testing", "testing"):
 
 
 def check_state_is_arrays(case: Case) -> None:
-    """Assert that every leaf of the initial state is a JAX array, in memory of its own.
+    """Assert that every leaf of the initial state is a JAX array with its own buffer.
 
     A Python number in a state compiles a second program when it turns into an array after the
     first update; an array that appears twice, or is one of the parameters, cannot be donated.
@@ -46,12 +46,12 @@ def check_state_is_arrays(case: Case) -> None:
 
 
 def describe_value(value: Any) -> str:
-    """Return kind and value in words."""
+    """Return the type and value in words."""
     return f"the {type(value).__name__} {value!r}"
 
 
 def check_init_is_abstract(case: Case) -> None:
-    """Assert that `init` under `jax.eval_shape` tells the state that `init` returns.
+    """Assert that `init` under `jax.eval_shape` has the shapes and dtypes that `init` returns.
 
     Checkpoints are restored into, and sharded states laid out from, a state that was never
     computed.
@@ -123,7 +123,7 @@ FORMS = {
 
 
 def check_donation(case: Case) -> None:
-    """Assert that the state can be donated, all of it, and that the numbers are the same then.
+    """Assert that the whole state can be donated, and that this does not change the updates.
 
     Donation lets an update write over the old state: half the memory of a large model.
     """
@@ -141,7 +141,7 @@ def check_donation(case: Case) -> None:
 
 
 def check_serialization(case: Case) -> None:
-    """Assert that flax's bytes and orbax's files give the state back bit for bit."""
+    """Assert that the state survives flax serialization and orbax files bit for bit."""
     params = example()
     tx = case.build()
     template = tx.init(params)

@@ -22,7 +22,7 @@ from nested_jax.testing._case import (
 
 
 def check_params_argument(case: Case) -> None:
-    """Assert that parameters that are not needed change nothing: without them updates are the same.
+    """Assert that updates are the same without parameters if these are not needed.
 
     Where they are needed, their absence must be a ValueError whose message has the word `params`.
     """
@@ -67,7 +67,7 @@ def check_extra_arguments(case: Case) -> None:
 
 
 def check_odd_trees(case: Case) -> None:
-    """Assert that None leaves, empty trees, single arrays and leaves of size 0 are well.
+    """Assert that None leaves, empty trees, single arrays and leaves of size 0 work.
 
     Updates have the structure and shapes of their gradients and are finite; leaves without
     entries change nothing for the others; and if one entry reaches only itself, a leaf cut in two
@@ -93,7 +93,7 @@ def check_odd_trees(case: Case) -> None:
         "a bare scalar": lambda x: x["bias"][0],
         "a bare vector": lambda x: x["bias"],
     }
-    if not case.needs_params:  # As parameters, None is no tree but their absence.
+    if not case.needs_params:  # None as parameters means that there are none.
         trees["None"] = lambda _: None
     results = {}
     for name, odd in trees.items():
@@ -111,7 +111,7 @@ def check_odd_trees(case: Case) -> None:
 
 
 def check_sharding(case: Case) -> None:
-    """Assert that parameters cut over all devices get the updates that whole ones get.
+    """Assert that parameters sharded over all devices get the same updates.
 
     With axes whose sharding the compiler finds (`AxisType.Auto`); and that the program is well
     typed where sharding is part of the type (`AxisType.Explicit`). Tells nothing on one device:

@@ -1,4 +1,4 @@
-"""Checks of company: a transform inside each of optax's wrappers is still itself."""
+"""Checks that a transform works inside each of optax's wrappers."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def _compare(
 
 
 def check_chain(case: Case) -> None:
-    """Assert that in `optax.chain` a transform takes and gives what its neighbours say."""
+    """Assert that a transform works with its neighbours in `optax.chain`."""
     tx, gradients = case.build(), stream(3)
     chained = optax.chain(optax.scale(2.0), tx, optax.scale(-1.0))
     doubled = jax.tree.map(lambda g: 2 * g, gradients)
@@ -36,7 +36,7 @@ def check_chain(case: Case) -> None:
 
 
 def check_masked(case: Case) -> None:
-    """Assert that in `optax.masked` and `optax.partition` a transform sees its leaves alone.
+    """Assert that in `optax.masked` and `optax.partition` a transform sees only its own leaves.
 
     Leaves that are not its own go through unchanged, or to the other transform.
     """
@@ -71,7 +71,7 @@ def check_multi_steps(case: Case) -> None:
 
 
 def check_apply_if_finite(case: Case) -> None:
-    """Assert that `optax.apply_if_finite` leaves out a NaN gradient as if it had not been."""
+    """Assert that `optax.apply_if_finite` skips a NaN gradient without a trace."""
     tx, (before, lost, after) = case.build(), stream(3)
     first, second = run(tx, example(), [before, after])
     expected = [first, jax.tree.map(jnp.zeros_like, first), second]
@@ -81,7 +81,7 @@ def check_apply_if_finite(case: Case) -> None:
 
 
 def check_inject_hyperparams(case: Case) -> None:
-    """Assert that `optax.inject_hyperparams` holds the numbers and that changing one acts.
+    """Assert that `optax.inject_hyperparams` holds the numbers and that changing one has an effect.
 
     The second step has the second values, set in the state.
     """

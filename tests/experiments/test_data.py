@@ -135,17 +135,21 @@ IMAGES = "train-images-idx3-ubyte"
 @pytest.mark.parametrize(
     ("part", "contents", "message"),
     [
-        ("train_images", b"", f"{IMAGES} is no idx file of bytes in 3 dimensions: it begins with"),
+        (
+            "train_images",
+            b"",
+            f"{IMAGES} is not an idx file with 3 dimensions: it begins with",
+        ),
         ("train_images", b"\0\0\x08\x03\0\0", f"{IMAGES} is cut off: its header has 6 of 16 bytes"),
         (
             "train_images",
             b"\0\0\x0d\x03" + bytes(12),
-            f"{IMAGES} is no idx file of bytes in 3 dimensions: it begins with 00000d03 and not",
+            f"{IMAGES} is not an idx file with 3 dimensions: it begins with 00000d03 and not",
         ),
         (
             "train_images",
             idx(np.zeros(12, np.uint8)),
-            f"{IMAGES} is no idx file of bytes in 3 dimensions: it begins with 00000801 and not",
+            f"{IMAGES} is not an idx file with 3 dimensions: it begins with 00000801 and not",
         ),
         (
             "train_images",

@@ -251,7 +251,7 @@ def test_diverged_runs_end_in_a_table_that_says_so(tmp_path, undrawn):
 def test_one_run_has_no_regression_and_says_so(tmp_path, undrawn):
     undrawn()
     printed = finished(tmp_path / "a", model_levels=1, data_levels=1)
-    assert "There is no regression. There are too few finite rows for 3 terms." in printed
+    assert "could not be fitted. There are too few finite rows for 3 terms." in printed
     regression = json.loads((tmp_path / "a" / "regression.json").read_text())
     assert "too few finite rows" in regression["loss"]["error"]
 

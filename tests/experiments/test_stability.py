@@ -264,7 +264,7 @@ def test_deviations_are_in_standard_errors():
     z = numbers.deviations(config, growth, losses)
     assert set(z.scheme.values) == set(FIXED)
     assert np.isnan(z.sel(scheme="equal", model_level=[3, 4])).all()
-    # Where the mean square shrinks too slowly, what is measured is no stationary loss.
+    # Where the mean square shrinks too slowly, the measured loss is not yet stationary.
     slow = growth.assign(mean_square_growth=0.01 * growth.mean_square_growth)
     assert np.isnan(numbers.deviations(config, slow, losses)).all()
     finite = z.values[np.isfinite(z.values)]

@@ -11,7 +11,7 @@ import nested_jax as nj
 
 def optimize(rate, decay=0.9, levels=1, kind="nested"):
     if kind == "plain":
-        nj.momentum(2 * rate)  # Not the value of the axis as it is.
+        nj.momentum(2 * rate)  # Not the axis's value itself.
     else:
         nj.nested_momentum(rate, levels=levels, decay=decay, max_levels=4)
     return {"x": rate * decay}
@@ -115,5 +115,5 @@ def test_values_of_a_second_sweep_are_checked_too():
     assert nj.sweep(optimize, grid).x.shape == (2, 2)
 
 
-def test_only_values_that_arrive_as_they_are_are_checked():
+def test_only_values_that_arrive_unchanged_are_checked():
     assert nj.sweep(optimize, nj.Grid(kind=["plain"], rate=[-0.1])).x.size == 1
