@@ -6,7 +6,6 @@ from typing import Any
 import optax
 
 from nested_jax._core.checks import (
-    check_callable,
     check_choice,
     check_non_negative,
     check_positive,
@@ -121,20 +120,17 @@ def adafactor(
         b1 = check_unit_interval("b1", b1)
     if clip_threshold is not None:
         clip_threshold = check_positive("clip_threshold", clip_threshold)
-    if schedule is not None:
-        check_callable("schedule", schedule)
-    averages_steps = b1 is not None and momentum_of == "step"
-    average = [] if b1 is None else [scale_by_nested_momentum([b1])]
+    average = None if b1 is None else scale_by_nested_momentum([b1])
+    of_steps = momentum_of == "step"
     step = scale_by_relative_step(
         learning_rate,
         relative_step=relative_step,
         warmup_init=warmup_init,
         scale_by_parameter=scale_by_parameter,
         eps=eps2,
-        schedule=None if averages_steps else schedule,
+        average=average if of_steps else None,
+        schedule=schedule,
     )
-    # The schedule multiplies the output of the average in both cases.
-    late = [optax.scale_by_schedule(schedule)] if averages_steps and schedule is not None else []
     return optax.chain(
         scale_by_factored_rms(
             decay_rate,
@@ -146,7 +142,8 @@ def adafactor(
             factored_dims=factored_dims,
         ),
         *([] if clip_threshold is None else [clip_by_block_rms(clip_threshold)]),
-        *([step, *average, *late] if averages_steps else [*average, step]),
+        *([] if average is None or of_steps else [average]),
+        step,
         add_decoupled_weight_decay(
             weight_decay, schedule=schedule, normalized=normalized, mask=mask
         ),

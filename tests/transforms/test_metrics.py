@@ -127,6 +127,11 @@ OPTIMIZERS = {  # an optimizer, its rate and its decay at step t = 0, 1, ...
         lambda t: 1 / np.sqrt(t + 1),
         lambda t: DECAY,
     ),
+    "adafactor of steps": (
+        nj.adafactor(RATE, b1=0.9, momentum_of="step", schedule=halving),
+        lambda t: min(RATE, 1 / np.sqrt(t + 1)) * 0.5**t,
+        lambda t: 0.0,
+    ),
     "optax.adam": (optax.adam(RATE), None, None),
     "injected": (
         optax.inject_hyperparams(optax.adamw)(lambda t: RATE * halving(t)),

@@ -130,6 +130,45 @@ def test_16_bit_parameters_are_measured_in_float32(params_dtype, updates_dtype):
     assert jax.typeof(state.rate) == jax.typeof(tx.init(params).rate)
 
 
+@pytest.mark.parametrize("scale_by_parameter", [False, True])
+def test_the_schedule_multiplies_the_average_of_the_steps(x64, scale_by_parameter):
+    options = {"scale_by_parameter": scale_by_parameter}
+    average = nj.scale_by_nested_momentum([0.75])
+    ours = nj.scale_by_relative_step(0.5, average=average, schedule=halved, **options)
+    steps = nj.scale_by_relative_step(0.5, **options)
+    theirs = optax.chain(steps, average, optax.scale_by_schedule(halved))
+    params = jnp.asarray(PARAMS)
+    state, other = ours.init(params), theirs.init(params)
+    for step in range(5):
+        update, state = ours.update(params + step, state, params)
+        expected, other = theirs.update(params + step, other, params)
+        np.testing.assert_array_equal(update, expected)
+        assert state.rate == halved(step) * other[0].rate
+
+
+def test_the_average_of_16_bit_steps_is_rounded_once():
+    tx = nj.scale_by_relative_step(
+        0.77,
+        relative_step=False,
+        scale_by_parameter=False,
+        average=nj.scale_by_nested_momentum([0.0]),
+        schedule=lambda step: 0.752,
+    )
+    update, state = tx.update(jnp.ones(1, jnp.bfloat16), tx.init(jnp.ones(1, jnp.bfloat16)))
+    # Rounding each factor and their product would give -0.58203125.
+    assert float(update[0]) == float(jnp.bfloat16(-0.77 * 0.752)) == -0.578125
+    np.testing.assert_allclose(state.rate, 0.77 * 0.752, rtol=FLOAT32_RTOL)
+    assert update.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (3, 1)])
+def test_updates_have_the_shapes_of_the_parameters(shape):
+    tx, params = nj.scale_by_relative_step(), {"w": jnp.ones(3)}
+    message = f"Updates must have the shapes of the parameters, here (3,), got {shape} at ['w']."
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        tx.update({"w": jnp.ones(shape)}, tx.init(params), params)
+
+
 def test_needs_params_only_to_scale_by_them():
     tx = nj.scale_by_relative_step()
     message = "`scale_by_relative_step` needs `params` in `update`, got None."
@@ -172,6 +211,7 @@ def test_needs_params_only_to_scale_by_them():
         ),
         ({"eps": -1e-3}, ValueError, "`eps` must be non-negative and finite, got -0.001."),
         ({"eps": math.nan}, ValueError, "`eps` must be non-negative and finite, got nan."),
+        ({"average": 0.9}, TypeError, "`average` must have `init` and `update`, got 0.9."),
         ({"schedule": 0.5}, TypeError, "`schedule` must be callable, got 0.5."),
     ],
     ids=str,
