@@ -45,11 +45,13 @@ def check_levels(
     """Check a level count, its maximum and the decay of the levels.
 
     Returns:
-        The maximum, by default `levels`; whether a traced count keeps its rule, for `or_nan`; and
-        the decay to use.
+        The maximum, by default `levels`; whether traced arguments keep their rules, for `or_nan`;
+        and the decay to use.
     """
     valid = check_count(name, levels, 1)
     decay = check_unit_interval("decay", decay)
+    if is_traced(decay):  # A decay out of range, now NaN, is an error even without a level.
+        valid &= decay == decay
     if max_levels is None:
         if is_traced(levels):
             raise TypeError(

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import optax
 
+from nested_jax._core.cascade import check_levels
+from nested_jax._core.checks import or_nan
 from nested_jax._core.types import ScalarLike, ScalarOrSchedule, Schedule
 from nested_jax.transforms import (
     nested_decays,
@@ -106,6 +108,10 @@ def nested_momentum(
     if decays is None:
         levels, decay = 2 if levels is None else levels, 0.95 if decay is None else decay
         decays = nested_decays(levels, decay=decay, max_levels=max_levels)
+        if not len(decays):
+            # An empty vector cannot carry NaN. A stage of decay 0 can, and it is the identity.
+            _, valid, _ = check_levels("levels", levels, decay, "max_levels", max_levels)
+            decays = [] if valid is True else [or_nan(valid, 0.0)]
     elif any(given is not None for given in (levels, decay, max_levels)):
         raise ValueError("`decays` replaces `levels`, `decay` and `max_levels`: pass it alone.")
     return optax.chain(

@@ -1,7 +1,8 @@
 """Nested momentum: a cascade of exponential averages."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from nested_jax._core.cascade import cascade, check_decays, check_levels, stage_
 from nested_jax._core.checks import check_choice, check_flag, is_traced, on_host, or_nan
 from nested_jax._core.dtypes import (
     cast,
+    check_arrays,
     check_updates,
     complement,
     in_dtype,
@@ -139,7 +141,10 @@ def scale_by_nested_momentum(
 
     def update_fn(updates, state, params):
         del params
-        check_updates(updates, state.momenta[0] if state.momenta else updates)
+        if state.momenta:
+            check_updates(updates, state.momenta[0])
+        else:
+            check_arrays(updates)
         if debias:
             keeps, fresh_takes, gains = _debiased(decays, takes, state.gains)
         else:
@@ -188,16 +193,20 @@ def _readout_weights(decays: Sequence[ScalarLike], readout: str) -> list[Any]:
 
 def _combined(weights: Sequence[Any], levels: Sequence[Updates]) -> Updates:
     """Return the weighted sum of trees, in the dtype of the first."""
-    # Leave out terms whose weight is known to be 0: the term may be infinite.
-    weighted = zip(weights, levels, strict=True)
-    terms = [(w, t) for w, t in weighted if is_traced(w) or on_host(w) != 0]
+    # Leave out terms whose weight is 0: the term may be infinite, and 0 times infinity is NaN.
     total = jax.tree.map(jnp.zeros_like, levels[0])
-    for weight, tree in terms:
-        factor = in_dtype(weight)
-        total = jax.tree.map(
-            lambda s, x, w=factor: s + w(s.dtype)[0] * cast(x, s.dtype), total, tree
-        )
+    for weight, tree in zip(weights, levels, strict=True):
+        if not is_traced(weight) and on_host(weight) == 0:
+            continue
+        total = jax.tree.map(functools.partial(_plus, in_dtype(weight)), total, tree)
     return total
+
+
+def _plus(weight: Callable[[Any], tuple[jax.Array, ...]], total: Any, x: Any) -> jax.Array:
+    """Return total + weight * x, or `total` if the weight is 0."""
+    (w,) = weight(total.dtype)
+    more = total + w * cast(x, total.dtype)
+    return jnp.where(w == 0, total, more) if is_traced(w) else more
 
 
 def nested_decays(
@@ -213,12 +222,12 @@ def nested_decays(
     Args:
         levels: m >= 1, an integer, may be traced.
         decay: :math:`a \in [0, 1)`, may be traced.
-        max_levels: Static; defaults to `levels`, which then must not be traced. A traced `levels`
-            above it acts as `max_levels`.
+        max_levels: Static; defaults to `levels`, which then must not be traced.
 
     Returns:
         Shape (max_levels - 1,); a float64 NumPy array if all arguments are concrete, else a JAX
-            array.
+        array. It is all NaN if a traced argument is out of range. With `max_levels=1` it is empty
+        and cannot show that; `nested_momentum` returns NaN updates in that case, too.
 
     Raises:
         TypeError: If `levels` is not an integer, or traced without `max_levels`.
@@ -249,12 +258,12 @@ def matched_delay_decays(
     Args:
         levels: m >= 1, an integer, may be traced.
         decay: The decay a of the single average to match, in [0, 1), may be traced.
-        max_levels: Static; defaults to `levels`, which then must not be traced. A traced `levels`
-            above it gives NaN.
+        max_levels: Static; defaults to `levels`, which then must not be traced.
 
     Returns:
         Shape (max_levels - 1,), padded with zeros; a float64 NumPy array if all arguments are
-        concrete, else a JAX array.
+        concrete, else a JAX array. It is all NaN if a traced argument is out of range, except that
+        with `max_levels=1` it is empty.
 
     Raises:
         TypeError: If `levels` is not an integer, or traced without `max_levels`.

@@ -252,3 +252,30 @@ def test_rejects(factory, arguments, error, message):
 def test_nested_momentum_rejects(options, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
         nj.nested_momentum(0.1, **options)
+
+
+@pytest.mark.parametrize("max_levels", [1, 2, 3])
+def test_levels_and_decay_out_of_range_are_an_error_or_nan(max_levels):
+    """Also with room for one level, where the vector of decays is empty."""
+
+    def first(levels, decay):
+        tx = nj.nested_momentum(0.5, levels=levels, decay=decay, max_levels=max_levels)
+        return tx.update(jnp.ones(()), tx.init(jnp.ones(())))[0]
+
+    both = jax.jit(first)
+    for levels in range(-1, max_levels + 2):
+        for decay in (0.0, 0.75, 1.0, -0.5):
+            of_levels = jax.jit(lambda m, a=decay: first(m, a))
+            of_decay = jax.jit(lambda a, m=levels: first(m, a))
+            room, unit = 1 <= levels <= max_levels, 0 <= decay < 1
+            expected = -0.5 * (1 - decay) ** (levels - 1) if room and unit else np.nan
+            np.testing.assert_array_equal(both(levels, decay), expected)
+            for traced, number, known in ((of_levels, levels, unit), (of_decay, decay, room)):
+                if known:
+                    np.testing.assert_array_equal(traced(number), expected)
+                else:
+                    with pytest.raises(ValueError, match="must"):
+                        traced(number)
+            if not (room and unit):
+                with pytest.raises(ValueError, match="must"):
+                    first(levels, decay)

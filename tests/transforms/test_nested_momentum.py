@@ -174,7 +174,9 @@ def test_traced_decays_of_levels_are_the_concrete_ones(decays, decay):
 
 
 @pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
-@pytest.mark.parametrize(("levels", "decay"), [(7, 0.5), (0, 0.5), (-1, 0.5), (3, 1.0), (3, -0.1)])
+@pytest.mark.parametrize(
+    ("levels", "decay"), [(7, 0.5), (0, 0.5), (-1, 0.5), (3, 1.0), (3, -0.1), (1, 1.0)]
+)
 def test_traced_numbers_out_of_range_are_nan(decays, levels, decay):
     actual = jax.jit(lambda m, a: decays(m, decay=a, max_levels=3))(levels, decay)
     assert np.isnan(actual).all()
@@ -389,6 +391,28 @@ def test_constants_pass_every_debiased_readout(readout):
     np.testing.assert_allclose(outflow(tx, constant), constant, rtol=FLOAT32_RTOL)
 
 
+@pytest.mark.parametrize("debias", [False, True])
+@pytest.mark.parametrize("readout", ["zero_lag", "mean"])
+def test_padding_changes_no_readout_even_after_an_infinite_update(readout, debias):
+    """A term of weight 0 adds nothing, whether its weight is traced or not."""
+    gradients = jnp.array([1.0, np.inf, 1.0, 1.0])
+
+    def after(decays):
+        tx = nj.scale_by_nested_momentum(decays, debias=debias, readout=readout)
+        return outflow(tx, gradients)
+
+    traced = jax.jit(after)
+    for short in ([], [0.5], [0.5, 0.25]):
+        expected = after(short)
+        # Without lag the difference of two infinite averages is NaN, as it should be.
+        assert np.isnan(expected).any() == (readout == "zero_lag" and len(short) == 2)
+        zeros = [0.0] * (3 - len(short))
+        for padded in ([*short, *zeros], [*zeros, *short]):
+            np.testing.assert_allclose(traced(jnp.array(padded)), expected, rtol=FLOAT32_RTOL)
+        np.testing.assert_allclose(after([*short, *zeros]), expected, rtol=FLOAT32_RTOL)
+    np.testing.assert_array_equal(traced(jnp.array([0.5])), after([0.5]))
+
+
 def test_a_level_without_weight_hides_no_infinity():
     for decays, expected in [([0.0, 0.0], [1.0, np.inf]), (np.array([0.5, 0.0]), [0.5, np.inf])]:
         tx = nj.scale_by_nested_momentum(decays, readout="zero_lag")
@@ -446,6 +470,13 @@ def test_rejects_a_readout_it_does_not_know(make):
         make(decays=[0.5], readout="dema")
     with pytest.raises(TypeError, match=f"^{rule}True"):
         make(decays=[0.5], readout=True)
+
+
+@pytest.mark.parametrize("decays", [[], [0.5]], ids=str)
+def test_rejects_updates_of_integers(decays):
+    tx = nj.scale_by_nested_momentum(decays)
+    with pytest.raises(TypeError, match="Arrays must be of a floating dtype, got int32 at"):
+        tx.update({"w": jnp.ones(2, jnp.int32)}, tx.init({"w": jnp.ones(2)}))
 
 
 @pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
