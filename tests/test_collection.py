@@ -1,11 +1,15 @@
-"""Tests of the collection as a whole: what one compiled program holds."""
+"""Tests of the collection as a whole: what one program holds, and the rule of every number."""
+
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import nested_jax as nj
+from nested_jax import optimizers, transforms
 
 STEPS = 25
 # The same operations in another order of fusion: a few roundings of float64 a step.
@@ -54,3 +58,95 @@ def test_one_compilation_for_a_grid_over_everything(x64):
     together = jax.jit(jax.vmap(lambda point: trajectory(**point)))(columns)
     np.testing.assert_allclose(together, np.stack(alone), rtol=RTOL)
     assert len({float(path[-1, 0]) for path in together}) == 4, "all points are the same run"
+
+
+UNIT, FRACTION = (0.9, (1.0, 1.5, -0.1)), (0.9, (1.5, -0.1))
+POSITIVE, NON_NEGATIVE = (0.5, (0.0, -1.0, np.inf)), (0.5, (-1.0, np.inf))
+# Every argument that is a number, by name: a right value and wrong ones, NaN not among them.
+RULES = {
+    "b1": UNIT,
+    "b2": UNIT,
+    "b2_cap": FRACTION,
+    "clip_threshold": POSITIVE,
+    "decay": UNIT,
+    "decay_rate": POSITIVE,
+    "decays": UNIT,  # One of two.
+    "eps": NON_NEGATIVE,
+    "eps1": POSITIVE,
+    "eps2": NON_NEGATIVE,
+    "learning_rate": NON_NEGATIVE,
+    "levels": (2, (0, -1, 4)),
+    "threshold": POSITIVE,
+    "weight_decay": NON_NEGATIVE,
+}
+FACTORIES = {  # With the arguments that it needs.
+    nj.adafactor: {},
+    nj.adam: {},
+    nj.adamw: {},
+    nj.add_decoupled_weight_decay: {"weight_decay": 0.1},
+    nj.clip_by_block_rms: {"threshold": 1.0},
+    nj.factored_adamw: {"normalized": False},
+    nj.matched_delay_decays: {"levels": 2, "max_levels": 3},
+    nj.momentum: {"learning_rate": 0.1},
+    nj.nested_decays: {"levels": 2, "max_levels": 3},
+    nj.nested_momentum: {"learning_rate": 0.1, "levels": 2, "max_levels": 3},
+    nj.nesterov: {"learning_rate": 0.1},
+    nj.scale_by_accumulated_momentum: {},
+    nj.scale_by_adam: {},
+    nj.scale_by_factored_rms: {},
+    nj.scale_by_learning_rate: {"learning_rate": 0.1},
+    nj.scale_by_nested_momentum: {"decays": [0.5]},
+    nj.scale_by_nesterov_momentum: {"learning_rate": 0.1},
+    nj.scale_by_relative_step: {},
+}
+
+
+def numbers_of(factory):
+    """Return the names of the arguments that may be traced numbers."""
+    parameters = inspect.signature(factory).parameters.items()
+    return [name for name, x in parameters if "numpy.ndarray" in str(x.annotation)]
+
+
+def updates_of(factory, name, number):
+    """Return updates, or the result of a factory that makes no transform."""
+    fixed = FACTORIES[factory]
+    if name == "decays":
+        number = [0.5, number]
+        fixed = {key: x for key, x in fixed.items() if "level" not in key}
+    made = factory(**fixed | {name: number})
+    if not isinstance(made, optax.GradientTransformation):
+        return made
+    params = jnp.ones((2, 3))
+    return made.update(0.1 * params, made.init(params), params)[0]
+
+
+def test_every_factory_is_held_to_its_rules():
+    public = [x for module in (transforms, optimizers) for x in vars(module).values()]
+    functions = [x for x in public if inspect.isfunction(x) and numbers_of(x)]
+    assert set(FACTORIES) == set(functions)
+    assert {name for factory in FACTORIES for name in numbers_of(factory)} == set(RULES)
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+def test_every_number_out_of_range_is_an_error_or_nan(factory):
+    """Under vmap each number is traced, yet nothing of the whole needs to be compiled."""
+    for name in numbers_of(factory):
+        right, wrong = RULES[name]
+        if factory is nj.scale_by_factored_rms and name == "eps":
+            right, wrong = POSITIVE
+        values = jnp.array([right, *wrong])
+        both = jax.vmap(lambda x, name=name: updates_of(factory, name, x))(values)
+        for leaf in jax.tree.leaves(both):
+            assert np.isfinite(leaf[0]).all(), name
+            assert np.isnan(leaf[1:]).reshape(len(wrong), -1).any(1).all(), name
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"^`{name}.*` must "):
+                updates_of(factory, name, value)
+        annotation = inspect.signature(factory).parameters[name].annotation
+        if "Callable" not in str(annotation):
+            continue
+        with pytest.raises(ValueError, match=rf"^`{name}\(step\)` must "):
+            updates_of(factory, name, lambda step, x=wrong[0]: x)
+        of_steps = jax.vmap(lambda x, name=name: updates_of(factory, name, lambda step: x))
+        for leaf in jax.tree.leaves(of_steps(jnp.array(wrong))):
+            assert np.isnan(leaf).reshape(len(wrong), -1).any(1).all(), name

@@ -139,6 +139,28 @@ CASES = {
         0.1,
         (-1.0,),
     ),
+    "constant(total_steps)": (schedule(nj.constant), 10.0, (np.inf,)),
+    "cosine(total_steps)": (schedule(nj.cosine), 10.0, (np.inf,)),
+    "step_drop(total_steps)": (schedule(nj.step_drop), 10.0, (np.inf,)),
+    "warm_restarts(first_cycle)": (schedule(nj.warm_restarts), 10.0, (np.inf,)),
+    "warm_restarts(floor)": (lambda f: nj.warm_restarts(10, floor=f)(3), 0.5, (-0.1, 1.5)),
+    "quadratic(eigenvalues)": (
+        lambda h: nj.rollout(nj.momentum(0.1), nj.quadratic([h]), KEY, 10).mean_loss,
+        1.0,
+        (np.inf,),
+    ),
+    "quadratic(noise_std)": (
+        lambda std: (
+            nj.rollout(nj.momentum(0.1), nj.quadratic([1.0], noise_std=std), KEY, 10).mean_loss
+        ),
+        0.1,
+        (-1.0, np.inf),
+    ),
+    "online_convex(curvatures)": (
+        lambda h: nj.rollout(nj.momentum(0.1), nj.online_convex([[1.0]], [[h]]), KEY, 10).params,
+        1.0,
+        (-1.0, np.inf),
+    ),
 }
 WRONG = [(name, value) for name, (_, _, values) in CASES.items() for value in values]
 

@@ -156,6 +156,8 @@ def _training_examples(examples, folds, fold):
     if folds is None:
         return None, jnp.uint32(examples), True
     held_out, valid = _held_out(examples, folds, fold)
+    if is_traced(folds):
+        valid &= ~jnp.all(held_out)
     return jnp.argsort(held_out, stable=True), jnp.sum(~held_out, dtype=jnp.uint32), valid
 
 

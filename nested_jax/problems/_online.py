@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nested_jax._core.checks import check_non_negative, check_positive, is_traced
+from nested_jax._core.checks import check_non_negative, check_positive, is_traced, or_nan
 from nested_jax._core.dtypes import floating_dtype, widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
@@ -138,9 +138,16 @@ def online_convex(
         (2018), section 3, doi:10.48550/arXiv.1904.09237.
     """
     dtype = floating_dtype(dtype)
-    b = _table("slopes", slopes, dtype)
-    h = None if curvatures is None else _table("curvatures", curvatures, dtype, b.shape, low=0)
-    p = None if probabilities is None else _probabilities(probabilities, len(b))
+    valid, b = _table("slopes", slopes, dtype)
+    h = p = None
+    if curvatures is not None:
+        fits, h = _table("curvatures", curvatures, dtype, b.shape, low=0)
+        valid &= fits
+    if probabilities is not None:
+        fits, p = _probabilities(probabilities, len(b))
+        valid &= fits
+    # Slopes reach every result. A curvature of NaN would not reach the comparator.
+    b = or_nan(valid, b)
 
     def init(key):
         del key
@@ -171,29 +178,41 @@ def _total(params, slope, curvature):
 
 
 def _table(name, values, dtype, shape=None, low=-np.inf):
-    """Return `values` as an array of shape (rows, dim), both at least 1, or of `shape`."""
+    """Check a table of shape (rows, dim), both at least 1, or of `shape`.
+
+    Returns:
+        Whether traced values keep their rule, for `or_nan`; and the table.
+    """
     table = _floats(name, values)
     rule = "be a table of shape (rows, dim)" if shape is None else f"have the shape {shape}"
     if table.ndim != 2 or not table.size or shape not in (None, table.shape):
         raise ValueError(f"`{name}` must {rule}, got an array of shape {table.shape}.")
-    if not is_traced(table):
+    valid = True
+    if is_traced(table):
+        valid = jnp.all(jnp.isfinite(table) & (table >= low))
+    else:
         wrong = table[~(np.isfinite(table) & (table >= low))]
         if wrong.size:
             kind = "finite" if low == -np.inf else "non-negative and finite"
             raise ValueError(f"`{name}` must be {kind}, got {wrong[0]}.")
-    return jnp.asarray(table, dtype)
+    return valid, jnp.asarray(table, dtype)
 
 
 def _probabilities(values, rows):
     p = _floats("probabilities", values)
     if p.shape != (rows,):
         raise ValueError(f"`probabilities` must have the shape ({rows},), got {p.shape}.")
-    if not is_traced(p):
+    valid = True
+    if is_traced(p):
+        # Rounding each of the probabilities moves their sum.
+        tolerance = SUM_TOLERANCE + rows * float(jnp.finfo(jnp.float32).eps)
+        valid = jnp.all(p >= 0) & (jnp.abs(jnp.sum(jnp.asarray(p, float)) - 1) <= tolerance)
+    else:
         for i, value in enumerate(p):
             check_non_negative(f"probabilities[{i}]", value)
         if abs(p.sum() - 1) > SUM_TOLERANCE:
             raise ValueError(f"`probabilities` must sum to 1, got {p.sum()}.")
-    return jnp.asarray(p, float)
+    return valid, jnp.asarray(p, float)
 
 
 def _floats(name, values):

@@ -15,6 +15,8 @@ from nested_jax._core.checks import (
     check_positive,
     check_static_count,
     check_unit_interval,
+    is_traced,
+    or_nan,
 )
 from nested_jax._core.dtypes import (
     check_arrays,
@@ -143,6 +145,8 @@ def scale_by_factored_rms(
         statistics are float32 or wider: in float16 eps is 0, and zero gradients become NaN.
     """
     decay_rate = check_positive("decay_rate", decay_rate)
+    # In the first step 1 to the power of NaN is 1, and with `b2` no step reads the rate.
+    valid = decay_rate == decay_rate if is_traced(decay_rate) else True
     if b2 is not None:
         b2 = check_number_or_schedule("b2", b2, check_unit_interval)
     if b2_cap is not None:
@@ -171,7 +175,7 @@ def scale_by_factored_rms(
         if b2_cap is not None:
             keep = jnp.minimum(keep, jnp.asarray(b2_cap, t.dtype))
             take = jnp.maximum(take, jnp.asarray(complement(b2_cap), t.dtype))
-        return keep, take
+        return or_nan(valid, (keep, take))
 
     def init_fn(params):
         check_arrays(params)

@@ -57,7 +57,8 @@ def scale_by_learning_rate(
     Raises:
         TypeError: If `learning_rate` is neither a number nor callable, or `schedule` is not
             callable.
-        ValueError: If a concrete learning rate is negative, infinite or NaN.
+        ValueError: If a concrete learning rate, also one that a function returns, is negative,
+            infinite or NaN.
 
     Example:
         >>> import jax.numpy as jnp, nested_jax as nj
@@ -121,7 +122,7 @@ def value_at(name, value, step, dtype, check=check_number):
 
 def rate_at(learning_rate, schedule, step, dtype):
     """Return the learning rate at a step, times the schedule's multiplier."""
-    rate = value_at("learning_rate", learning_rate, step, dtype)
+    rate = value_at("learning_rate", learning_rate, step, dtype, check_non_negative)
     if schedule is None:
         return rate
     return (rate * value_at("schedule", schedule, step, dtype)).astype(dtype)

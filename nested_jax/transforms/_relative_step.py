@@ -129,7 +129,8 @@ def scale_by_relative_step(
         return ScaleByRelativeStepState(step=step, rate=rate, average=inner)
 
     def capped_rate_at(count, dtype):
-        rate, t = value_at("learning_rate", cap, count, dtype), count.astype(dtype) + 1
+        rate = value_at("learning_rate", cap, count, dtype, check_non_negative)
+        t = count.astype(dtype) + 1
         if relative_step:
             rate = jnp.minimum(rate, jax.lax.rsqrt(t))
         if warmup_init:

@@ -195,6 +195,25 @@ def test_rejects(slopes, options, error, message):
         nj.online_convex(slopes, **options)
 
 
+def test_traced_tables_out_of_range_are_nan():
+    """Also where the sums hide a wrong number: the row may not come, and h > 0 is false for NaN."""
+
+    @jax.jit
+    @jax.vmap
+    def run(slopes, curvatures, probabilities):
+        problem = nj.online_convex(slopes, curvatures, probabilities=probabilities)
+        trace = nj.rollout(nj.momentum(0.1), problem, jax.random.key(0), 1)
+        return trace.params, trace.world.comparator(), trace.world.regret(trace.mean_loss)
+
+    b, h, p = jnp.ones((2, 1)), jnp.ones((2, 1)), jnp.array([0.25, 0.75])
+    rows = [(b, h, p), (b.at[0].set(jnp.inf), h, p), (b.at[1].set(jnp.nan), h, p)]
+    rows += [(b, h.at[0].set(-1.0), p), (b, h.at[1].set(jnp.inf), p)]
+    rows += [(b, h, jnp.array([1.5, -0.5])), (b, h, jnp.array([0.25, 0.5])), (b, h, p * jnp.nan)]
+    for values in run(*map(jnp.stack, zip(*rows, strict=True))):
+        assert np.isfinite(values[0]).all()
+        assert np.isnan(values[1:]).all()
+
+
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.inf])
 def test_rejects_a_radius_that_is_none(radius):
     world = OnlineWorld(jnp.int32(0), jnp.ones(1), None)
