@@ -33,6 +33,8 @@ def adam(
     Equals `optax.adam`, and `optax.amsgrad` with `amsgrad`; see `scale_by_adam`, whose state
     starts at 0. The defaults are the paper's.
 
+    `mu_dtype`, `eps_root` and `nesterov` are not offered; use `optax.adam` for them.
+
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
         b1: :math:`\beta_1 \in [0, 1)`; may be traced.
@@ -82,6 +84,8 @@ def adamw(
     the paper's :math:`\lambda_\text{norm}` (0.025 to 0.05 there) and is divided by the square
     root of the number of steps in the schedule's cycle. See `add_decoupled_weight_decay`.
 
+    `mu_dtype`, `eps_root` and `nesterov` are not offered; use `optax.adamw` for them.
+
     Args:
         learning_rate: :math:`\alpha \ge 0`, or a function of the step; may be traced.
         weight_decay: :math:`\lambda \ge 0`; may be traced.
@@ -114,8 +118,6 @@ def adamw(
 
         >>> theirs = optax.adamw(1e-3, weight_decay=1e-4)
         >>> ours = nj.adamw(1e-3, weight_decay=1e-4, decay_times_rate=True)
-
-        `mu_dtype`, `eps_root` and `nesterov` are not offered; use `optax.adamw` for them.
     """
     check_flag("decay_times_rate", decay_times_rate)
     return optax.chain(
