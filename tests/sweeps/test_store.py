@@ -48,7 +48,7 @@ def contents(store):
 def origin_in(path):
     """Return a function to what a chunk's file says it is of."""
     with np.load(path) as file:
-        said = file[ORIGIN].tobytes().decode()
+        said = file[ORIGIN].tobytes()
     return lambda index: said
 
 

@@ -96,13 +96,13 @@ class Store:
         self._remove_leftovers()
 
     def load(
-        self, indices: Sequence[int], origin: Callable[[int], str]
+        self, indices: Sequence[int], origin: Callable[[int], bytes]
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yield (index, arrays) for each requested chunk that is stored and intact.
 
         Args:
             indices: Numbers of chunks.
-            origin: Number of a chunk to the text that it was saved with.
+            origin: Number of a chunk to what it was saved with.
         """
         # List the folder only once: it may have many files.
         paths: dict[int, list[Path]] = {}
@@ -118,7 +118,7 @@ class Store:
                     yield index, arrays
                     break
 
-    def save(self, index: int, arrays: Mapping[str, np.ndarray], origin: str) -> None:
+    def save(self, index: int, arrays: Mapping[str, np.ndarray], origin: bytes) -> None:
         """Write a chunk.
 
         Args:
@@ -193,9 +193,9 @@ def _checked(path: Path) -> bytes | None:
     return None
 
 
-def _encoded(arrays: Mapping[str, np.ndarray], origin: str) -> bytes:
+def _encoded(arrays: Mapping[str, np.ndarray], origin: bytes) -> bytes:
     # NumPy saves bfloat16 as raw bytes without its dtype, so the name of the dtype is kept here.
-    named: dict[str, Any] = {ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
+    named: dict[str, Any] = {ORIGIN: np.frombuffer(origin, np.uint8)}
     for i, (name, values) in enumerate(arrays.items()):
         values = np.asarray(values)
         named[f"{i}|{values.dtype.name}|{name}"] = values
@@ -204,12 +204,12 @@ def _encoded(arrays: Mapping[str, np.ndarray], origin: str) -> bytes:
     return file.getvalue()
 
 
-def _decoded(content: bytes, origin: str) -> dict[str, np.ndarray] | None:
+def _decoded(content: bytes, origin: bytes) -> dict[str, np.ndarray] | None:
     """Return the arrays of a chunk, or None if it is of something else or not ours."""
     arrays = {}
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            if file[ORIGIN].tobytes() != origin.encode():
+            if file[ORIGIN].tobytes() != origin:
                 return None
             names = [name for name in file.files if name != ORIGIN]
             for key in sorted(names, key=lambda key: int(key.split("|")[0])):
