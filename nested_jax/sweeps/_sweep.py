@@ -230,7 +230,8 @@ def _run(
     mine = share_of_this_process(job.chunks)
     with together():
         missing = dict.fromkeys(mine)
-        for index, stored in () if kept is None else kept.load(mine, origin):
+        whole = {name: (job.chunk + shape, dtype) for name, (shape, dtype) in structure.items()}
+        for index, stored in () if kept is None else kept.load(mine, origin, whole):
             bar.add(job.place(index, results, stored), axes)
             del missing[index]
         alone = len(mine) == job.chunks

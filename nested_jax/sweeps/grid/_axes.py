@@ -133,7 +133,7 @@ def _is_number(value: Any) -> bool:
 def _numbers(name: str, values: list[Any] | np.ndarray) -> np.ndarray:
     column = _of_one_type(values)
     if column is None:
-        column = _of_many_types(name, values)
+        column = _of_many_types(name, [*values])
     unordered = np.isnan(column)
     if unordered.any():
         raise ValueError(f"`{name}` must hold numbers, got nan at index {unordered.argmax()}.")
@@ -142,15 +142,13 @@ def _numbers(name: str, values: list[Any] | np.ndarray) -> np.ndarray:
 
 def _of_one_type(values: list[Any] | np.ndarray) -> np.ndarray | None:
     """Convert all values at once, which is a hundred times as fast, or return None."""
-    column = np.array(values) if isinstance(values, np.ndarray) else None
-    if column is None:
-        (kind, *others) = {*map(type, values)}
-        if others or not issubclass(kind, int | float | np.integer | np.floating) or kind is bool:
-            return None
-        column = np.asarray(values)
-        # Integers of more than 64 bits become objects, or floats that have lost digits.
-        if column.dtype.kind not in ("iu" if issubclass(kind, int) else "iuf"):
-            return None
+    kind, *others = {values.dtype.type} if isinstance(values, np.ndarray) else {*map(type, values)}
+    if others or not issubclass(kind, int | float | np.integer | np.floating) or kind is bool:
+        return None
+    column = np.array(values)
+    # Python integers of more than 64 bits become objects, or floats that have lost digits.
+    if column.dtype.kind not in ("iu" if issubclass(kind, int) else "iuf"):
+        return None
     return column if column.dtype.kind in "iu" else column.astype(np.float64, copy=False)
 
 

@@ -147,7 +147,7 @@ def _described(column: np.ndarray) -> list[Any] | dict[str, Any]:
     is_float = column.dtype.kind == "f"
     wide = "<f8" if is_float else "<i8" if column.max() <= np.iinfo(np.int64).max else "<u8"
     content = hashlib.sha256(wide.encode())
-    content.update(np.ascontiguousarray(column, wide))
+    content.update(np.ascontiguousarray(column, wide).data)
     return {"values": column.size, "sha256": content.hexdigest()}
 
 

@@ -46,7 +46,7 @@ def check_values(name: str, given: np.ndarray, in_jax: np.ndarray, rule: Callabl
     """Raise the error of the first value that breaks a factory's rule."""
     if given.size > MOST_CHECKED:
         # A rule is an interval, or the whole numbers of one: both ends and a fraction decide.
-        ends = [int(given.argmin()), int(given.argmax()), int((given % 1 != 0).argmax())]
+        ends = [int(given.argmin()), int(given.argmax()), int((np.floor(given) != given).argmax())]
         if not any(_broken(name, i, given, in_jax, rule) for i in ends):
             return
     for i in range(given.size):
