@@ -5,7 +5,6 @@ Every process is a real one. Whatever happens to it, the end has the bits of an 
 
 import contextlib
 import hashlib
-import itertools
 import multiprocessing
 import os
 import random
@@ -161,8 +160,9 @@ def kill_until_whole(path, store, results, chance):
 def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed):
     """By two processes at once; set `NESTED_JAX_KILLS` for more kills."""
     chance = random.Random(3)
-    path, kills, leftovers = script(tmp_path, LOCAL), 0, 0
-    for number in itertools.count():
+    path, number, kills, leftovers = script(tmp_path, LOCAL), 0, 0, 0
+    while kills < KILLS:
+        number += 1
         store, results = tmp_path / f"store{number}", tmp_path / f"results{number}.npz"
         here, left = kill_until_whole(path, store, results, chance)
         kills, leftovers = kills + here, leftovers + left
@@ -176,9 +176,7 @@ def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed):
         assert {*store.glob(".*")} == {*young}
         assert len(chunks(store)) == CHUNKS
         assert contents(results) == undisturbed
-        if kills >= KILLS:
-            break
-    print(f"{kills} kills, {leftovers} files left half, {number + 1} stores")
+    print(f"{kills} kills, {leftovers} files left half, {number} stores")
     # Some were killed while they wrote.
     assert leftovers > 0
 
