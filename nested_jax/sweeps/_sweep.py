@@ -230,10 +230,12 @@ def _run(
     mine = share_of_this_process(job.chunks)
     with together():
         missing = dict.fromkeys(mine)
-        for index, stored in () if kept is None else kept.load(mine, origin):
+        whole = {name: (job.chunk + shape, dtype) for name, (shape, dtype) in structure.items()}
+        for index, stored in () if kept is None else kept.load(mine, origin, whole):
             bar.add(job.place(index, results, stored), axes)
             del missing[index]
-        bar.running(sum(job.runs(index) for index in mine))
+        alone = len(mine) == job.chunks
+        bar.running(job.grid.size if alone else sum(map(job.runs, mine)))
         with Interruption() as interruption:
             # After Ctrl-C, no further chunk starts; those in flight still finish.
             todo = itertools.takewhile(lambda _: not interruption.asked, [*missing])

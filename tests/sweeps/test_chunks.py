@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from nested_jax.sweeps.engine import _local
-from nested_jax.sweeps.engine._chunks import LANES_BYTES, chunk_of
+from nested_jax.sweeps.engine._chunks import LANES_BYTES, _lengths, chunk_of
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._local import LocalDevices
 from nested_jax.sweeps.engine._survey import bytes_carried_by
@@ -79,6 +79,12 @@ def test_chunks_are_as_large_as_allowed_and_as_many_as_there_are_devices(shape):
         shared = chunk_of(shape, points, devices=runs)
         assert waves(shape, shared, runs) * math.prod(shared) <= 2 * math.ceil(points / runs)
     assert chunk_of(shape, points) == shape
+
+
+def test_an_axis_is_cut_into_every_number_of_parts():
+    for n in range(1, 300):
+        assert _lengths(n) == sorted({-(-n // parts) for parts in range(1, n + 1)})
+    assert len(_lengths(10**7)) < 2 * 10**3.5 + 2
 
 
 def test_the_axis_that_is_cut_is_cut_evenly_and_the_outermost_first():

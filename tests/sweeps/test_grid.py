@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nested_jax as nj
+from nested_jax.sweeps.grid import _axes, check_values, column_in_jax
 
 RULE = "must be an iterable of distinct numbers, or of words, flags or functions"
 STANDARD_ERRORS = 5.0  # A mean of seeded draws: about one in two million is farther off.
@@ -76,6 +77,64 @@ def test_anything_but_integers_becomes_float64(values):
 @pytest.mark.parametrize("dtype", [np.int8, np.uint64, np.int64])
 def test_integers_keep_their_dtype(dtype):
     assert nj.Grid(a=np.array([1, 2], dtype))["a"].columns["a"].dtype == dtype
+
+
+ODD = [
+    *(range(5, -5, -2), range(2**62, 2**62 + 2), range(2**70, 2**70 + 1)),
+    *([1, 2], [1, 2.5], [2**63, 2**64 - 1], [2**63, 1], [-1, 2**63], [1, 2**70], [True, False]),
+    *([1.5, np.inf], [1.0, np.nan], [np.int8(1), np.int8(2)], [np.float16(0.1)], [np.True_]),
+    *(np.array([1, 2], np.int8), np.array([0.1, 0.2], np.float16), np.array([0.5, np.nan])),
+    *(np.array([1.5, 2], np.longdouble), np.array([1, 2.5], object), np.array([1, 2])[::-1]),
+    *(np.ma.array([1.0, 2.0]), np.array([1j, 2]), np.array([True])),
+]
+
+
+@pytest.mark.parametrize("values", ODD, ids=repr)
+def test_values_converted_at_once_are_those_converted_one_by_one(values, monkeypatch):
+    def column():
+        try:
+            made = nj.Grid(zip=nj.zipped(x=values))["zip"].columns["x"]
+        except (TypeError, ValueError) as error:
+            return type(error), str(error)
+        return made.dtype, made.tolist()
+
+    at_once = column()
+    monkeypatch.setattr(_axes, "_of_one_type", lambda values: None)
+    monkeypatch.setattr(_axes, "_is_vector", lambda values: False)
+    assert at_once == column()
+
+
+def test_a_grid_keeps_its_values_when_the_array_changes():
+    for values in (np.arange(3), np.arange(3.0)):
+        grid = nj.Grid(rate=values)
+        values[:] = 7
+        assert columns(grid)["rate"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("wrong", [3.5, 0.0, -np.inf, np.inf])
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_the_first_wrong_value_of_an_axis_is_named_however_long_it_is(size, wrong):
+    def rule(value):
+        if not (1 <= value < np.inf and value % 1 == 0):
+            raise ValueError(f"`steps` must be whole, got {value}.")
+
+    given = np.arange(1.0, size + 1)
+    check_values("steps", given, given.astype(np.float32), rule)
+    given[[size // 3, size // 2]] = wrong
+    message = f"`steps`[{size // 3}] = {wrong}: `steps` must be whole, got {wrong}."
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        check_values("steps", given, given.astype(np.float32), rule)
+
+
+def test_what_jax_cannot_hold_is_found_anywhere_in_a_long_axis():
+    for dtype, wrong in ((np.int64, 2**31), (np.float64, 1e300), (np.float64, 1e-300)):
+        values = np.arange(200_000).astype(dtype)
+        np.testing.assert_array_equal(column_in_jax("x", values), values)
+        values[150_000] = wrong
+        with pytest.raises(ValueError, match=re.escape(f"got {wrong}.")):
+            column_in_jax("x", values)
+    infinite = np.array([-np.inf, np.inf, 0.1])
+    np.testing.assert_array_equal(column_in_jax("x", infinite), infinite.astype(np.float32))
 
 
 def test_infinities_are_numbers():

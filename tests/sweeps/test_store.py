@@ -45,13 +45,6 @@ def contents(store):
     return {path.name: path.read_bytes() for path in store.iterdir()}
 
 
-def origin_in(path):
-    """Return a function to what a chunk's file says it is of."""
-    with np.load(path) as file:
-        said = file[ORIGIN].tobytes().decode()
-    return lambda index: said
-
-
 @pytest.fixture
 def computed(monkeypatch):
     """Return a list to which every chunk that is computed adds its index."""
@@ -142,14 +135,11 @@ def test_every_kind_of_result_comes_back(tmp_path, computed, x64):
     }
     for name in first:
         assert first[name].values.tobytes() == again[name].values.tobytes()
-    stored = {
-        name: (array.dtype, array.shape)
-        for _, arrays in Store(tmp_path).load([1], origin_in(chunks(tmp_path)[1]))
-        for name, array in arrays.items()
-    }
-    assert stored["half"] == (jnp.bfloat16, (2, 3))
-    assert stored["float8"] == (jnp.float8_e4m3fn, (2,))
-    assert stored["empty"] == (np.float64, (2, 2, 0, 3))
+    with np.load(chunks(tmp_path)[1]) as file:
+        stored = {key.split("|", 1)[1]: file[key].shape for key in file if key != ORIGIN}
+    assert stored["bfloat16|half"] == (2, 3)
+    assert stored["float8_e4m3fn|float8"] == (2,)
+    assert stored["float64|empty"] == (2, 2, 0, 3)
     assert first.uint64.values[0] == 2**64 - 1
 
 
@@ -213,7 +203,7 @@ def test_a_store_of_another_configuration_is_refused(tmp_path, computed, change,
         sweep(tmp_path, **({"run": SCALED} | change))
     found = re.fullmatch(
         r"`store` must be of this configuration \(([0-9a-f]{16})\), got (.*) of ([0-9a-f]{16}); "
-        r"they differ in (.*)\.",
+        r"they differ in (.*): pass (?:the default chunk or )?another folder\.",
         str(caught.value),
     )
     ours, folder, other, differences = found.groups()
@@ -263,7 +253,7 @@ def test_a_store_of_other_precision_or_versions_is_refused(tmp_path, monkeypatch
     with jax.enable_x64(True), pytest.raises(ValueError, match="they differ in programs, x64"):
         sweep(tmp_path, SCALED)
     monkeypatch.setattr(jax, "__version__", "0.0")
-    with pytest.raises(ValueError, match=r"they differ in jax\.$"):
+    with pytest.raises(ValueError, match=r"they differ in jax: pass another folder\.$"):
         sweep(tmp_path, SCALED)
 
 
@@ -294,7 +284,7 @@ def test_a_comment_or_another_name_keeps_a_store_valid(tmp_path, computed):
     [
         *("", "{", "[]", "3", "{}", '{"fingerprint": null}', '{"fingerprint": [1]}', "\xff"),
         *("[" * 200_000, '{"fingerprint": {"chunk": [0, -1]}}', '{"fingerprint": {"chunk": 3}}'),
-        '{"fingerprint": {"chunk": ["a", null]}}',
+        *('{"fingerprint": {"chunk": ["a", null]}}', '{"fingerprint": {"chunk": [1.5, 1]}}'),
     ],
 )
 def test_a_broken_manifest_is_refused(tmp_path, manifest):
@@ -439,14 +429,28 @@ def test_what_is_no_chunk_is_not_read_whatever_its_checksum(tmp_path, computed):
     path.unlink()
     with np.load(io.BytesIO(whole)) as file:
         parts = dict(file)
-    without = {name: values for name, values in parts.items() if name != ORIGIN}
-    odd = [{**parts, "name": np.zeros(1)}, {**parts, "0|int99|x": np.zeros(1)}, without]
+    loss, noise = (name for name in parts if name != ORIGIN)
+    odd = [
+        {**parts, "name": np.zeros(1)},
+        {**parts, "0|int99|x": np.zeros(1)},
+        {**parts, "2|float32|more": np.zeros(3, np.float32)},
+        # Of the right program and points, but what would be broadcast, cut, cast or left out.
+        {**parts, loss: parts[loss][:1]},
+        {**parts, loss: parts[loss][0, 0]},
+        {**parts, noise: np.append(parts[noise], parts[noise], axis=1)},
+        {**parts, loss.replace("32", "64"): parts[loss].astype(np.float64)},
+        *({n: values for n, values in parts.items() if n != name} for name in parts),
+    ]
     for arrays in odd:
         content = io.BytesIO()
         np.savez(content, **arrays)
         stored_as(path, content.getvalue())
-    for content in (b"", b"odd", whole[:50]):
+    # Flag 1 of an entry in the directory of a zip file says that it is encrypted.
+    at = whole.index(b"PK\x01\x02") + 8
+    for content in (b"", b"odd", whole[:50], whole[:at] + b"\x01" + whole[at + 1 :]):
         stored_as(path, content)
+    path.with_name(f"{path.name[:14]}-{'1' * 32}.npz").symlink_to("nowhere")
+    path.with_name(f"{path.name[:14]}-{'2' * 32}.npz").mkdir()
     os.mkfifo(path.with_name(f"{path.name[:14]}-{'0' * 32}.npz"))
     computed.clear()
     assert sweep(tmp_path).equals(first)
@@ -460,12 +464,32 @@ def test_a_manifest_that_is_no_file_is_refused(tmp_path, make):
         sweep(tmp_path)
 
 
+def test_a_manifest_or_chunk_that_the_system_refuses_is_named(tmp_path):
+    sweep(tmp_path)
+    path = chunks(tmp_path)[2]
+    path.unlink()
+    path.mkdir()
+    message = f"`store`: cannot write {path}: Is a directory"
+    with pytest.raises(IsADirectoryError, match=re.escape(message)):
+        sweep(tmp_path)
+    manifest = tmp_path / MANIFEST
+    manifest.unlink()
+    manifest.symlink_to(manifest)
+    message = f"`store`: cannot read {manifest}: Too many levels of symbolic links"
+    with pytest.raises(OSError, match=re.escape(message)):
+        sweep(tmp_path)
+
+
 def test_a_store_is_the_name_of_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     sweep("~/store")
     assert len(chunks(tmp_path / "store")) == CHUNKS
     with pytest.raises(TypeError, match=r"^`store` must be the name of a folder, got 3\.$"):
         sweep(3)
+    with pytest.raises(ValueError, match=r"^`store` must be the name of a folder, got ''\.$"):
+        sweep("")
+    with pytest.raises(ValueError, match=r"^`store` must be below a known home, got '~n0body/x'"):
+        sweep("~n0body/x")
 
 
 def test_files_of_others_in_a_store_are_left_alone(tmp_path):
@@ -512,8 +536,8 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing_half(
 ):
     expected = sweep()
     broken(owner, call, error)
-    explained = f"`store`: cannot write a chunk into {tmp_path}: {message}"
-    with pytest.raises(type(error), match=re.escape(explained)) as caught:
+    explained = rf"`store`: cannot write {re.escape(str(tmp_path))}/chunk-\S+: {message}"
+    with pytest.raises(type(error), match=explained) as caught:
         sweep(tmp_path)
     assert caught.value.errno == error.errno
     monkeypatch.undo()
@@ -532,7 +556,7 @@ def test_a_limit_that_the_system_sets_is_told(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"`store`: cannot write a chunk into .*: File too large"):
+        with pytest.raises(OSError, match=r"`store`: cannot write .*/chunk-.*: File too large"):
             nj.sweep(wide, nj.Grid(rate=[1.0, 2.0]), store=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -593,6 +617,38 @@ def test_what_killed_processes_left_is_removed(tmp_path):
         os.utime(path, (0, 0))
     assert sweep(tmp_path).equals(first)
     assert [path.exists() for path in (old, young, theirs)] == [False, True, True]
+
+
+# --- Long axes ---
+
+
+def test_a_long_axis_is_described_by_its_hash(tmp_path):
+    grids = {
+        "ours": nj.Grid(rate=range(2000)),
+        "same": nj.Grid(rate=np.arange(2000, dtype=np.uint16)),
+        "float": nj.Grid(rate=np.arange(2000.0)),
+        "order": nj.Grid(rate=[1, 0, *range(2, 2000)]),
+        "longer": nj.Grid(rate=range(2001)),
+        "large": nj.Grid(rate=np.arange(2000, dtype=np.uint64) + np.uint64(2**63)),
+    }
+    expected = hashlib.sha256(b"<i8" + np.arange(2000, dtype="<i8").tobytes()).hexdigest()
+    assert grids["ours"].describe() == [["rate", {"rate": {"values": 2000, "sha256": expected}}]]
+    equal = [name for name, grid in grids.items() if grid == grids["ours"]]
+    assert equal == ["ours", "same"]
+    assert len({json.dumps(grid.describe()) for grid in grids.values()}) == 5
+
+    def double(rate):
+        return {"x": 2 * rate}
+
+    nj.sweep(double, grids["ours"], store=tmp_path)
+    assert (tmp_path / MANIFEST).stat().st_size < 2000
+    with pytest.raises(ValueError, match="they differ in grid: pass another folder"):
+        nj.sweep(double, grids["order"], store=tmp_path)
+    for path in chunks(tmp_path):
+        with np.load(path) as file:
+            text, values = file[ORIGIN].tobytes().split(b"\n", 1)
+        columns = json.loads(text)["columns"]
+        assert columns == [{"rate": ["<i4", len(values) // 4]}]
 
 
 # --- Several writers ---

@@ -58,7 +58,10 @@ def chunk_of(
 
 def _lengths(length: int) -> list[int]:
     """Return the possible part lengths when an axis is cut into nearly equal parts."""
-    return sorted({-(-length // pieces) for pieces in range(1, length + 1)})
+    # A part of n is as short as the number of parts is large: past √n, every length occurs.
+    root = math.isqrt(length) + 2
+    long = {-(-length // pieces) for pieces in range(1, min(root, length) + 1)}
+    return sorted(long | {n for n in range(1, root + 1) if n * (n - 1) < length})
 
 
 def _work(blocks: np.ndarray, work: Mapping[int, float]) -> np.ndarray:

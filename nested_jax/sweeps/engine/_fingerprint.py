@@ -44,21 +44,22 @@ def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
     }
 
 
-def origin_of(job: Job, fingerprint: Mapping[str, Any]) -> Callable[[int], str]:
-    """Return a function from a chunk to a text of what it is of.
+def origin_of(job: Job, fingerprint: Mapping[str, Any]) -> Callable[[int], bytes]:
+    """Return a function from a chunk to the bytes that say what it is of.
 
-    The text has the program, with everything else that a result depends on, and the values of the
-    chunk's points. Their positions are not part of it, so that a larger grid may read the chunk.
+    A line of JSON names the program, with everything else that a result depends on, the static
+    values, and the dtype and length of each column of points. The columns follow, without their
+    positions in the grid, so that a larger grid may read the chunk.
     """
     program = digest({k: v for k, v in fingerprint.items() if k not in ("grid", "chunk")})
 
-    def origin(index: int) -> str:
-        columns = [
-            {key: [column.dtype.name, column.tolist()] for key, column in axis.items()}
-            for axis in job.columns(index)
-        ]
+    def origin(index: int) -> bytes:
+        columns = job.columns(index)
+        named = [{key: [c.dtype.str, c.size] for key, c in axis.items()} for axis in columns]
         static = {name: label(value) for name, value in job.static(index)}
-        return json.dumps({"program": program, "static": static, "columns": columns})
+        text = json.dumps({"program": program, "static": static, "columns": named})
+        values = [column.tobytes() for axis in columns for column in axis.values()]
+        return b"".join([text.encode(), b"\n", *values])
 
     return origin
 

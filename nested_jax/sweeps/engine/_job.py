@@ -67,13 +67,18 @@ class Job:
 
     def runs(self, index: int) -> int:
         """Return the number of points of a chunk without padding."""
-        return math.prod(int(at[-1] - at[0]) + 1 for at in self._positions(index))
+        return math.prod(at.stop - at.start for at in self._slices(index))
 
     def columns(self, index: int) -> Columns:
         """Return the numeric values of a chunk, in JAX's default precision."""
         return tuple(
-            {key: column_in_jax(key, column[at]) for key, column in axis.columns.items()}
-            for axis, at in zip(self.numeric, self._positions(index), strict=True)
+            {key: _padded(column_in_jax(key, column[at]), length) for key, column in columns}
+            for columns, at, length in zip(
+                (axis.columns.items() for axis in self.numeric),
+                self._slices(index),
+                self.chunk,
+                strict=True,
+            )
         )
 
     def place(
@@ -82,16 +87,15 @@ class Job:
         """Write a chunk's outputs without padding into `results`; return them."""
         block = self.chunks // len(self.statics)
         at_static = iter(np.unravel_index(index // block, self._static_shape or (1,)))
-        positions = iter(self._positions(index))
+        slices = iter(self._slices(index))
         where, cut = [], []
         for axis in self.grid.values():
             if axis.static:
                 where.append(int(next(at_static)))
                 continue
-            at = next(positions)
-            inside = int(at[-1] - at[0]) + 1
-            where.append(slice(int(at[0]), int(at[0]) + inside))
-            cut.append(slice(inside))
+            at = next(slices)
+            where.append(at)
+            cut.append(slice(at.stop - at.start))
         own = {name: values[tuple(cut)] for name, values in outputs.items()}
         for name, values in own.items():
             results[name][tuple(where)] = values
@@ -101,22 +105,28 @@ class Job:
     def _static_shape(self) -> tuple[int, ...]:
         return tuple(axis.size for axis in self.grid.values() if axis.static)
 
-    def _positions(self, index: int) -> list[np.ndarray]:
+    def _slices(self, index: int) -> list[slice]:
+        """Return the positions of a chunk along each numeric axis, without padding."""
         block = np.unravel_index(index % (self.chunks // len(self.statics)), self.blocks or (1,))
         return [
-            np.minimum(int(at) * length + np.arange(length), axis.size - 1)
+            slice(int(at) * length, min((int(at) + 1) * length, axis.size))
             for axis, length, at in zip(self.numeric, self.chunk, block, strict=False)
         ]
 
     def sample(self, at: int) -> tuple[Static, Columns]:
         """Return the static combination number `at`, with the columns of its first chunk."""
-        return self.statics[at], self.columns(at * (self.chunks // len(self.statics)))
+        return self.statics[at], self._first_columns
 
     def layouts(self, platform: str) -> tuple[Layout | None, ...]:
         """Return the layout for each combination of the static axes; None means vmap."""
         # The short innermost loops of vmap are slow on CPU only.
         in_lanes = self.layout == "lanes" or (self.layout == "auto" and platform == "cpu")
         return self._layouts if in_lanes else (None,) * len(self.statics)
+
+    @cached_property
+    def _first_columns(self) -> Columns:
+        # The same for all static combinations. Long axes take a while to convert.
+        return self.columns(0)
 
     @cached_property
     def _layouts(self) -> tuple[Layout | None, ...]:
@@ -133,6 +143,11 @@ class Job:
     def samples(self) -> Iterator[tuple[Static, Columns]]:
         """Yield the sample of each combination of the static axes."""
         return map(self.sample, range(len(self.statics)))
+
+
+def _padded(column: np.ndarray, length: int) -> np.ndarray:
+    missing = length - column.size
+    return np.append(column, np.repeat(column[-1:], missing)) if missing else column
 
 
 def whole(run: Partial, grid: Grid, layout: str = "auto") -> Job:

@@ -128,7 +128,8 @@ class LocalDevices:
     def bytes_needed(self, job: Job, static: int = 0) -> int:
         """Return the memory in bytes of one chunk on its device, from XLA's analysis."""
         _, columns = job.sample(static)
-        filled = _stacked([columns] * len(self.devices))
+        wave = (len(self.devices),)
+        filled = jax.tree.map(lambda x: jax.ShapeDtypeStruct(wave + x.shape, x.dtype), columns)
         needed = _bytes(self._compiled(job, static, self._placed(job.run), filled))
         self._analysed = job, static
         return needed

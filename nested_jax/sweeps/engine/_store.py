@@ -7,7 +7,6 @@ import json
 import os
 import time
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,20 +38,31 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]):
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"`store` must be the name of a folder, got {folder!r}.")
-        self.folder = Path(folder).expanduser()
+        try:
+            self.folder = Path(folder).expanduser()
+        except RuntimeError:  # Such as ~nobody.
+            raise ValueError(f"`store` must be below a known home, got {folder!r}.") from None
+        if not os.fspath(folder):  # pathlib takes it for the current folder.
+            raise ValueError("`store` must be the name of a folder, got ''.")
 
     def recorded(self) -> dict[str, Any] | None:
         """Return the fingerprint in the manifest, or None if the store is new.
 
         Raises:
-            ValueError: If `folder` is not a folder, or has files but no readable manifest.
+            ValueError: If `folder` is not a folder, or has files but no valid manifest.
+            OSError: If the manifest cannot be read.
         """
+        with self._explained("read", MANIFEST):
+            return self._recorded()
+
+    def _recorded(self) -> dict[str, Any] | None:
         try:
             # Reading a pipe would wait for ever.
             if (self.folder / MANIFEST).exists() and not (self.folder / MANIFEST).is_file():
                 raise TypeError
             found = json.loads((self.folder / MANIFEST).read_text())["fingerprint"]
-            if not isinstance(found, dict) or not all(n > 0 for n in found.get("chunk", ())):
+            lengths = found.get("chunk", [])
+            if not all(type(length) is int and length > 0 for length in lengths):
                 raise TypeError
             return found
         except FileNotFoundError:
@@ -60,13 +70,13 @@ class Store:
                 return None
             # Another process may have created the store in the meantime.
             if (self.folder / MANIFEST).exists():
-                return self.recorded()
+                return self._recorded()
             raise ValueError(
                 f"`store` must be a new folder or a store, got {self.folder} with other files."
             ) from None
         except NotADirectoryError:
             raise ValueError(f"`store` must be a folder, got {self.folder}.") from None
-        except (KeyError, RecursionError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`store` must have a manifest that can be read, got {self.folder / MANIFEST}."
             ) from error
@@ -91,18 +101,23 @@ class Store:
             other = [name for name in names if found.get(name) != fingerprint.get(name)]
             raise ValueError(
                 f"`store` must be of this configuration ({digest(fingerprint)[:16]}), got "
-                f"{self.folder} of {digest(found)[:16]}; they differ in {', '.join(other)}."
+                f"{self.folder} of {digest(found)[:16]}; they differ in {', '.join(other)}: "
+                f"pass {'the default chunk or ' * (other == ['chunk'])}another folder."
             )
         self._remove_leftovers()
 
     def load(
-        self, indices: Sequence[int], origin: Callable[[int], str]
+        self,
+        indices: Sequence[int],
+        origin: Callable[[int], bytes],
+        structure: Mapping[str, tuple[tuple[int, ...], Any]],
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yield (index, arrays) for each requested chunk that is stored and intact.
 
         Args:
             indices: Numbers of chunks.
-            origin: Number of a chunk to the text that it was saved with.
+            origin: Number of a chunk to what it was saved with.
+            structure: Name of an array to the shape and dtype that it has in every chunk.
         """
         # List the folder only once: it may have many files.
         paths: dict[int, list[Path]] = {}
@@ -114,11 +129,12 @@ class Store:
             for path in paths.get(index, ()):
                 content = _checked(path)
                 arrays = None if content is None else _decoded(content, origin(index))
-                if arrays is not None:
+                # Neither may be broadcast, cast or left out when it is placed.
+                if arrays is not None and _structure(arrays) == structure:
                     yield index, arrays
                     break
 
-    def save(self, index: int, arrays: Mapping[str, np.ndarray], origin: str) -> None:
+    def save(self, index: int, arrays: Mapping[str, np.ndarray], origin: bytes) -> None:
         """Write a chunk.
 
         Args:
@@ -131,7 +147,7 @@ class Store:
         """
         content = _encoded(arrays, origin)
         name = f"chunk-{index:08d}-{hashlib.sha256(content).hexdigest()[:32]}.npz"
-        with self._explained("write a chunk into"):
+        with self._explained("write", name):
             self._write(name, content, os.replace)
 
     def _write(self, name: str, content: bytes, put: Callable[[Path, Path], Any]) -> None:
@@ -162,11 +178,11 @@ class Store:
                         path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(self, what: str, name: str = "") -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            message = f"`store`: cannot {what} {self.folder}: {error.strerror or error}"
+            message = f"`store`: cannot {what} {self.folder / name}: {error.strerror or error}"
             raise type(error)(error.errno, message) from error
 
 
@@ -193,9 +209,9 @@ def _checked(path: Path) -> bytes | None:
     return None
 
 
-def _encoded(arrays: Mapping[str, np.ndarray], origin: str) -> bytes:
+def _encoded(arrays: Mapping[str, np.ndarray], origin: bytes) -> bytes:
     # NumPy saves bfloat16 as raw bytes without its dtype, so the name of the dtype is kept here.
-    named: dict[str, Any] = {ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
+    named: dict[str, Any] = {ORIGIN: np.frombuffer(origin, np.uint8)}
     for i, (name, values) in enumerate(arrays.items()):
         values = np.asarray(values)
         named[f"{i}|{values.dtype.name}|{name}"] = values
@@ -204,17 +220,22 @@ def _encoded(arrays: Mapping[str, np.ndarray], origin: str) -> bytes:
     return file.getvalue()
 
 
-def _decoded(content: bytes, origin: str) -> dict[str, np.ndarray] | None:
+def _decoded(content: bytes, origin: bytes) -> dict[str, np.ndarray] | None:
     """Return the arrays of a chunk, or None if it is of something else or not ours."""
     arrays = {}
+    # zipfile, zlib and NumPy raise ten types of errors for a file that is none of theirs.
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            if file[ORIGIN].tobytes() != origin.encode():
+            if file[ORIGIN].tobytes() != origin:
                 return None
             names = [name for name in file.files if name != ORIGIN]
             for key in sorted(names, key=lambda key: int(key.split("|")[0])):
                 _, dtype, name = key.split("|", 2)
                 arrays[name] = file[key].view(jnp.dtype(dtype))
-    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile):
+    except Exception:
         return None
     return arrays
+
+
+def _structure(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], Any]]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}

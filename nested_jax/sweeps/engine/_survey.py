@@ -6,7 +6,7 @@ from functools import partial
 from jax.tree_util import Partial
 
 from nested_jax._core.jaxpr import or_else
-from nested_jax.sweeps.engine._job import Job, whole
+from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._tracing import masks_of_inputs, trace
 from nested_jax.sweeps.grid import Grid
 from nested_jax.sweeps.lanes import bytes_carried, bytes_held, work_by_axes
@@ -18,7 +18,8 @@ def survey(run: Partial, grid: Grid) -> tuple[dict[int, float], int]:
     The work is a dict: mask of numeric axes -> operations per point that depend on these axes. The
     static combination is given by its number.
     """
-    job = whole(run, grid)
+    # One point of each program: to trace it takes no values.
+    job = Job(run, grid, (1,) * sum(not axis.static for axis in grid.values()))
     work: defaultdict[int, float] = defaultdict(float)
     held = []
     for static, columns in job.samples():

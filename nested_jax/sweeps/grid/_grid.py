@@ -1,11 +1,15 @@
 """`Grid`: the points of a sweep, as a product of named axes."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from nested_jax.sweeps.grid._axes import Axis, Values, Zipped, label, listed, make_axis
+
+# Largest number of values of an axis that are listed in a store's manifest.
+MOST_LISTED = 1000
 
 
 class Grid(Mapping[str, Axis]):
@@ -105,7 +109,7 @@ class Grid(Mapping[str, Axis]):
             if name in values:
                 given = listed(values[name], f"`{name}` must be an iterable of its axis's values")
                 keep = [_position(axis, value) for value in given]
-            columns = {key: [column[i] for i in keep] for key, column in axis.columns.items()}
+            columns = {key: column[[*keep]] for key, column in axis.columns.items()}
             axes[name] = columns[name] if [*columns] == [name] else Zipped(columns)
         return Grid(**axes)
 
@@ -120,16 +124,31 @@ class Grid(Mapping[str, Axis]):
         return coordinates
 
     def describe(self) -> list[Any]:
-        """Return a description that identifies the grid, ready for JSON; floats stay exact."""
+        """Return a description that identifies the grid, ready for JSON; floats stay exact.
+
+        An axis of more than `MOST_LISTED` values is described by their hash.
+        """
         # A list, because the order of the axes matters: it orders the result's dimensions.
         return [
-            [name, {key: _plain(column) for key, column in axis.columns.items()}]
+            [name, {key: _described(column) for key, column in axis.columns.items()}]
             for name, axis in self.items()
         ]
 
 
 def _plain(column: np.ndarray) -> list[Any]:
     return [*map(label, column)] if column.dtype == object else column.tolist()
+
+
+def _described(column: np.ndarray) -> list[Any] | dict[str, Any]:
+    """Return the values, or the hash of many numbers: a manifest is read by every call."""
+    if column.size <= MOST_LISTED or column.dtype == object:
+        return _plain(column)
+    # The same integers may come in any type that holds them.
+    is_float = column.dtype.kind == "f"
+    wide = "<f8" if is_float else "<i8" if column.max() <= np.iinfo(np.int64).max else "<u8"
+    content = hashlib.sha256(wide.encode())
+    content.update(np.ascontiguousarray(column, wide).data)
+    return {"values": column.size, "sha256": content.hexdigest()}
 
 
 def _position(axis: Axis, value: Any) -> int:

@@ -210,11 +210,13 @@ def _pieces(mixed: np.ndarray, points: int) -> tuple[tuple[int, ...], ...]:
 def _alike(scalars: Mapping[Path, np.ndarray]) -> dict[Path, Any]:
     """Return the scalars that are the same at all points."""
     # Compare bits: 0 and -0 differ, and NaN equals itself. `Layout`s are compared the same way.
-    return {
-        path: x[0].tobytes()
-        for path, x in scalars.items()
-        if len({value.tobytes() for value in x}) == 1
-    }
+    bits = {path: np.ascontiguousarray(x).view(np.uint8) for path, x in scalars.items()}
+    return {path: x[0].tobytes() for path, x in scalars.items() if _is_constant(bits[path], len(x))}
+
+
+def _is_constant(bits: np.ndarray, points: int) -> bool:
+    rows = bits.reshape(points, -1)
+    return bool((rows == rows[0]).all())
 
 
 def _followed(
