@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import nested_jax as nj
+from nested_jax.transforms import _clipping
 from tests import oracles
 
 RTOL = 1e-14  # In float64: a mean of a few squares, a root, a quotient and a product.
@@ -73,6 +74,17 @@ def test_state_is_of_the_last_update():
     _, state = tx.update(jnp.full(2, 4.0), state)
     _, state = tx.update(jnp.full(2, 0.5), state)
     assert (state.rms, state.factor) == (0.5, 1)
+
+
+def test_the_largest_leaf_counts_wherever_it_is():
+    # Three groups of `_clipping.GROUP` = 64: their ends, and the end of the incomplete one.
+    places = np.array([0, 63, 64, 129])
+    rows = np.ones((4, 130), np.float32)
+    rows[np.arange(4), places] = 8
+    # One leaf holds a number for each case, so that the programs are few.
+    values = [jnp.asarray(column) for column in rows.T]
+    largest = jax.vmap(_clipping._largest, (0, None))(values, jnp.float32(0))
+    np.testing.assert_array_equal(largest, 8)
 
 
 def test_nan_shows_in_its_leaf_and_in_the_state():
