@@ -24,10 +24,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 # Kept between runs and outside the checkout: mutants share nearly all of their programs.
@@ -70,7 +70,28 @@ TESTS = {
     "transforms/_weight_decay.py": "transforms/test_weight_decay [add_decoupled",
 }
 # (file, line, mutated line): why the two compute the same.
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+EQUIVALENT = {
+    (
+        "problems/_classification.py",
+        "row = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.asarray(images[:0]).dtype)",
+        "row = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.asarray(images[:1]).dtype)",
+    ): "only the dtype of the slice is read",
+    (
+        "transforms/_factored_rms.py",
+        "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2), t.dtype)",
+        "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2))",
+    ): "`_divide` casts to the dtype of the moment, to the same bits",
+    (
+        "transforms/_factored_rms.py",
+        "take = jnp.maximum(take, jnp.asarray(complement(b2_cap), t.dtype))",
+        "take = jnp.maximum(take, jnp.asarray(complement(b2_cap)))",
+    ): "the maximum is of the wider dtype, which is that of t",
+    (
+        "transforms/_nesterov.py",
+        "scalars = (jnp.zeros((), float) for _ in range(2))",
+        "scalars = (jnp.zeros(()) for _ in range(2))",
+    ): "float is the default dtype",
+}
 
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "//": "/", "%": "//"}
 ARITHMETIC |= {"<<": ">>", ">>": "<<", "&": "|", "|": "&"}
@@ -97,6 +118,10 @@ class Mutant(NamedTuple):
     source: str
     lines: tuple[str, str]
     of_default: bool
+
+
+# From a node to its first byte and the byte after its last.
+Place = Callable[[Any], tuple[int, int]]
 
 
 def mutants(file: str, source: str) -> Iterator[Mutant]:
@@ -138,7 +163,7 @@ def _nodes(tree: ast.AST, of_default: bool = False) -> Iterator[tuple[ast.AST, b
                 yield from _nodes(child, inside)
 
 
-def _edits(node, text, place) -> Iterator[tuple[int, int, str]]:
+def _edits(node: ast.AST, text: bytes, place: Place) -> Iterator[tuple[int, int, str]]:
     """Yield (start, end, new text) in bytes for each mutation of one node."""
     if isinstance(node, ast.BinOp):
         yield from _operator(text, place(node.left)[1], place(node.right)[0], ARITHMETIC)
@@ -166,15 +191,18 @@ def _edits(node, text, place) -> Iterator[tuple[int, int, str]]:
         if not isinstance(node, ast.While):
             yield first, last, "True"
     elif isinstance(node, ast.Call):
-        yield from _arguments(node, text, place)
+        yield from _arguments(node, place)
 
 
-def _operator(text, first, last, others) -> Iterator[tuple[int, int, str]]:
+def _operator(
+    text: bytes, first: int, last: int, others: dict[str, str]
+) -> Iterator[tuple[int, int, str]]:
     """Yield the change of the operator between two operands."""
     between = text[first:last].decode()
     found = OPERATOR.search(between)
     other = found and others.get(" ".join(found[0].split()))
-    if found and other:
+    # An operator in a comment changes nothing.
+    if found and other and "#" not in between:
         yield first, last, between[: found.start()] + other + between[found.end() :]
 
 
@@ -184,7 +212,7 @@ def _other(value: float) -> str:
     return str(value + 1) if isinstance(value, int) or not value else repr(value * 1.5)
 
 
-def _arguments(call, text, place) -> Iterator[tuple[int, int, str]]:
+def _arguments(call: ast.Call, place: Place) -> Iterator[tuple[int, int, str]]:
     """Yield a call without one keyword argument, and without a dtype that comes last."""
     given = [*call.args, *call.keywords]
     for i, argument in enumerate(given):

@@ -317,6 +317,12 @@ def test_losses_are_taken_before_the_update():
     assert trace.params == 0.5**6
 
 
+def test_sums_in_float64_are_plain(x64):
+    losses = np.random.default_rng(0).uniform(size=100)
+    expected = np.cumsum(losses)[-1] / 100  # One by one, where `np.sum` adds pairs.
+    assert scripted(jnp.asarray(losses)).mean_loss == expected
+
+
 def test_bias_of_long_sums_stays_small_in_float32():
     # Added up one by one, 100,000 tenths are off by 1e-3 of their sum.
     trace = nj.rollout(optax.sgd(0.0), SCRIPT, KEY, 100_000, draws=lambda t: jnp.float32(0.1))

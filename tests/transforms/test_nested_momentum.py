@@ -223,6 +223,13 @@ def test_padding_changes_nothing_even_after_an_infinite_update():
         np.testing.assert_array_equal(traced(jnp.array(decays), gradients), expected)
 
 
+def test_a_concrete_decay_costs_no_selection():
+    """Stages of decay 0 are found when the program is traced, not when it runs."""
+    tx = nj.scale_by_nested_momentum([0.9, 0.0])
+    program = jax.make_jaxpr(tx.update)(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert "select_n" not in str(program)
+
+
 @pytest.mark.parametrize("debias", [False, True])
 def test_depth_is_vmappable(x64, debias):
     gradients = jax.random.normal(jax.random.key(0), (20, 3))
