@@ -79,8 +79,18 @@ EQUIVALENT = {
     (
         "transforms/_factored_rms.py",
         "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2), t.dtype)",
+        "keep, take = jnp.asarray(b2), jnp.asarray(complement(b2), t.dtype)",
+    ): "`_divide` casts to the dtype of the moment, to the same bits",
+    (
+        "transforms/_factored_rms.py",
+        "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2), t.dtype)",
         "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2))",
     ): "`_divide` casts to the dtype of the moment, to the same bits",
+    (
+        "transforms/_factored_rms.py",
+        "keep = jnp.minimum(keep, jnp.asarray(b2_cap, t.dtype))",
+        "keep = jnp.minimum(keep, jnp.asarray(b2_cap))",
+    ): "the minimum is of the wider dtype, which is that of t",
     (
         "transforms/_factored_rms.py",
         "take = jnp.maximum(take, jnp.asarray(complement(b2_cap), t.dtype))",
@@ -90,6 +100,21 @@ EQUIVALENT = {
         "transforms/_nesterov.py",
         "scalars = (jnp.zeros((), float) for _ in range(2))",
         "scalars = (jnp.zeros(()) for _ in range(2))",
+    ): "float is the default dtype",
+    (
+        "transforms/_rate.py",
+        "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))",
+        "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros(()))",
+    ): "float is the default dtype",
+    (
+        "transforms/_relative_step.py",
+        "return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))",
+        "return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros(()))",
+    ): "float is the default dtype",
+    (
+        "transforms/_weight_decay.py",
+        "return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros((), float))",
+        "return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros(()))",
     ): "float is the default dtype",
 }
 
