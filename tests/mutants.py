@@ -103,7 +103,8 @@ EQUIVALENT = {
     ): "float is the default dtype",
     (
         "transforms/_rate.py",
-        "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))",
+        "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), "
+        "rate=jnp.zeros((), float))",
         "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros(()))",
     ): "float is the default dtype",
     (

@@ -124,6 +124,14 @@ def test_16_bit_updates_are_measured_in_float32(dtype):
     assert (state.rms, state.factor) == (512, 1 / 512)
 
 
+def test_state_is_of_the_parameters_dtype_where_float64_is_allowed(x64):
+    params = jnp.ones(2, jnp.float32)
+    tx = nj.clip_by_block_rms(1.0)
+    state = tx.init(params)
+    for each in (state, tx.update(params, state)[1]):
+        assert each.rms.dtype == each.factor.dtype == jnp.float32
+
+
 @pytest.mark.parametrize("threshold", [0.0, -1.0, math.inf, math.nan])
 def test_rejects_a_threshold_out_of_range(threshold):
     message = f"`threshold` must be positive and finite, got {threshold:g}."
