@@ -248,3 +248,26 @@ def test_rejects(changes, error, message):
     arguments = {"apply": apply, "init": init, "images": IMAGES, "labels": LABELS, "batch_size": 2}
     with pytest.raises(error, match="^" + re.escape(message)):
         nj.classification(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nj.held_out_masks(5, 6), "`folds` must be at most `examples` = 5, got 6."),
+        (
+            lambda: nj.split_indices(5, (0.0, 1.0)),
+            "`parts` must be positive shares that sum to 1, got (0.0, 1.0).",
+        ),
+        (
+            lambda: nj.split_indices(5, (0.5, 0.4)),
+            "`parts` must be positive shares that sum to 1, got (0.5, 0.4).",
+        ),
+        (
+            lambda: nj.split_indices(5, (0.01, 0.99)),
+            "`parts` must leave an example in each, got (0.01, 0.99) of 5.",
+        ),
+    ],
+)
+def test_folds_and_splits_reject(make, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        make()
