@@ -5,6 +5,7 @@
 #   make bench    speed against peers, side by side in one run; fails if a ratio got worse
 #   make gpu      check and measure on a GPU, with the packages of PYTHON
 #   make versions   the fast tests on other versions of Python and JAX
+#   make mutants    change the library in 150 places and see the tests fail, about half an hour
 #   make docs     the documentation site, in build/docs; fails on a warning, such as a name left out
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PINS := pyproject.toml constraints-newest.txt
 JOBS ?= auto
 
-.PHONY: levels test quick lint format bench gpu docs versions versions-update clean
+.PHONY: levels test quick lint format bench gpu docs mutants versions versions-update clean
 
 levels: $(VENV)/.experiments
 	$(BIN)/python -m experiments levels $(ARGS)
@@ -40,6 +41,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks --check
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 versions: $(VENV)/.dev
 	$(BIN)/python -m tests.versions $(ARGS)

@@ -40,11 +40,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Put the longest modules first; leave out what `python -m benchmarks.gpu` runs."""
+    """Put the longest modules first on workers; leave out what `python -m benchmarks.gpu` runs."""
     if "NESTED_JAX_GPU" not in os.environ:
         of_gpus = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=of_gpus)
         items[:] = [item for item in items if item not in of_gpus]
+    if not hasattr(config, "workerinput"):
+        return
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(rank)))
 

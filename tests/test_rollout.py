@@ -243,6 +243,11 @@ def test_an_unrolled_loop_is_the_same_run(x64, unroll):
     chex.assert_trees_all_close(run(unroll=unroll), run(), rtol=1e-12, atol=1e-12)
 
 
+def test_a_key_may_be_the_words_of_an_old_one():
+    old, new = (nj.rollout(optax.sgd(0.1), BOWL, key, 3) for key in (jax.random.PRNGKey(0), KEY))
+    assert old.mean_loss == new.mean_loss
+
+
 def test_draws_depend_on_neither_blocks_nor_length():
     @jax.jit
     def curves(key):
@@ -315,6 +320,12 @@ def test_losses_are_taken_before_the_update():
     trace = nj.rollout(optax.sgd(0.25), problem, KEY, 6, stride=1)
     np.testing.assert_array_equal(trace.loss_curve, 0.25 ** np.arange(6))
     assert trace.params == 0.5**6
+
+
+def test_sums_in_float64_are_plain(x64):
+    losses = np.random.default_rng(0).uniform(size=100)
+    expected = np.cumsum(losses)[-1] / 100  # One by one, where `np.sum` adds pairs.
+    assert scripted(jnp.asarray(losses)).mean_loss == expected
 
 
 def test_bias_of_long_sums_stays_small_in_float32():
@@ -421,6 +432,15 @@ RULES = [
     ({"stride": 20}, ValueError, "`stride` must divide `steps` = 10, got 20."),
     ({"record": 1, "stride": 5}, TypeError, "`record` must be callable, got 1."),
     ({"record": len}, ValueError, "`record` needs a `stride`."),
+    ({"bound": NAN}, ValueError, "`bound` must not be NaN, got nan."),
+    *(
+        ({"key": key}, TypeError, "`key` must be a JAX key such as jax.random.key(0), got ")
+        for key in (0, jax.random.split(KEY), np.ones(2), np.zeros((2, 2), np.uint32))
+    ),
+    *(
+        ({"initial": start}, TypeError, "`initial` must be a pair of parameters and world, got ")
+        for start in (np.ones(2), (np.ones(2),))
+    ),
     ({"key": None}, ValueError, "`key` must be given unless `initial` and `draws` both are, got "),
     (
         {"key": None, "draws": np.ones(10)},

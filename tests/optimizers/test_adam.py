@@ -235,6 +235,15 @@ def test_state_is_of_one_class_and_one_shape(amsgrad):
     assert len(set(buffers)) == len(buffers)
 
 
+def test_gains_are_of_the_parameters_dtype_where_float64_is_allowed(x64):
+    params = jnp.ones(2, jnp.float32)
+    tx = nj.scale_by_adam()
+    state = tx.init(params)
+    for _ in range(2):
+        assert state.mu_gain.dtype == state.nu_gain.dtype == jnp.float32
+        _, state = tx.update(params, state)
+
+
 def test_masked_leaves_pass():
     tx = optax.masked(nj.scale_by_adam(amsgrad=True), {"a": True, "b": False})
     updates = {"a": jnp.array([4.0]), "b": jnp.array([4.0])}

@@ -99,6 +99,19 @@ def test_what_a_fold_holds_out_is_not_drawn(fold):
     assert abs(counts[~folds[fold]] - expected).max() < STANDARD_ERRORS * math.sqrt(expected)
 
 
+@pytest.mark.parametrize("folds", [None, EXAMPLES])
+def test_as_many_folds_as_examples_leave_one_out(folds):
+    masks = nj.held_out_masks(EXAMPLES, folds)
+    np.testing.assert_array_equal(masks.sum(0), 1)
+    np.testing.assert_array_equal(masks.sum(1), np.ones(EXAMPLES))
+
+
+def test_a_batch_may_hold_one_example():
+    problem = logistic(1)
+    batch, _ = problem.observe(problem.draw(KEY), None)
+    assert batch.images.shape == (1, INPUTS)
+
+
 def test_recorded_draws_are_positions_among_the_training_examples():
     folds = nj.held_out_masks(EXAMPLES, 3)
     training = np.flatnonzero(~folds[1])
@@ -178,6 +191,18 @@ MASK = np.zeros((2, EXAMPLES), bool)
             ValueError,
             "`apply` must return floating logits of shape (batch, classes), got",
         ),
+        *(
+            (
+                {"apply": apply},
+                ValueError,
+                "`apply` must return floating logits of shape (batch, classes), got",
+            )
+            for apply in (
+                lambda params, x: jnp.zeros((2, CLASSES)),
+                lambda params, x: jnp.zeros((1, CLASSES, 1)),
+                lambda params, x: jnp.zeros((1, CLASSES), int),
+            )
+        ),
         ({"labels": LABELS + 1}, ValueError, "`labels` must be classes from 0 to 2, got 3."),
         ({"labels": LABELS - 1}, ValueError, "`labels` must be classes from 0 to 2, got -1."),
         ({"folds": MASK}, ValueError, "`folds` must come with `fold`, got None for `fold`."),
@@ -186,6 +211,16 @@ MASK = np.zeros((2, EXAMPLES), bool)
             {"folds": MASK[0], "fold": 0},
             ValueError,
             "`folds` must have shape (folds, 11), an entry an example, got (11,).",
+        ),
+        (
+            {"folds": MASK[:, 1:], "fold": 0},
+            ValueError,
+            "`folds` must have shape (folds, 11), an entry an example, got (2, 10).",
+        ),
+        (
+            {"folds": MASK[:0], "fold": 0},
+            ValueError,
+            "`folds` must have shape (folds, 11), an entry an example, got (0, 11).",
         ),
         (
             {"folds": MASK.astype(int), "fold": 0},
@@ -213,3 +248,26 @@ def test_rejects(changes, error, message):
     arguments = {"apply": apply, "init": init, "images": IMAGES, "labels": LABELS, "batch_size": 2}
     with pytest.raises(error, match="^" + re.escape(message)):
         nj.classification(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nj.held_out_masks(5, 6), "`folds` must be at most `examples` = 5, got 6."),
+        (
+            lambda: nj.split_indices(5, (0.0, 1.0)),
+            "`parts` must be positive shares that sum to 1, got (0.0, 1.0).",
+        ),
+        (
+            lambda: nj.split_indices(5, (0.5, 0.4)),
+            "`parts` must be positive shares that sum to 1, got (0.5, 0.4).",
+        ),
+        (
+            lambda: nj.split_indices(5, (0.01, 0.99)),
+            "`parts` must leave an example in each, got (0.01, 0.99) of 5.",
+        ),
+    ],
+)
+def test_folds_and_splits_reject(make, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        make()

@@ -88,6 +88,12 @@ def test_comparator_of_linear_losses_is_a_corner(x64):
         np.testing.assert_array_equal(world.comparator(3.0), expected)
 
 
+@pytest.mark.parametrize("curvature", [None, np.float32([0.0, 2.0])])
+def test_comparator_is_in_the_dtype_of_the_sums(x64, curvature):
+    world = OnlineWorld(jnp.int32(0), jnp.float32([1, 2]), curvature)
+    assert world.comparator(np.float64(1)).dtype == jnp.float32
+
+
 def test_regret_of_gradient_descent_down_a_slope_is_a_series(x64):
     # theta_t = -rate * t, so the loss is -rate * T (T - 1) / 2; the best is -radius all along.
     steps, rate = 50, 0.01

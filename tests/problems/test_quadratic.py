@@ -32,6 +32,11 @@ def test_gradient_is_curvature_times_parameter_plus_noise(x64, noise_std):
     assert (draws is None) == (batch is None) == (noise_std is None)
 
 
+def test_float64_is_float32_where_jax_does_not_allow_it():
+    params, _ = nj.quadratic([1.0], dtype=np.float64).init(KEY)
+    assert params.dtype == jnp.float32
+
+
 def test_gradient_descent_takes_the_coordinates_apart(x64):
     problem = nj.quadratic(EIGENVALUES)
     trace = nj.rollout(nj.momentum(0.05, decay=0.0), problem, KEY, 40)

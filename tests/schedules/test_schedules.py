@@ -269,6 +269,11 @@ def test_warmup_of_all_step_counters():
     np.testing.assert_allclose(both(schedule, jnp.arange(3))[0], [0.2, 0.4, 0.6], FLOAT32_RTOL)
 
 
+def test_warmup_may_last_longer_than_an_int32_counts():
+    own = nj.Schedule(multiplier=lambda step: 1.0, cycle_steps=lambda step: 7.0)
+    assert float(nj.with_warmup(own, 3_000_000_000)(1_500_000_000)) == 0.5
+
+
 def test_warmup_of_a_schedule_of_ones_own():
     own = nj.Schedule(multiplier=lambda step: 0.5, cycle_steps=lambda step: 7.0)
     schedule = nj.with_warmup(own, 2)

@@ -75,6 +75,27 @@ def test_branches_and_loops_without_a_count():
     assert work[B] >= 1
 
 
+def test_a_branch_counts_with_all_its_work():
+    def run(a, b):
+        return lax.cond(a > 0, lambda b: jnp.sum(jnp.ones(50) * b * b), lambda b: b + 1, b)
+
+    # Two products and a sum of 50 entries in one branch, an addition in the other.
+    assert work_of(run, (), ())[B] == 3 * 50 + 1
+
+
+def test_every_carry_of_a_loop_without_a_count_is_followed():
+    def run(a, b):
+        def step(carry):
+            first, apart, last = carry
+            return first + last, apart * 2.0, last * b
+
+        ones = jnp.ones(())
+        return lax.while_loop(lambda carry: carry[1] < a, step, (ones, ones, ones))
+
+    # `first` depends on b from the second step on, and only through the last carry.
+    assert work_of(run, (), ()) == {B: 2, 0: 1}
+
+
 def with_a_derivative(function):
     function = jax.custom_jvp(function)
     function.defjvps(None, None)

@@ -422,6 +422,18 @@ def test_chunks_that_changed_places_are_not_read(tmp_path, computed):
     assert not computed
 
 
+def test_a_new_store_is_claimed_by_a_link(tmp_path, monkeypatch):
+    """Replacing would take the store from a process that was first."""
+
+    def refuse(self, target):
+        raise PermissionError(f"{self} replaces {target}")
+
+    monkeypatch.setattr(_store.Path, "replace", refuse)
+    store = Store(tmp_path / "new")
+    store.claim({"function": "one"})
+    assert store.recorded() == {"function": "one"}
+
+
 def test_what_is_no_chunk_is_not_read_whatever_its_checksum(tmp_path, computed):
     first = sweep(tmp_path)
     path = chunks(tmp_path)[0]

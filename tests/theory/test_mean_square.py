@@ -23,6 +23,7 @@ CURVATURE = _mean_square.CURVATURE
 RTOL = 1e-10  # The oracle takes eigenvalues of, and solves with, matrices of up to 800 rows.
 CLOSED_RTOL = 1e-12
 FLOAT32_RTOL = 1e-3  # Of a growth of 1e-3 a step, formed from numbers near 1.
+TINY_RTOL = 1e-6  # A growth of 4e-9 a step is formed from numbers near 1, whose eps is 2e-16.
 STANDARD_ERRORS = 3  # The issue's.
 # Two outputs that cancel lose the digits of the largest binomial, and so does what answers to them.
 CANCELLED = 16 * 2.0**-52
@@ -345,6 +346,14 @@ def test_limit_of_gradient_descent_is_closed():
     for dim in (1, 10, 1000):
         limit = theory.mean_square_limit(optax.identity(), dim, bias=False)
         np.testing.assert_allclose(limit, 2 / (dim + 2), rtol=CLOSED_RTOL)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-7, 1e-5, 1e-3])
+def test_growth_of_gradient_descent_is_closed_down_to_tiny_rates(rate):
+    """E|w|^2 is multiplied by 1 - 4 rate + 4 rate^2 (D + 2)."""
+    growth = theory.mean_square_growth(optax.identity(), 10, rate, bias=False)
+    expected = math.log1p(-4 * rate + 48 * rate**2)
+    np.testing.assert_allclose(growth, expected, rtol=TINY_RTOL)
 
 
 def test_growth_changes_sign_at_the_limit():

@@ -108,6 +108,12 @@ def test_limits_hold_for_every_decay():
     np.testing.assert_allclose(closed[np.array([2, 5])], expected, rtol=SCAN_RTOL)
 
 
+def test_limit_of_a_decay_in_another_dtype():
+    assert theory.cascade_limit(3, jnp.int32(0)) == 2
+    narrow = jax.jit(theory.cascade_limit)(3, jnp.float32(0.5))
+    assert narrow == theory.cascade_limit(3, 0.5)
+
+
 def test_the_approximation_is_low_by_at_most_three_percent():
     k = np.arange(2, 20)
     angle = np.pi / (2 * k)

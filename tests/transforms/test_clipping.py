@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import nested_jax as nj
+from nested_jax.transforms import _clipping
 from tests import oracles
 
 RTOL = 1e-14  # In float64: a mean of a few squares, a root, a quotient and a product.
@@ -75,6 +76,17 @@ def test_state_is_of_the_last_update():
     assert (state.rms, state.factor) == (0.5, 1)
 
 
+def test_the_largest_leaf_counts_wherever_it_is():
+    # Three groups of `_clipping.GROUP` = 64: their ends, and the end of the incomplete one.
+    places = np.array([0, 63, 64, 129])
+    rows = np.ones((4, 130), np.float32)
+    rows[np.arange(4), places] = 8
+    # One leaf holds a number for each case, so that the programs are few.
+    values = [jnp.asarray(column) for column in rows.T]
+    largest = jax.vmap(_clipping._largest, (0, None))(values, jnp.float32(0))
+    np.testing.assert_array_equal(largest, 8)
+
+
 def test_nan_shows_in_its_leaf_and_in_the_state():
     clipped, state = clip({"bad": jnp.array([1.0, jnp.nan]), "good": jnp.ones(2)}, 0.5)
     assert np.isnan(clipped["bad"]).all()
@@ -110,6 +122,14 @@ def test_16_bit_updates_are_measured_in_float32(dtype):
     assert state.rms.dtype == state.factor.dtype == jnp.float32
     np.testing.assert_array_equal(np.asarray(clipped, float), 1.0)
     assert (state.rms, state.factor) == (512, 1 / 512)
+
+
+def test_state_is_of_the_parameters_dtype_where_float64_is_allowed(x64):
+    params = jnp.ones(2, jnp.float32)
+    tx = nj.clip_by_block_rms(1.0)
+    state = tx.init(params)
+    for each in (state, tx.update(params, state)[1]):
+        assert each.rms.dtype == each.factor.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, math.inf, math.nan])

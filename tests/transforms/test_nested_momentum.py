@@ -225,6 +225,13 @@ def test_padding_changes_nothing_even_after_an_infinite_update():
         np.testing.assert_array_equal(traced(jnp.array(decays), gradients), expected)
 
 
+def test_a_concrete_decay_costs_no_selection():
+    """Stages of decay 0 are found when the program is traced, not when it runs."""
+    tx = nj.scale_by_nested_momentum([0.9, 0.0])
+    program = jax.make_jaxpr(tx.update)(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert "select_n" not in str(program)
+
+
 @pytest.mark.parametrize("debias", [False, True])
 def test_depth_is_vmappable(x64, debias):
     gradients = jax.random.normal(jax.random.key(0), (20, 3))
@@ -418,6 +425,34 @@ def test_a_level_without_weight_hides_no_infinity():
         tx = nj.scale_by_nested_momentum(decays, readout="zero_lag")
         actual = outflow(tx, jnp.array([1.0, np.inf]))
         np.testing.assert_array_equal(actual, expected)
+
+
+def test_a_readout_of_16_bit_updates_is_summed_in_float32():
+    updates = jax.random.normal(jax.random.key(0), (8, 64)).astype(jnp.bfloat16)
+    tx = nj.scale_by_nested_momentum([0.9], readout="mean")
+    expected = outflow(tx, updates.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(outflow(tx, updates), expected)
+
+
+def test_gains_are_of_the_parameters_dtype_where_float64_is_allowed(x64):
+    params = jnp.ones(2, jnp.float32)
+
+    def gains(decays):
+        tx = nj.scale_by_nested_momentum(decays, debias=True)
+        state = tx.init(params)
+        return state.gains, tx.update(params, state)[1].gains
+
+    for decays in ([0.9, 0.5], jnp.array([0.9, 0.5])):
+        shapes = jax.tree.leaves(jax.eval_shape(gains, decays))
+        assert {x.dtype for x in shapes} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_rejects_the_state_of_a_cascade_of_another_depth(debias):
+    params = jnp.ones(2)
+    one, two = (nj.scale_by_nested_momentum([0.9] * k, debias=debias) for k in (1, 2))
+    with pytest.raises(ValueError, match=r"zip\(\) argument"):
+        two.update(params, one.init(params))
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.7, math.nan, math.inf])

@@ -195,6 +195,18 @@ def test_iterate_rejects_states_with_none_or_several(found):
         nj.nesterov_iterate(params, state)
 
 
+def test_a_scheduled_decay_out_of_range_is_nan():
+    params = jnp.ones(2)
+    tx = nj.scale_by_nesterov_momentum(0.1, decay=lambda step: 0.5 + step)
+    updates, _ = jax.jit(tx.update)(params, tx.init(params))
+    assert np.isnan(updates).all()
+
+
+def test_state_starts_without_rate_and_decay():
+    state = nj.scale_by_nesterov_momentum(0.1, decay=0.9).init(jnp.ones(2))
+    assert (int(state.count), float(state.decay), float(state.rate)) == (0, 0, 0)
+
+
 def test_state_reports_rate_and_decay(x64):
     tx = nj.nesterov(falling, decay=rising, schedule=wave)
     state = tx.init(jnp.ones(2))

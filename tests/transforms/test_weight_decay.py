@@ -41,6 +41,13 @@ def falling(step):
     return 0.3 / (1 + step)
 
 
+def test_a_cycle_may_be_longer_than_an_int32_counts():
+    schedule = nj.Schedule(multiplier=lambda step: 1.0, cycle_steps=lambda step: 3 * 10**9)
+    tx = nj.add_decoupled_weight_decay(0.5, schedule=schedule, normalized=True)
+    _, state = tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))
+    np.testing.assert_allclose(state.decay, 0.5 / math.sqrt(3e9), rtol=FLOAT32_RTOL)
+
+
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
 @pytest.mark.parametrize("decay_times_rate", [False, True])
 @pytest.mark.parametrize("normalized", [False, True])

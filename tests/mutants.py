@@ -1,0 +1,383 @@
+"""Mutation testing: change the library in one place at a time and see a test fail.
+
+    make mutants                               # 150 mutants, 7 s each of one core
+    make mutants ARGS="--count 40 --seed 1"    # another sample
+    make mutants ARGS="_nesterov --count 20"   # of the files whose path contains a word
+
+Every mutant changes one operator, constant, condition, index, dtype or keyword argument. It is
+written into a copy of the package, in a temporary folder, and the tests of its file run there until
+one fails. The tests of each file must pass in the copy first. Mutants that no test can see, as they
+compute the same, are listed in `EQUIVALENT`, with the reason, and do not count. The exit code is 1
+below a score of 95 %.
+"""
+
+import argparse
+import ast
+import difflib
+import os
+import queue
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+# Kept between runs and outside the checkout: mutants share nearly all of their programs.
+CACHE = os.environ.get("NESTED_JAX_CACHE", f"{tempfile.gettempdir()}/nested_jax_mutants")
+COUNT, SEED, AT_ONCE, GOAL = 150, 0, 2, 0.95
+COPIED = ("nested_jax", "tests", "pyproject.toml", "README.md")
+# A mutant that loops for ever is killed after this multiple of what the tests take without it.
+SLOWER, LEAST_SECONDS = 4, 60
+
+# The tests that see a change of a file: modules, the fastest first, then the cases of the contract
+# whose names begin with a word in brackets. The examples of its docstrings run before both.
+TESTS = {
+    "_core/cascade.py": "transforms/test_nested_momentum problems/test_drifting_regression"
+    " [scale_by_nested_momentum",
+    "_rollout.py": "test_rollout",
+    "optimizers/_adafactor.py": "optimizers/test_adafactor [adafactor [factored_adamw",
+    "optimizers/_adam.py": "optimizers/test_adam transforms/test_weight_decay [adam",
+    "optimizers/_momentum.py": "optimizers/test_momentum transforms/test_nesterov"
+    " transforms/test_nested_momentum [momentum [nesterov [nested_momentum",
+    "problems/_classification.py": "problems/test_classification",
+    "problems/_drifting_regression.py": "problems/test_drifting_regression",
+    "problems/_folds.py": "problems/test_classification",
+    "problems/_online.py": "problems/test_online",
+    "problems/_quadratic.py": "problems/test_quadratic",
+    "schedules/_cycles.py": "schedules/test_pairs schedules/test_schedules",
+    "schedules/_pairs.py": "schedules/test_pairs schedules/test_schedules",
+    "schedules/_schedules.py": "schedules/test_schedules",
+    "transforms/_adam.py": "optimizers/test_adam [scale_by_adam",
+    "transforms/_clipping.py": "transforms/test_clipping [clip_by_block_rms",
+    "transforms/_factored_rms.py": "transforms/test_factored_rms optimizers/test_adafactor"
+    " [scale_by_factored_rms",
+    "transforms/_metrics.py": "transforms/test_metrics [with_metrics",
+    "transforms/_momentum.py": "optimizers/test_momentum [scale_by_accumulated_momentum",
+    "transforms/_nested_momentum.py": "transforms/test_nested_momentum [scale_by_nested_momentum",
+    "transforms/_nesterov.py": "transforms/test_nesterov [scale_by_nesterov_momentum",
+    "transforms/_rate.py": "optimizers/test_momentum transforms/test_nesterov"
+    " transforms/test_weight_decay transforms/test_metrics [scale_by_learning_rate",
+    "transforms/_relative_step.py": "transforms/test_relative_step [scale_by_relative_step",
+    "transforms/_states.py": "transforms/test_nesterov transforms/test_metrics",
+    "transforms/_weight_decay.py": "transforms/test_weight_decay [add_decoupled",
+}
+# (file, line, mutated line): why the two compute the same.
+EQUIVALENT = {
+    (
+        "problems/_classification.py",
+        "row = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.asarray(images[:0]).dtype)",
+        "row = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.asarray(images[:1]).dtype)",
+    ): "only the dtype of the slice is read",
+    (
+        "transforms/_factored_rms.py",
+        "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2), t.dtype)",
+        "keep, take = jnp.asarray(b2), jnp.asarray(complement(b2), t.dtype)",
+    ): "`_divide` casts to the dtype of the moment, to the same bits",
+    (
+        "transforms/_factored_rms.py",
+        "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2), t.dtype)",
+        "keep, take = jnp.asarray(b2, t.dtype), jnp.asarray(complement(b2))",
+    ): "`_divide` casts to the dtype of the moment, to the same bits",
+    (
+        "transforms/_factored_rms.py",
+        "keep = jnp.minimum(keep, jnp.asarray(b2_cap, t.dtype))",
+        "keep = jnp.minimum(keep, jnp.asarray(b2_cap))",
+    ): "the minimum is of the wider dtype, which is that of t",
+    (
+        "transforms/_factored_rms.py",
+        "take = jnp.maximum(take, jnp.asarray(complement(b2_cap), t.dtype))",
+        "take = jnp.maximum(take, jnp.asarray(complement(b2_cap)))",
+    ): "the maximum is of the wider dtype, which is that of t",
+    (
+        "transforms/_nesterov.py",
+        "scalars = (jnp.zeros((), float) for _ in range(2))",
+        "scalars = (jnp.zeros(()) for _ in range(2))",
+    ): "float is the default dtype",
+    (
+        "transforms/_rate.py",
+        "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), "
+        "rate=jnp.zeros((), float))",
+        "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros(()))",
+    ): "float is the default dtype",
+    (
+        "transforms/_relative_step.py",
+        "return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))",
+        "return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros(()))",
+    ): "float is the default dtype",
+    (
+        "transforms/_weight_decay.py",
+        "return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros((), float))",
+        "return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros(()))",
+    ): "float is the default dtype",
+}
+
+ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "//": "/", "%": "//"}
+ARITHMETIC |= {"<<": ">>", ">>": "<<", "&": "|", "|": "&"}
+COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
+COMPARISONS |= {"is": "is not", "is not": "is", "in": "not in", "not in": "in"}
+DTYPES = ("dtype", "float", "float32", "int32")
+# Longest first, so that "<" does not match in "<=".
+OPERATOR = re.compile(r"\*\*|//|<<|>>|<=|>=|==|!=|is\s+not|not\s+in|\bis\b|\bin\b|[-+*/%&|<>]")
+
+
+class Mutant(NamedTuple):
+    """A changed file.
+
+    Attributes:
+        file: Its path in the package.
+        number: The first line that differs, from 1.
+        source: All of the changed file.
+        lines: That line before and after, stripped.
+        of_default: Whether the default of an argument is changed.
+    """
+
+    file: str
+    number: int
+    source: str
+    lines: tuple[str, str]
+    of_default: bool
+
+
+# From a node to its first byte and the byte after its last.
+Place = Callable[[Any], tuple[int, int]]
+
+
+def mutants(file: str, source: str) -> Iterator[Mutant]:
+    """Yield every mutant of a file once, in the order of its syntax tree."""
+    original, seen, text = source.splitlines(), {source}, source.encode()
+    tree = ast.parse(source)
+    starts = [0]
+    for line in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def place(node):
+        # Offsets of columns count bytes.
+        first = starts[node.lineno - 1] + node.col_offset
+        return first, starts[node.end_lineno - 1] + node.end_col_offset
+
+    for node, of_default in _nodes(tree):
+        for first, last, new in _edits(node, text, place):
+            changed = (text[:first] + new.encode() + text[last:]).decode()
+            after = changed.splitlines()
+            if changed in seen or not after:
+                continue
+            seen.add(changed)
+            pairs = zip(original, after, strict=False)
+            number = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
+            lines = original[number].strip(), after[number].strip()
+            yield Mutant(file, number + 1, changed, lines, of_default)
+
+
+def _nodes(tree: ast.AST, of_default: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """Yield what a mutation may change: no annotation, which does not run, no type, no text."""
+    yield tree, of_default
+    is_of_types = isinstance(tree, ast.Call) and ast.unparse(tree.func) == "isinstance"
+    for name, value in ast.iter_fields(tree):
+        if name in ("annotation", "returns") or is_of_types or isinstance(tree, ast.JoinedStr):
+            continue
+        inside = of_default or name in ("defaults", "kw_defaults")
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from _nodes(child, inside)
+
+
+def _edits(node: ast.AST, text: bytes, place: Place) -> Iterator[tuple[int, int, str]]:
+    """Yield (start, end, new text) in bytes for each mutation of one node."""
+    if isinstance(node, ast.BinOp):
+        yield from _operator(text, place(node.left)[1], place(node.right)[0], ARITHMETIC)
+    elif isinstance(node, ast.AugAssign):
+        first = place(node.target)[1]
+        yield from _operator(text, first, place(node.value)[0], ARITHMETIC)
+    elif isinstance(node, ast.Compare):
+        for left, right in zip([node.left, *node.comparators], node.comparators, strict=False):
+            yield from _operator(text, place(left)[1], place(right)[0], COMPARISONS)
+    elif isinstance(node, ast.BoolOp):
+        old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
+        for left, right in zip(node.values, node.values[1:], strict=False):
+            first, last = place(left)[1], place(right)[0]
+            yield first, last, text[first:last].decode().replace(old, new)
+    elif isinstance(node, ast.UnaryOp):
+        first, last = place(node)[0], place(node.operand)[0]
+        yield first, last, re.sub(r"^(not\s+|[-+~])", "", text[first:last].decode())
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        yield *place(node), _other(node.value)
+    elif isinstance(node, ast.If | ast.IfExp | ast.While):
+        first, last = place(node.test)
+        yield first, last, f"not ({text[first:last].decode()})"
+        # The branch is never taken, or always.
+        yield first, last, "False"
+        if not isinstance(node, ast.While):
+            yield first, last, "True"
+    elif isinstance(node, ast.Call):
+        yield from _arguments(node, place)
+
+
+def _operator(
+    text: bytes, first: int, last: int, others: dict[str, str]
+) -> Iterator[tuple[int, int, str]]:
+    """Yield the change of the operator between two operands."""
+    between = text[first:last].decode()
+    found = OPERATOR.search(between)
+    other = found and others.get(" ".join(found[0].split()))
+    # An operator in a comment changes nothing.
+    if found and other and "#" not in between:
+        yield first, last, between[: found.start()] + other + between[found.end() :]
+
+
+def _other(value: float) -> str:
+    if isinstance(value, bool):
+        return str(not value)
+    return str(value + 1) if isinstance(value, int) or not value else repr(value * 1.5)
+
+
+def _arguments(call: ast.Call, place: Place) -> Iterator[tuple[int, int, str]]:
+    """Yield a call without one keyword argument, and without a dtype that comes last."""
+    given = [*call.args, *call.keywords]
+    for i, argument in enumerate(given):
+        named = getattr(argument, "attr", getattr(argument, "id", ""))
+        drops = argument.arg if isinstance(argument, ast.keyword) else i and named in DTYPES
+        if drops and i:
+            yield place(given[i - 1])[1], place(argument)[1], ""
+        elif drops:
+            last = place(given[1])[0] if len(given) > 1 else place(argument)[1]
+            yield place(argument)[0], last, ""
+
+
+def population(words: Sequence[str] = ()) -> list[Mutant]:
+    """Return all mutants of the files in `TESTS` whose path contains one of `words`."""
+    files = [file for file in TESTS if not words or any(word in file for word in words)]
+    sources = {file: (ROOT / "nested_jax" / file).read_text() for file in files}
+    return [mutant for file, source in sources.items() for mutant in mutants(file, source)]
+
+
+def command(names: Sequence[str], *first: str) -> list[str]:
+    """Return the command that runs entries of `TESTS`, after other files."""
+    cases = [name for name in names if name[0] == "["]
+    tests = [*first, *(f"tests/{name}.py" for name in names if name not in cases)]
+    if cases:
+        tests += ["tests/testing/test_contract.py", "-k"]
+        tests.append(" or ".join(["not test_contract", *cases]))
+    options = ["-x", "-p", "no:cacheprovider", "-m", "not slow"]
+    return [sys.executable, "-m", "pytest", *options, *tests]
+
+
+def run(words: Sequence[str], folder: Path, seconds: float | None = None) -> int | None:
+    """Run a command in a copy; return its exit code, or None if it took too long."""
+    paths = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "NESTED_JAX_CACHE": CACHE}
+    try:
+        return subprocess.run(
+            words, cwd=folder, env=os.environ | paths, timeout=seconds, capture_output=True
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def is_killed(mutant: Mutant, folder: Path, seconds: float) -> bool:
+    """Return whether a test fails once the mutant is in the copy; then restore it."""
+    path = folder / "nested_jax" / mutant.file
+    original = path.read_text()
+    path.write_text(mutant.source)
+    first = ["tests/test_defaults.py"] if mutant.of_default else []
+    try:
+        words = command(TESTS[mutant.file].split(), *first, f"nested_jax/{mutant.file}")
+        code = run(words, folder, seconds)
+    finally:
+        path.write_text(original)
+    if code in (4, 5):
+        raise RuntimeError(f"No tests ran for {mutant.file}: see `TESTS`.")
+    return code != 0
+
+
+def copied(folder: Path) -> Path:
+    """Copy what the tests need into a new folder, and return it."""
+    folder.mkdir(parents=True)
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sample mutants, run their tests, print the table; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("words", nargs="*", help="parts of paths; all files if none")
+    parser.add_argument("--count", type=int, default=COUNT, help="number of mutants")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the sample")
+    options = parser.parse_args(arguments)
+    every = population(options.words)
+    sample = random.Random(options.seed).sample(every, min(options.count, len(every)))
+    sample.sort(key=lambda mutant: mutant.file)
+    print(f"{len(sample)} of {len(every)} mutants, seed {options.seed}", flush=True)
+    tested = [m for m in sample if (m.file, *m.lines) not in EQUIVALENT]
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(AT_ONCE) as pool:
+        folders: queue.Queue[Path] = queue.Queue()
+        for i in range(AT_ONCE):
+            folders.put(copied(Path(temporary) / str(i)))
+        killed = judged(tested, folders, pool)
+    return show(sample, tested, killed)
+
+
+def judged(
+    tested: Sequence[Mutant], folders: "queue.Queue[Path]", pool: ThreadPoolExecutor
+) -> list[bool]:
+    """Return which mutants are killed, after the tests have passed without any."""
+    limits: dict[str, float] = {}
+
+    def passes(name):
+        folder, started = folders.get(), time.monotonic()
+        code = run(command([name]), folder)
+        folders.put(folder)
+        limits[name] = SLOWER * (time.monotonic() - started)
+        return code == 0
+
+    def judge(mutant):
+        folder = folders.get()
+        seconds = LEAST_SECONDS + sum(limits[name] for name in TESTS[mutant.file].split())
+        killed = is_killed(mutant, folder, seconds)
+        folders.put(folder)
+        if not killed:
+            print(described(mutant), flush=True)
+        return killed
+
+    names = [*dict.fromkeys(name for m in tested for name in TESTS[m.file].split())]
+    failing = [name for name, good in zip(names, pool.map(passes, names), strict=True) if not good]
+    if failing:
+        raise SystemExit(f"The tests must pass without a mutation, got {', '.join(failing)}.")
+    print(f"{len(names)} sets of tests pass without a mutation", flush=True)
+    return [*pool.map(judge, tested)]
+
+
+def described(mutant: Mutant) -> str:
+    """Return a survivor with its difference."""
+    original = (ROOT / "nested_jax" / mutant.file).read_text().splitlines()
+    lines = difflib.unified_diff(original, mutant.source.splitlines(), n=0, lineterm="")
+    changed = "\n".join(f"    {line}" for line in [*lines][3:])
+    return f"survived: nested_jax/{mutant.file}:{mutant.number}\n{changed}"
+
+
+def show(sample: Sequence[Mutant], tested: Sequence[Mutant], killed: Sequence[bool]) -> int:
+    """Print the table of files and the score; return the exit code."""
+    totals = Counter(mutant.file for mutant in tested)
+    kills = Counter(m.file for m, dead in zip(tested, killed, strict=True) if dead)
+    print(f"\n{'file':<32} killed  total")
+    for file, total in totals.items():
+        print(f"{file:<32} {kills[file]:>6} {total:>6}")
+    score = sum(killed) / max(len(tested), 1)
+    print(f"{'all':<32} {sum(killed):>6} {len(tested):>6}  {score:.1%}")
+    print(f"left out as equivalent: {len(sample) - len(tested)}")
+    return int(score < GOAL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
