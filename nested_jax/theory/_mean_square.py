@@ -253,9 +253,9 @@ def stationary_loss(
 
     For plain gradient descent without a bias and without drift, the excess is
     :math:`D \eta \sigma^2 / (1 - \eta (D + 2))`. The loss is evaluated before the update of each
-    step, as in `rollout`. With weight decay, h and L are those of the leaky recurrence
-    :math:`w \leftarrow (1 - \lambda) w - \eta u`, where u is the output of `system`; without momentum
-    it is leaky LMS.
+    step, as in `rollout`. With weight decay, h and L are those of the recurrence
+    :math:`w \leftarrow (1 - \lambda) w - \eta u`, where u is the output of `system`. Without
+    momentum this is leaky LMS.
 
     Args:
         system: As for `mean_square_growth`.

@@ -30,7 +30,6 @@ from nested_jax._core.draws import source_of_draws
 from nested_jax._core.dtypes import complement
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems import drifting_regression
-from nested_jax.theory._state_space import cascade_dynamics
 
 
 def tracking_bound(
@@ -100,9 +99,8 @@ def tracking_bound(
     noise_std = check_non_negative("noise_std", noise_std)
     inputs = _inputs(int(dim), key, steps, inputs)
     check_below("warmup", warmup, len(inputs))
-    A, b = cascade_dynamics([decay] * int(data_levels))
-    variances = _target_variances(A, b, jnp.asarray(noise_std, b.dtype) ** 2, inputs)
-    return jnp.mean(variances[int(warmup) :])
+    numbers = decay, complement(decay), noise_std
+    return _mean_variance(*numbers, inputs, int(data_levels), int(warmup))
 
 
 def predict_zero_loss(
@@ -194,27 +192,36 @@ def _drawn(key, steps, dim):
     return jax.vmap(draw)(jnp.arange(steps, dtype=jnp.int32)).inputs
 
 
-@jax.jit
-def _target_variances(A, b, noise_variance, inputs):
-    """Return S of every step. P is kept as an array [level, coordinate, level, coordinate]."""
-    levels, dim = b.size, inputs.shape[1]
-    shape, highest = (levels, dim, levels, dim), jax.lax.Precision.HIGHEST
-    drive = jnp.einsum("i,j,kl->ikjl", b, b, jnp.eye(dim))
+@partial(jax.jit, static_argnames=("levels", "warmup"))
+def _mean_variance(decay, below, noise_std, inputs, levels, warmup):
+    """Return the mean of S. P is kept as an array [level, coordinate, level, coordinate]."""
+    a, below, noise_std = (jnp.asarray(x, inputs.dtype) for x in (decay, below, noise_std))
+    A, b = _dynamics(a, below, levels)
+    dim, highest = inputs.shape[1], jax.lax.Precision.HIGHEST
+    shape, unit = (levels, dim, levels, dim), jnp.eye(dim)
+    drive = (b[:, None, None, None] * b[:, None]) * unit[:, None]
 
     def step(P, x):
         # Products with the levels' matrix A, in O(levels^3 dim^2). The Kronecker product would
         # cost O(levels^3 dim^3), and a recurrence over levels compiles and runs more slowly.
-        P = jnp.einsum("ij,jk->ik", A, P.reshape(levels, -1), precision=highest)
-        P = P.reshape(levels * dim, levels, dim)
-        P = jnp.einsum("ij,njk->nik", A, P, precision=highest).reshape(shape) + drive
+        P = jax.lax.dot(A, P.reshape(levels, -1), precision=highest)
+        P = jnp.einsum("ij,njk->nik", A, P.reshape(-1, levels, dim), precision=highest)
+        P = P.reshape(shape) + drive
         k = jnp.sum(P[:, :, 0, :] * x, -1)
         known = jnp.sum(k[0] * x)
         # NaN from here on once P is no longer definite.
-        S = jnp.where(known >= 0, known + noise_variance, jnp.nan)
+        S = jnp.where(known >= 0, known + noise_std**2, jnp.nan)
         # Without noise, inputs of 0 teach nothing.
         k = jnp.where(S == 0, 0, k / jnp.sqrt(S))
         # The same vector on both sides: an antisymmetric part of P can only shrink, with A.
         return P - k[:, :, None, None] * k, S
 
-    start = jnp.eye(levels * dim).reshape(shape)
-    return jax.lax.scan(step, start, inputs)[1]
+    start = jnp.eye(levels * dim, dtype=inputs.dtype).reshape(shape)
+    return jnp.mean(jax.lax.scan(step, start, inputs)[1][warmup:])
+
+
+def _dynamics(a, below, levels):
+    """Return A and b: a_ij = a (1 - a)^(j - i) for j >= i, b_i = (1 - a)^(d + 1 - i)."""
+    inner = jnp.arange(levels) - jnp.arange(levels)[:, None]
+    A = jnp.where(inner >= 0, a * below ** jnp.maximum(inner, 0), 0)
+    return A, below ** jnp.arange(levels, 0, -1)
