@@ -240,7 +240,6 @@ def test_a_covariance_that_rounding_made_indefinite_gives_nan():
     assert np.isnan(bound_of(inputs, 12, 0.95, 0.0))
     # NaN stays, also if its first step is not counted.
     assert np.isnan(bound_of(inputs, 12, 0.95, 0.0, warmup=499))
-    # Here S is positive throughout, but S - sigma^2 is not.
     assert np.isnan(bound_of(inputs, 12, 0.95, 1e-4))
     assert np.isnan(bound_of(np.where(np.arange(500)[:, None] == 3, np.nan, inputs), 1, 0.9, 0.1))
 
