@@ -13,6 +13,7 @@ from statsmodels.tsa.statespace.kalman_filter import KalmanFilter
 
 import nested_jax as nj
 from experiments.levels.rust_stream import published_stream
+from experiments.tracking import methods
 from nested_jax import theory
 from nested_jax._core.draws import source_of_draws
 
@@ -138,26 +139,6 @@ def test_inputs_of_a_key_are_those_of_a_run():
     assert of_key == theory.tracking_bound(3, inputs=inputs, warmup=7)
 
 
-def kalman(dim, levels, decay, noise_std):
-    """Return the Kalman filter as a transform: updates lead to the predicted weights, bias 0."""
-    A, b = dynamics(levels, decay)
-    A, Q = np.kron(A, np.eye(dim)), np.kron(np.outer(b, b), np.eye(dim))
-
-    def init(params):
-        return jnp.zeros(levels * dim), jnp.asarray(A @ A.T + Q)
-
-    def update(updates, state, params=None, *, batch, **extra_args):
-        mean, P = state
-        x = jnp.append(batch.features[:-1], jnp.zeros((levels - 1) * dim))
-        k = P @ x
-        S = x @ k + noise_std**2
-        mean = A @ (mean + k * (batch.target - x @ mean) / S)
-        P = A @ (P - jnp.outer(k, k) / S) @ A.T + Q
-        return jnp.append(mean[:dim], 0.0) - params, (mean, (P + P.T) / 2)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
 # Rates near the best on a grid by factors of 2.
 METHODS = {
     "nested_momentum": nj.nested_momentum(0.04, levels=1),
@@ -169,22 +150,24 @@ METHODS = {
     "adamw": nj.adamw(0.02, weight_decay=0.02, b1=0.0, b2=0.9),
     "adafactor": nj.adafactor(0.05),
     "factored_adamw": nj.factored_adamw(0.02, weight_decay=0.02, normalized=False),
+    "normalized LMS": methods.normalized_lms(0.3),
+    "least squares": methods.recursive_least_squares(0.9),
+    "idbd": methods.idbd(0.01, rate=0.1),
+    "wrong levels": methods.kalman_filter(1),
 }
 
 
 def test_a_kalman_filter_attains_the_bound_and_no_method_is_below():
     dim, levels, steps, seeds = 4, 2, 1200, 48
     problem = nj.drifting_regression(dim, data_levels=levels)
-    methods = {"kalman": kalman(dim, levels, 0.95, 0.1)} | METHODS
+    every = {"kalman": methods.kalman_filter(levels)} | METHODS
 
     @jax.jit
     @jax.vmap
     def above(key):
         numbers = {"data_levels": levels, "steps": steps, "warmup": 200}
         bound = theory.tracking_bound(dim, key=key, **numbers)
-        runs = {
-            name: nj.rollout(tx, problem, key, steps, warmup=200) for name, tx in methods.items()
-        }
+        runs = {name: nj.rollout(tx, problem, key, steps, warmup=200) for name, tx in every.items()}
         return {name: run.mean_loss - bound for name, run in runs.items()}
 
     gaps = above(jax.random.split(KEY, seeds))
