@@ -80,8 +80,8 @@ def recursive_least_squares(
         P = state.inverse
         k = jnp.sum(P * features, -1)
         scale = forgetting + jnp.sum(features * k)
-        # The textbook's k (f^T P) blows up: an antisymmetric rounding error grows by 1 / L a step.
-        # This product is symmetric to the last bit.
+        # The gain times f^T P, as in textbooks, blows up: rounding makes it asymmetric, and an
+        # asymmetric part of P grows by 1 / L a step. This product is symmetric to the last bit.
         half = k / jnp.sqrt(scale)
         P = (P - half[:, None] * half) / forgetting
         error = target - jnp.sum(params * features)
