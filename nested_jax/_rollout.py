@@ -13,6 +13,7 @@ from nested_jax._core.checks import (
     check_below,
     check_callable,
     check_count,
+    check_key,
     check_number,
     check_static_count,
     check_transformation,
@@ -83,10 +84,11 @@ def rollout(
     """Run an optimizer on a problem, online: one draw, one gradient and one update per step.
 
     Step t = 0, 1, ... observes a batch, computes the loss and the gradient at the current
-    parameters, and applies the update of `tx` (which receives the loss as the extra argument
-    `value`). The run is a pure function of its arguments. You can jit it, and vmap it over keys and
-    over any argument of a transform or a problem. Memory does not grow with `steps` unless you
-    request a curve. Divergence is data: infinite and NaN losses are reported and never raise.
+    parameters, and applies the update of `tx`. Transforms with extra arguments receive `value`, the
+    loss, and `batch`, as `problem.observe` returns it. The run is a pure function of its arguments.
+    You can jit it, and vmap it over keys and over any argument of a transform or a problem. Memory
+    does not grow with `steps` unless you request a curve. Divergence is data: infinite and NaN
+    losses are reported and never raise.
 
     Randomness is drawn for a block of steps at once, with one key per step, so the draws do not
     depend on the block size. Values that do not depend on a vmapped axis are computed only once: if
@@ -127,6 +129,19 @@ def rollout(
         ... )
         >>> bool(trace.mean_loss < 1), bool(trace.diverged)
         (True, False)
+
+        Normalized LMS divides the gradient by the power of the features, which are in `batch`:
+
+        >>> import jax.numpy as jnp, optax
+        >>> def divide_by_power(updates, state, params=None, *, batch, **extra_args):
+        ...     return updates / (1e-8 + jnp.sum(batch.features**2)), state
+        >>> normalized = optax.GradientTransformationExtraArgs(
+        ...     optax.init_empty_state, divide_by_power
+        ... )
+        >>> tx = optax.chain(normalized, optax.scale(-0.1))
+        >>> trace = nj.rollout(tx, problem, jax.random.key(0), 2000, warmup=500)
+        >>> bool(trace.mean_loss < 1), bool(trace.diverged)
+        (True, False)
     """
     check_transformation("tx", tx)
     if not isinstance(problem, Problem):
@@ -149,7 +164,8 @@ def rollout(
         (carry, sums), (t, step_draws) = carry_and_sums, t_and_draws
         batch, world = problem.observe(step_draws, carry.world)
         loss, gradient = jax.value_and_grad(problem.loss)(carry.params, batch)
-        update, opt_state = tx.update(gradient, carry.opt_state, carry.params, value=loss)
+        extra = {"value": loss, "batch": batch}
+        update, opt_state = tx.update(gradient, carry.opt_state, carry.params, **extra)
         params = optax.apply_updates(carry.params, update)
         within = jnp.isfinite(loss) & (loss <= bound)  # The default bound is infinite.
         first = jnp.where(within, carry.diverged_at, jnp.minimum(carry.diverged_at, t))
@@ -220,15 +236,6 @@ def _loss_dtype(problem, carry, draw):
     return widened(shape.dtype)
 
 
-def _is_key(key):
-    """Return whether `key` is one key: a typed one, or the words of an old one."""
-    if not isinstance(key, jax.Array | np.ndarray):
-        return False
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key.shape == ()
-    return key.ndim == 1 and key.dtype == np.uint32
-
-
 def _check(key, steps, warmup, bound, stride, record, initial, draws):
     check_static_count("steps", steps, 1)
     check_below("steps", steps, 2**31)
@@ -248,8 +255,8 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
     if key is None:
         if initial is None or draws is None:
             raise ValueError("`key` must be given unless `initial` and `draws` both are, got None.")
-    elif not _is_key(key):
-        raise TypeError(f"`key` must be a JAX key such as jax.random.key(0), got {key!r}.")
+    else:
+        check_key("key", key)
     if initial is not None and not (isinstance(initial, tuple | list) and len(initial) == 2):
         raise TypeError(f"`initial` must be a pair of parameters and world, got {initial!r}.")
     for shape in [] if callable(draws) else map(np.shape, jax.tree.leaves(draws)):

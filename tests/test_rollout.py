@@ -213,6 +213,26 @@ def test_the_plateau_hears_of_the_loss():
     assert trace.opt_state[1].scale == 0.5**3
 
 
+def test_a_transform_reads_the_batch():
+    """Normalized LMS is the recurrence written out; in a chain, other links ignore the batch."""
+
+    def divide(updates, state, params=None, *, batch, **extra_args):
+        return updates / jnp.sum(batch.features**2), state
+
+    normalized = optax.GradientTransformationExtraArgs(optax.init_empty_state, divide)
+    tx = optax.chain(normalized, optax.trace(0.5), optax.scale(-0.05))
+    model, data, drift, inputs, noise = normals(1, 40)
+    trace = replay(tx, 1, (model, data, drift, inputs, noise), stride=1)
+    w, true, momentum, losses = 2 * model, data[0], 0.0, []
+    for delta, x, epsilon in zip(drift, inputs, noise, strict=True):
+        true, features = 0.9 * true + 0.1 * delta, np.append(x, 1.0)
+        error = w @ features - (true @ x + 0.3 * epsilon)
+        momentum = 0.5 * momentum + 2 * error * features / (features @ features)
+        losses.append(error**2)
+        w = w - 0.05 * momentum
+    np.testing.assert_allclose(trace.loss_curve, losses, rtol=1e-4, atol=1e-5)  # In float32.
+
+
 def test_draws_in_place_of_the_keys_are_the_same_run():
     key_draw = jax.random.split(KEY)[1]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key_draw, jnp.arange(1700))

@@ -216,6 +216,17 @@ def check_callable(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be callable, got {value!r}.{hint}")
 
 
+def check_key(name: str, value: Any) -> None:
+    """Raise unless `value` is one JAX key: a typed one, or the words of an old one."""
+    if isinstance(value, jax.Array | np.ndarray):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if value.shape == ():
+                return
+        elif value.ndim == 1 and value.dtype == np.uint32:
+            return
+    raise TypeError(f"`{name}` must be a JAX key such as jax.random.key(0), got {value!r}.")
+
+
 def check_transformation(name: str, value: Any) -> None:
     """Raise unless `value` has the two functions of an `optax.GradientTransformation`."""
     if not all(callable(getattr(value, part, None)) for part in ("init", "update")):

@@ -33,6 +33,8 @@ from nested_jax.theory._state_space import StateSpace as StateSpace
 from nested_jax.theory._state_space import as_state_space as as_state_space
 from nested_jax.theory._state_space import cascade as cascade
 from nested_jax.theory._state_space import state_space as state_space
+from nested_jax.theory._tracking import predict_zero_loss as predict_zero_loss
+from nested_jax.theory._tracking import tracking_bound as tracking_bound
 from nested_jax.theory._transfer import aggmo as aggmo
 from nested_jax.theory._transfer import ema as ema
 from nested_jax.theory._transfer import heavy_ball as heavy_ball

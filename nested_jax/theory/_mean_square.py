@@ -27,8 +27,10 @@ from jaxtyping import Array, Float
 from nested_jax._core.checks import (
     check_count,
     check_flag,
+    check_fraction,
     check_non_negative,
     check_positive,
+    is_traced,
     or_nan,
 )
 from nested_jax._core.types import ScalarLike
@@ -236,6 +238,7 @@ def stationary_loss(
     *,
     noise_std: ScalarLike = 0.1,
     drift: System | None = None,
+    weight_decay: ScalarLike = 0.0,
     bias: bool = True,
 ) -> StationaryLoss:
     r"""Return the stationary mean loss of online regression.
@@ -250,7 +253,9 @@ def stationary_loss(
 
     For plain gradient descent without a bias and without drift, the excess is
     :math:`D \eta \sigma^2 / (1 - \eta (D + 2))`. The loss is evaluated before the update of each
-    step, as in `rollout`.
+    step, as in `rollout`. With weight decay, h and L are those of the recurrence
+    :math:`w \leftarrow (1 - \lambda) w - \eta u`, where u is the output of `system`. Without
+    momentum this is leaky LMS.
 
     Args:
         system: As for `mean_square_growth`.
@@ -261,6 +266,9 @@ def stationary_loss(
         drift: The filter that turns standard normals into each true weight: a transform or a
             `StateSpace`. Use `cascade([0.95] * d)` for d data levels of `drifting_regression`, or
             `optax.trace(1.0)` for a random walk. If None, the true weights are constant.
+        weight_decay: The leak :math:`\lambda \in [0, 1]`: each step also subtracts :math:`\lambda`
+            times the parameters, as `add_decoupled_weight_decay` does at the end of a chain. The
+            learning rate does not multiply it. It needs a `drift`; may be traced.
         bias: Whether the model has a bias (the true function has none); static.
 
     Returns:
@@ -268,28 +276,40 @@ def stationary_loss(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If a concrete number is out of range, or a system is not linear and
-            time-invariant.
+        ValueError: If a concrete number is out of range, a system is not linear and
+            time-invariant, or `weight_decay` is given without `drift`.
 
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.theory import cascade, stationary_loss
-        >>> loss = stationary_loss(nj.nested_momentum(1e-2, levels=3), 10, drift=cascade([0.95]))
+        >>> tx, drift = nj.nested_momentum(1e-2, levels=3), cascade([0.95])
+        >>> loss = stationary_loss(tx, 10, drift=drift)
         >>> [f"{part:.4f}" for part in (*loss, loss.total)]
         ['0.0100', '0.0016', '0.3707', '0.3823']
+
+        The true weights return to 0, and a model that does so too follows them better:
+
+        >>> f"{stationary_loss(tx, 10, drift=drift, weight_decay=0.03).total:.4f}"
+        '0.2605'
     """
     dim, learning_rate = _check(dim, learning_rate, bias)
     noise_std = check_non_negative("noise_std", noise_std)
+    weight_decay = check_fraction("weight_decay", weight_decay)
+    if drift is None and (is_traced(weight_decay) or weight_decay != 0):
+        # The loss would depend on the size of the constant weights, which is unknown.
+        raise ValueError(f"`weight_decay` must be 0 without a `drift`, got {weight_decay}.")
     drift = None if drift is None else as_state_space(drift)
-    numbers = (jnp.asarray(x, jnp.result_type(float)) for x in (dim, learning_rate, noise_std))
+    numbers = (dim, learning_rate, noise_std, weight_decay)
+    numbers = (jnp.asarray(x, jnp.result_type(float)) for x in numbers)
     return _stationary(oriented(system), *numbers, drift, 1.0 * bias)
 
 
 @jax.jit
-def _stationary(system, dim, learning_rate, noise_std, drift, bias):
+def _stationary(system, dim, learning_rate, noise_std, leak, drift, bias):
     A, b = _mean_dynamics(system, learning_rate)
+    A = A.at[0, 0].add(-leak)
     K, noise = _energy(A, b, jnp.eye(b.size)[0]), noise_std**2
-    lag = 0.0 if drift is None else _lag(A, b, drift)
+    lag = 0.0 if drift is None else _lag(A, b, leak, drift)
     beside = bias * K  # Q = K (P + sigma^2) with a bias, else 0.
     room = 1 - K * (dim + 1) - K * beside * dim
     excess = dim * K * (1 + beside) ** 2 / room * noise + beside * noise
@@ -310,13 +330,14 @@ def _mean_dynamics(system, learning_rate):
     return closed_loop(system, c), jnp.append(-c * system.feedthrough, system.drive)
 
 
-def _lag(A, b, drift):
+def _lag(A, b, leak, drift):
     """Return the mean square distance between a true weight and the mean model's."""
     # The state holds the distance itself, so that a random walk, which is unbounded, works too.
-    # W = output . v + feedthrough * delta; the last part is not yet in the state.
+    # W = output . v + feedthrough * delta; the last part is not yet in the state. The leak acts on
+    # the parameters, which are the distance plus the true weight.
     F, G, output, feedthrough = drift
     moved = jnp.zeros_like(b).at[0].set(1)
-    coupling = jnp.outer(moved, output - output @ F)
+    coupling = jnp.outer(moved, (1 - leak) * output - output @ F)
     transition = jnp.block([[A, coupling], [jnp.zeros_like(coupling.T), F]])
     drive = jnp.append(-b * feedthrough - moved * (output @ G), G)
     return _energy(transition, drive, jnp.append(moved, jnp.zeros_like(G))) + feedthrough**2

@@ -54,7 +54,7 @@ def linear_map(step, size):
     return np.array([step(unit) for unit in np.eye(size)]).T
 
 
-def one_step(decays, data_decays, rate, dim, chance):
+def one_step(decays, data_decays, rate, dim, chance, leak):
     """Return the map of one step on (w, momenta, W, 1), from the recurrences as they are printed.
 
     `chance` is (x, noise, drift): numbers. The last entry of the vector is the constant 1.
@@ -75,7 +75,9 @@ def one_step(decays, data_decays, rate, dim, chance):
         for a, momentum in zip(decays[::-1], momenta[::-1], strict=True):
             inflow = a * momentum + (1 - a) * inflow
             fresh.append(inflow)
-        return np.concatenate([w - rate * inflow, *fresh[::-1], *fresh_levels[::-1], [one]])
+        return np.concatenate(
+            [(1 - leak) * w - rate * inflow, *fresh[::-1], *fresh_levels[::-1], [one]]
+        )
 
     return linear_map(step, n * (k + 1) + d * dim + 1), target_row(data_decays, dim, k, chance)
 
@@ -95,7 +97,7 @@ def target_row(data_decays, dim, k, chance):
     return np.concatenate([*row, [last]])
 
 
-def moments(decays, data_decays, rate, dim, noise_std):
+def moments(decays, data_decays, rate, dim, noise_std, leak=0.0):
     """Return the mean of step (x) step, and the loss as a row on second moments.
 
     The mean is taken over three points a number, which is exact up to fifth powers of each. All
@@ -110,7 +112,7 @@ def moments(decays, data_decays, rate, dim, noise_std):
             drift = np.array(sign[1:]) if data_decays else np.zeros(dim)
             chance = points[list(index)], noise_std * sign[0], drift
             weight = np.prod(weights[list(index)]) / len(signs)
-            step, row = one_step(decays, data_decays, rate, dim, chance)
+            step, row = one_step(decays, data_decays, rate, dim, chance, leak)
             total = total + weight * np.kron(step, step)
             loss = loss + weight * np.kron(row, row)
     return total, loss
@@ -124,8 +126,8 @@ def exact_growth(decays, rate, dim):
     return np.log(np.max(np.abs(np.linalg.eigvals(total[np.ix_(kept, kept)]))))
 
 
-def exact_loss(decays, data_decays, rate, dim, noise_std):
-    total, loss = moments(decays, data_decays, rate, dim, noise_std)
+def exact_loss(decays, data_decays, rate, dim, noise_std, leak=0.0):
+    total, loss = moments(decays, data_decays, rate, dim, noise_std, leak)
     # The second moment of the constant is 1; all others settle.
     rest, source = total[:-1, :-1], total[:-1, -1]
     settled = np.linalg.lstsq(np.eye(len(rest)) - rest, source, rcond=None)[0]
@@ -412,6 +414,59 @@ def test_stationary_loss_is_that_of_all_second_moments(decays, data_decays, dim)
     np.testing.assert_allclose(still.total, exact_loss(decays, [], 0.05, dim, 0.3), rtol=RTOL)
 
 
+@pytest.mark.parametrize(
+    ("decays", "data_decays", "dim"),
+    [([], [0.9], 2), ([0.8], [0.9], 1), ([0.8], [0.9, 0.7], 1), ([], [0.0], 1)],
+)
+@pytest.mark.parametrize("leak", [0.03, 1.0])
+def test_stationary_loss_with_weight_decay_is_that_of_all_second_moments(
+    decays, data_decays, dim, leak
+):
+    system, drift = theory.cascade(decays), theory.cascade(data_decays)
+    options = {"noise_std": 0.3, "drift": drift, "weight_decay": leak}
+    loss = theory.stationary_loss(system, dim, 0.05, **options)
+    expected = exact_loss(decays, data_decays, 0.05, dim, 0.3, leak)
+    np.testing.assert_allclose(loss.total, expected, rtol=RTOL)
+
+
+def test_a_vanishing_rate_and_weight_decay_predict_zero():
+    # The weights are 0 within the precision: the loss is that of predicting 0.
+    loss = theory.stationary_loss(
+        optax.identity(), 10, 1e-13, drift=padded(3, room=3), weight_decay=1.0
+    )
+    zero = theory.predict_zero_loss(10, data_levels=3)
+    np.testing.assert_allclose(loss.total, zero, rtol=RTOL)
+
+
+def test_stationary_loss_with_weight_decay_is_that_of_long_runs():
+    seeds, data_levels = 32, 2
+
+    def run(levels, rate, leak, seed):
+        momentum = nj.nested_momentum(rate, levels=levels, max_levels=3)
+        tx = optax.chain(momentum, nj.add_decoupled_weight_decay(leak))
+        problem = nj.drifting_regression(10, data_levels=data_levels)
+        key = jax.random.key(seed)
+        return {"loss": nj.rollout(tx, problem, key, 4000, warmup=1000).mean_loss}
+
+    levels, rates, leaks = (1, 2, 3), (0.005, 0.01), (0.003, 0.01, 0.03, 0.1)
+    grid = nj.Grid(levels=levels, rate=rates, leak=leaks, seed=range(seeds))
+    losses = nj.sweep(run, grid, progress=False).loss.values
+    drift = padded(data_levels, room=data_levels)
+
+    @jax.jit
+    @functools.partial(jnp.vectorize, signature="(),(),()->()")
+    def predicted(m, rate, leak):
+        system = padded(m - 1, room=2)
+        return theory.stationary_loss(system, 10, rate, drift=drift, weight_decay=leak).total
+
+    points = jnp.meshgrid(jnp.array(levels), jnp.array(rates), jnp.array(leaks), indexing="ij")
+    predictions = predicted(*points)
+    errors = losses.std(-1, ddof=1) / math.sqrt(seeds)
+    close = np.abs(losses.mean(-1) - predictions) < STANDARD_ERRORS * errors
+    assert np.mean(close) >= 0.95
+    assert np.all(errors < 0.02 * predictions)
+
+
 def test_stationary_loss_is_that_of_long_runs():
     data_levels, seeds = (1, 2, 5), 48
 
@@ -520,6 +575,16 @@ def test_single_precision_will_do_for_a_glance():
             lambda: theory.stationary_loss(optax.identity(), 3, noise_std=-1.0),
             ValueError,
             "`noise_std` must be non-negative and finite, got -1.0.",
+        ),
+        (
+            lambda: theory.stationary_loss(optax.identity(), 3, weight_decay=1.5),
+            ValueError,
+            "`weight_decay` must lie in [0, 1], got 1.5.",
+        ),
+        (
+            lambda: theory.stationary_loss(optax.identity(), 3, weight_decay=0.1),
+            ValueError,
+            "`weight_decay` must be 0 without a `drift`, got 0.1.",
         ),
         (
             lambda: theory.stationary_loss(optax.identity(), 3, drift=0.95),

@@ -1,0 +1,1 @@
+"""How far from optimal are momentum levels on a drifting regression? Methods to compare with."""
