@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from nested_jax._core.checks import check_path
+
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file atomically: to a temporary file, flushed to disk, then renamed.
@@ -12,6 +14,7 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
         content: All of it.
 
     Raises:
+        TypeError: If `path` is not a file name, or `content` is neither text nor bytes.
         OSError: If it cannot be written. An existing file stays as it was.
 
     Example:
@@ -22,7 +25,12 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
         ...     pathlib.Path(folder, "best.txt").read_text()
         '0.01'
     """
+    check_path("path", path)
+    if not isinstance(content, str | bytes):
+        raise TypeError(f"`content` must be text or bytes, got {content!r}.")
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"`path` must be in a folder that exists, got {str(path)!r}.")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
@@ -31,7 +39,7 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        # A disk that is full does not say for which file.
-        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
+        # A disk that is full does not say for which file, and other errors name the temporary one.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)

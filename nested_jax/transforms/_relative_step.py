@@ -12,6 +12,7 @@ from nested_jax._core.checks import (
 )
 from nested_jax._core.dtypes import (
     check_arrays,
+    check_updates,
     incremented,
     root_mean_square,
     transformation,
@@ -122,17 +123,18 @@ def scale_by_relative_step(
         return rate_at(rate, schedule, count, dtype)
 
     def update_fn(updates, state, params):
-        check_arrays(updates)
         rate = capped_rate_at(state.step, state.rate.dtype)
         if not scale_by_parameter:
+            check_arrays(updates)
             updates = jax.tree.map(lambda u: _step(u, rate), updates)
         elif params is None:
             raise ValueError("`scale_by_relative_step` needs `params` in `update`, got None.")
         else:
+            check_updates(updates, params)
             updates = jax.tree.map(lambda u, p: _step(u, rate, p, eps), updates, params)
         return updates, ScaleByRelativeStepState(incremented(state.step), rate)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByRelativeStepState)
 
 
 # Jitted separately, so that all leaves of one shape share one trace.
