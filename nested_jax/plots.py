@@ -14,9 +14,9 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from nested_jax._core.checks import check_path, check_positive
+from nested_jax._core.checks import check_positive
 from nested_jax._core.extras import needs
-from nested_jax._core.files import write_file
+from nested_jax._core.files import check_path, write_file
 
 with needs("nested_jax.plots", "sweep"):
     import matplotlib

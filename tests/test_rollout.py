@@ -420,7 +420,7 @@ RULES = [
     ({"stride": 3}, ValueError, "`stride` must divide `steps` = 10, got 3."),
     ({"stride": 20}, ValueError, "`stride` must divide `steps` = 10, got 20."),
     ({"record": 1, "stride": 5}, TypeError, "`record` must be callable, got 1."),
-    ({"record": len}, ValueError, "`record` needs a `stride`."),
+    ({"record": len}, ValueError, "`record` needs a `stride`, got None."),
     ({"key": None}, ValueError, "`key` must be given unless `initial` and `draws` both are, got "),
     (
         {"key": None, "draws": np.ones(10)},

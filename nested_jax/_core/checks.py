@@ -7,7 +7,6 @@ is not known yet.
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -82,7 +81,7 @@ def _as_float(name: str, value: Any, rule: str) -> float:
     except OverflowError:
         # Python does not print integers of more than 4,300 digits.
         got = f"an integer of {value.bit_length()} bits"
-        raise ValueError(f"`{name}` must {rule} and fit into 64 bits, got {got}.") from None
+        raise ValueError(f"`{name}` must {rule} and fit a float, got {got}.") from None
 
 
 # Inside `recording`: pairs of a tracer and the rule that its value must satisfy.
@@ -199,6 +198,7 @@ def check_count(name: str, value: Any, low: int = 0, high: int | None = None) ->
         record(value, lambda concrete: check_count(name, concrete, low, high))
         return (value >= low) if high is None else (value >= low) & (value <= high)
     # int(), because under jit comparing even a concrete JAX array gives a tracer.
+    _as_float(name, int(value), rule)
     if int(value) < low or (high is not None and int(value) > high):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
     return True
@@ -236,7 +236,7 @@ def check_length(name: str, value: Any, low: int = 1, *, most: int = 10**9, each
     """
     check_static_count(name, value, low)
     if int(value) > most:
-        need = f"would need {int(value) * each // 2**20 / 2**10:.3g} GiB"
+        need = f"would need {int(value) * each / 2**30:.3g} GiB"
         raise ValueError(f"`{name}` must be at most {most}, got {value}, which {need}.")
 
 
@@ -272,12 +272,6 @@ def check_key(name: str, value: Any) -> None:
         elif value.ndim == 1 and value.dtype == np.uint32:
             return
     raise TypeError(f"`{name}` must be a JAX key such as jax.random.key(0), got {value!r}.")
-
-
-def check_path(name: str, value: Any) -> None:
-    """Raise unless `value` is a file name as `pathlib.Path` takes it."""
-    if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"`{name}` must be a file name, got {value!r}.")
 
 
 def check_transformation(name: str, value: Any) -> None:

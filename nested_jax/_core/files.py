@@ -2,8 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
-from nested_jax._core.checks import check_path
+
+def check_path(name: str, value: Any) -> None:
+    """Raise unless `value` is a file name as `pathlib.Path` takes it."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"`{name}` must be a file name, got {value!r}.")
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:

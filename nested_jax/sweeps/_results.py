@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nested_jax._core.checks import check_choice, check_path
+from nested_jax._core.checks import check_choice
 from nested_jax._core.extras import needs
-from nested_jax._core.files import write_file
+from nested_jax._core.files import check_path, write_file
 
 if TYPE_CHECKING:
     import xarray
