@@ -92,13 +92,10 @@ def check_arrays(tree: Any) -> None:
 def check_updates(updates: Any, like: Any) -> None:
     """Raise unless `updates` are floating arrays with the shapes of `like`, real where it is."""
     leaves, treedef = jax.tree.flatten(like)
-    try:
-        pairs = zip(treedef.flatten_up_to(updates), leaves, strict=True)
-    except ValueError:  # Its message calls the updates "expected" or "present".
-        check_structure(jax.tree.structure(updates), treedef)
-        raise
+    found, structure = jax.tree.flatten(updates)
+    check_structure(structure, treedef)
     # Paths are the most expensive part, so they are computed only if something differs.
-    if not all(_is_alike(u, x) for u, x in pairs):
+    if not all(map(_is_alike, found, leaves)):
         jax.tree.map_with_path(check_update, like, updates)
 
 
