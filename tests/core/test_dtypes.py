@@ -295,6 +295,6 @@ def test_every_transform_names_the_leaf_that_is_no_array(name):
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "adam", "adafactor"])
 def test_rejects_none_in_place_of_an_array(name):
     # None is a tree without leaves.
-    message = "`updates` must have the structure of the parameters, got PyTreeDef({'a': None}) for "
+    message = "`updates` must have the structure of the parameters, got PyTreeDef({'a': "
     with pytest.raises(ValueError, match=re.escape(message)):
         updated(name, None)
