@@ -21,7 +21,7 @@ from nested_jax._core.checks import (
     or_nan,
 )
 from nested_jax._core.draws import source_of_draws
-from nested_jax._core.dtypes import widened
+from nested_jax._core.dtypes import check_updates, widened
 from nested_jax._core.types import OptState, Params, ScalarLike
 from nested_jax.problems import Problem
 
@@ -153,7 +153,10 @@ def rollout(
     # NumPy integers would put their dtype into the carry.
     steps, stride = int(steps), None if stride is None else int(stride)
     key_init, key_draw = (None, None) if key is None else jax.random.split(key)
-    params, world = problem.init(key_init) if initial is None else initial
+    if initial is None:
+        initial = problem.init(key_init)
+        _check_pair("`problem.init` must return a pair of parameters and world", initial)
+    params, world = initial
     params, world = jax.tree.map(jnp.asarray, (params, world))
     tx = optax.with_extra_args_support(tx)
     carry = _Carry(params, tx.init(params), world, jnp.full((), steps, jnp.int32))
@@ -166,6 +169,7 @@ def rollout(
         loss, gradient = jax.value_and_grad(problem.loss)(carry.params, batch)
         extra = {"value": loss, "batch": batch}
         update, opt_state = tx.update(gradient, carry.opt_state, carry.params, **extra)
+        check_updates(update, carry.params)  # A scalar would be added to every parameter.
         params = optax.apply_updates(carry.params, update)
         within = jnp.isfinite(loss) & (loss <= bound)  # The default bound is infinite.
         first = jnp.where(within, carry.diverged_at, jnp.minimum(carry.diverged_at, t))
@@ -224,13 +228,24 @@ def _added(sums, loss, t):
     return handed_on + jnp.where(full, recent, 0), jnp.where(full, 0, recent)
 
 
+def _check_pair(rule, value):
+    if not (isinstance(value, tuple | list) and len(value) == 2):
+        raise TypeError(f"{rule}, got {value!r}.")
+
+
 def _loss_dtype(problem, carry, draw):
-    """Return the dtype for sums of losses; raise if the loss is not a floating scalar."""
+    """Return the dtype for sums of losses; raise if a step of the problem gives another kind."""
 
     def loss(carry, t):
-        return problem.loss(carry.params, problem.observe(draw(t), carry.world)[0])
+        observed = problem.observe(draw(t), carry.world)
+        _check_pair("`problem.observe` must return a pair of batch and world", observed)
+        return problem.loss(carry.params, observed[0]), observed[1]
 
-    shape = jax.eval_shape(loss, carry, jnp.zeros((), jnp.int32))
+    shape, world = jax.eval_shape(loss, carry, jnp.zeros((), jnp.int32))
+    before, after = (jax.tree.map(jnp.shape, tree) for tree in (carry.world, world))
+    if before != after:
+        rule = "`problem.observe` must return a world of the structure and shapes that it took"
+        raise ValueError(f"{rule}, got {after} for {before}.")
     if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise ValueError(f"`problem.loss` must return a floating scalar, got {shape}.")
     return widened(shape.dtype)
@@ -251,14 +266,14 @@ def _check(key, steps, warmup, bound, stride, record, initial, draws):
     if record is not None:
         check_callable("record", record)
         if stride is None:
-            raise ValueError("`record` needs a `stride`.")
+            raise ValueError("`record` needs a `stride`, got None.")
     if key is None:
         if initial is None or draws is None:
             raise ValueError("`key` must be given unless `initial` and `draws` both are, got None.")
     else:
         check_key("key", key)
-    if initial is not None and not (isinstance(initial, tuple | list) and len(initial) == 2):
-        raise TypeError(f"`initial` must be a pair of parameters and world, got {initial!r}.")
+    if initial is not None:
+        _check_pair("`initial` must be a pair of parameters and world", initial)
     for shape in [] if callable(draws) else map(np.shape, jax.tree.leaves(draws)):
         if shape[:1] != (steps,):
             raise ValueError(

@@ -14,8 +14,9 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from nested_jax._core.checks import check_positive
 from nested_jax._core.extras import needs
-from nested_jax._core.files import write_file
+from nested_jax._core.files import check_path, write_file
 
 with needs("nested_jax.plots", "sweep"):
     import matplotlib
@@ -77,6 +78,7 @@ def heatmap(
     logarithms = _log10("losses", losses, (y, x))
     outside = np.zeros(logarithms.shape, bool)
     if diverged is not None:
+        _check_dims("diverged", diverged, (y, x))
         if diverged.dtype != bool:
             raise ValueError(f"`diverged` must be boolean, got {diverged.dtype}.")
         outside = _aligned("diverged", diverged, losses, (y, x))
@@ -124,17 +126,16 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) ->
 
     Raises:
         TypeError: If `figure` is not a figure.
-        ValueError: If `path` has another ending.
+        ValueError: If `path` has another ending, or `dpi` is not positive.
         FileNotFoundError: If the folder does not exist.
     """
-    if not isinstance(figure, Figure):
-        raise TypeError(f"`figure` must be a matplotlib Figure, got {figure!r}.")
+    _check_figure(figure)
+    check_positive("dpi", dpi)
+    check_path("path", path)
     path = pathlib.Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"`path` must end in .png or .svg, got {str(path)!r}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"`path` must be in a folder that exists, got {str(path)!r}.")
     metadata, file = _NO_METADATA if kind == "svg" else None, io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": _SALT}):
         figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
@@ -146,7 +147,11 @@ def to_svg(figure: Figure) -> str:
 
     The ids contain a digest of the drawing, so the ids of different figures on a page do not clash
     and the same figure always gives the same element.
+
+    Raises:
+        TypeError: If `figure` is not a figure.
     """
+    _check_figure(figure)
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": _SALT}):
         figure.savefig(file, format="svg", metadata=_NO_METADATA)
@@ -159,6 +164,11 @@ def to_svg(figure: Figure) -> str:
         lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", tag.group()),
         svg,
     )
+
+
+def _check_figure(figure):
+    if not isinstance(figure, Figure):
+        raise TypeError(f"`figure` must be a matplotlib Figure, got {figure!r}.")
 
 
 def _log10(name, losses, dims):
@@ -184,7 +194,6 @@ def _check_dims(name, array, dims):
 
 
 def _aligned(name, array, losses, dims):
-    _check_dims(name, array, dims)
     for dim in dims:
         if not np.array_equal(array[dim], losses[dim]):
             rule = f"`{name}` must have the coordinates of `losses` along {dim}"
@@ -194,6 +203,8 @@ def _aligned(name, array, losses, dims):
 
 def _axes(ax, size):
     if ax is not None:
+        if not isinstance(ax, Axes):
+            raise TypeError(f"`ax` must be matplotlib Axes, got {ax!r}.")
         return ax.figure.canvas.figure, ax
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)

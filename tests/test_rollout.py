@@ -451,7 +451,7 @@ RULES = [
     ({"stride": 3}, ValueError, "`stride` must divide `steps` = 10, got 3."),
     ({"stride": 20}, ValueError, "`stride` must divide `steps` = 10, got 20."),
     ({"record": 1, "stride": 5}, TypeError, "`record` must be callable, got 1."),
-    ({"record": len}, ValueError, "`record` needs a `stride`."),
+    ({"record": len}, ValueError, "`record` needs a `stride`, got None."),
     ({"bound": NAN}, ValueError, "`bound` must not be NaN, got nan."),
     *(
         ({"key": key}, TypeError, "`key` must be a JAX key such as jax.random.key(0), got ")

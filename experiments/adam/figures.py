@@ -74,8 +74,8 @@ def early(results: xr.Dataset, training: xr.Dataset, rate: float) -> Figure:
     label(left, STEPS, "step / learning rate [1]", "constant gradient")
     label(middle, "learning rate [1]", "largest loss / first loss [1]", "noisy quadratic")
     label(right, STEPS, "loss / first loss [1]", f"quadratic, learning rate {rate:.2g}")
-    shown = [(f"β₂ = {b2:g}", "False", b2) for b2 in results.b2.values]
-    for order, (name, debias, b2) in enumerate([*shown, (f"corrected, β₂ = {B2}", "True", B2)]):
+    shown = [(f"β₂ = {b2:g}", False, b2) for b2 in results.b2.values]
+    for order, (name, debias, b2) in enumerate([*shown, (f"corrected, β₂ = {B2}", True, B2)]):
         line(left, results.t, results.step.sel(debias=debias, b2=b2), order, name)
         if b2 in training.b2.values:
             runs = training.sel(debias=debias, b2=b2).transpose("seed", ...)

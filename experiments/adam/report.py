@@ -147,8 +147,8 @@ def _early(early: xr.Dataset, training: xr.Dataset) -> lab.Section:
     rates = training.learning_rate.values
     rate = rates[np.argmin(abs(np.log(rates / SHOWN_RATE)))]
     peaks = training.peak.sel(learning_rate=rate, b2=B2)
-    plain, corrected = (number(peaks.sel(debias=debias)) for debias in ("False", "True"))
-    largest = float(early.step.sel(debias="False", b2=B2).max())
+    plain, corrected = (number(peaks.sel(debias=debias)) for debias in (False, True))
+    largest = float(early.step.sel(debias=False, b2=B2).max())
     return lab.Section(
         title="What does bias correction prevent?",
         answer=f"Large first steps: without it, and with β₂ = {B2}, steps on a constant gradient "

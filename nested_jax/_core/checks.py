@@ -35,7 +35,7 @@ def how_to_keep_static(name: str, value: Any) -> str:
 
 def as_scalars(name: str, values: Any) -> list:
     """Return the entries of a sequence or a vector; raise if `values` is neither."""
-    if isinstance(values, Sequence) and not isinstance(values, str):
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes | bytearray):
         return list(values)
     if not isinstance(values, np.ndarray | jax.Array):
         raise TypeError(f"`{name}` must be a sequence of numbers or a vector, got {values!r}.")
@@ -48,15 +48,40 @@ def as_scalars(name: str, values: Any) -> list:
 
 def check_number(name: str, value: Any, rule: str = "be a number") -> None:
     """Raise unless `value` is a real scalar, concrete or traced."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return
-    # JAX's dtype hierarchy, unlike NumPy's, includes bfloat16.
-    if not isinstance(value, np.generic | np.ndarray | jax.Array) or not (
-        jnp.issubdtype(value.dtype, np.integer) or jnp.issubdtype(value.dtype, np.floating)
-    ):
+    if not _is_real(value):
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
-    if value.ndim:
+    if getattr(value, "ndim", 0):
         raise ValueError(f"`{name}` must {rule}, got an array of shape {value.shape}.")
+
+
+def check_reals(name: str, values: Any, rule: str = "be real numbers") -> None:
+    """Raise unless `values` is a real number, an array of them, or nested lists of both."""
+    leaves = jax.tree.leaves(values, is_leaf=lambda x: not isinstance(x, list | tuple))
+    if not all(map(_is_real, leaves)):
+        raise TypeError(f"`{name}` must {rule}, got {values!r}.")
+    for leaf in leaves:
+        if isinstance(leaf, int):
+            _as_float(name, leaf, rule)
+
+
+def _is_real(value: Any) -> bool:
+    """Return whether `value` is a number or an array of a real dtype; bools are not numbers."""
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    # JAX's dtype hierarchy, unlike NumPy's, includes bfloat16.
+    return isinstance(value, np.generic | np.ndarray | jax.Array) and (
+        jnp.issubdtype(value.dtype, np.integer) or jnp.issubdtype(value.dtype, np.floating)
+    )
+
+
+def _as_float(name: str, value: Any, rule: str) -> float:
+    """Return a concrete number as a float, which also orders bfloat16; raise if it is too large."""
+    try:
+        return float(value)
+    except OverflowError:
+        # Python does not print integers of more than 4,300 digits.
+        got = f"an integer of {value.bit_length()} bits"
+        raise ValueError(f"`{name}` must {rule} and fit a float, got {got}.") from None
 
 
 # Inside `recording`: pairs of a tracer and the rule that its value must satisfy.
@@ -104,8 +129,7 @@ def keeps(name: str, value: Any, rule: str, holds: Callable[[Any], Any]) -> Any:
     if is_traced(value):
         record(value, lambda concrete: keeps(name, concrete, rule, holds))
         return holds(value)
-    # float() also accepts bfloat16, which NumPy does not order.
-    if not holds(float(value)):
+    if not holds(_as_float(name, value, rule)):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
     return True
 
@@ -174,6 +198,7 @@ def check_count(name: str, value: Any, low: int = 0, high: int | None = None) ->
         record(value, lambda concrete: check_count(name, concrete, low, high))
         return (value >= low) if high is None else (value >= low) & (value <= high)
     # int(), because under jit comparing even a concrete JAX array gives a tracer.
+    _as_float(name, int(value), rule)
     if int(value) < low or (high is not None and int(value) > high):
         raise ValueError(f"`{name}` must {rule}, got {value}.")
     return True
@@ -191,6 +216,28 @@ def check_below(name: str, value: int, high: int) -> None:
     """Raise unless the concrete integer `value` is below `high`."""
     if int(value) >= high:
         raise ValueError(f"`{name}` must be less than {high}, got {value}.")
+
+
+def check_int_fits(name: str, value: Any) -> None:
+    """Raise if a concrete integer does not fit into JAX's default integers."""
+    if not is_traced(value):
+        check_below(name, value, jnp.iinfo(jnp.result_type(int)).max + 1)
+
+
+def check_length(name: str, value: Any, low: int = 1, *, most: int = 10**9, each: int = 4) -> None:
+    """Raise unless `value` is a concrete integer from `low` to `most`: a length of arrays.
+
+    Args:
+        name: Of the argument.
+        value: The length.
+        low: The smallest length.
+        most: The largest length.
+        each: Bytes per entry, for the message.
+    """
+    check_static_count(name, value, low)
+    if int(value) > most:
+        need = f"would need {int(value) * each / 2**30:.3g} GiB"
+        raise ValueError(f"`{name}` must be at most {most}, got {value}, which {need}.")
 
 
 def check_flag(name: str, value: Any) -> None:

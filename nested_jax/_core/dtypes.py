@@ -35,7 +35,9 @@ def widened_real(dtype: Any) -> Any:
 
 
 def transformation(
-    init_fn: Callable[[Any], Any], update_fn: Callable[[Any, Any, Any], tuple[Any, Any]]
+    init_fn: Callable[[Any], Any],
+    update_fn: Callable[[Any, Any, Any], tuple[Any, Any]],
+    kind: type = object,
 ) -> optax.GradientTransformationExtraArgs:
     """Return a transform that accepts the same inputs as optax transforms.
 
@@ -45,6 +47,7 @@ def transformation(
     Args:
         init_fn: parameters -> state.
         update_fn: (updates, state, parameters or None) -> (updates, state).
+        kind: The class of the state.
     """
 
     def init(params):
@@ -52,6 +55,9 @@ def transformation(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
+        if not isinstance(state, kind):
+            rule = f"`state` must be the {kind.__name__} that `init` returned"
+            raise TypeError(f"{rule}, got a {type(state).__name__}.")
         return update_fn(with_arrays(updates), state, with_arrays(params))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -86,10 +92,18 @@ def check_arrays(tree: Any) -> None:
 def check_updates(updates: Any, like: Any) -> None:
     """Raise unless `updates` are floating arrays with the shapes of `like`, real where it is."""
     leaves, treedef = jax.tree.flatten(like)
-    pairs = zip(treedef.flatten_up_to(updates), leaves, strict=True)
+    found, structure = jax.tree.flatten(updates)
+    check_structure(structure, treedef)
     # Paths are the most expensive part, so they are computed only if something differs.
-    if not all(_is_alike(u, x) for u, x in pairs):
+    if not all(map(_is_alike, found, leaves)):
         jax.tree.map_with_path(check_update, like, updates)
+
+
+def check_structure(found: Any, wanted: Any) -> None:
+    """Raise unless the structure `found` of the updates is that of the parameters."""
+    if found != wanted:
+        rule = "`updates` must have the structure of the parameters"
+        raise ValueError(f"{rule}, got {found} for {wanted}.")
 
 
 def _is_alike(u: Any, x: Any) -> bool:
@@ -179,7 +193,10 @@ def root_mean_square(x: jax.Array) -> jax.Array:
 
 def floating_dtype(dtype: Any) -> np.dtype:
     """Return the dtype for an argument `dtype`: JAX's default float if it is None."""
-    dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"`dtype` must be floating, got {dtype}.")
-    return dtype
+    try:
+        found = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
+    except TypeError:  # Its message does not name the argument.
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"`dtype` must be floating, got {found or repr(dtype)}.")
+    return found

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 from nested_jax._core.checks import (
     check_callable,
     check_count,
-    check_static_count,
+    check_length,
     is_traced,
     or_nan,
 )
@@ -93,7 +93,7 @@ def classification(
     """
     check_callable("apply", apply)
     check_callable("init", init)
-    check_static_count("batch_size", batch_size, 1)
+    check_length("batch_size", batch_size)
     _check_examples(apply, init, images, labels)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     examples = labels.shape[0]

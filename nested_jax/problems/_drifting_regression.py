@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nested_jax._core.cascade import cascade, check_levels, stage_decays
-from nested_jax._core.checks import check_non_negative, check_static_count, or_nan
+from nested_jax._core.checks import check_length, check_non_negative, or_nan
 from nested_jax._core.dtypes import complement, floating_dtype, widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
@@ -100,7 +100,7 @@ def drifting_regression(
         >>> params.shape, batch.features.shape, problem.loss(params, batch).shape
         ((4,), (4,), ())
     """
-    check_static_count("dim", dim, 1)
+    check_length("dim", dim)
     dim = int(dim)
     noise_std = check_non_negative("noise_std", noise_std)
     max_levels, valid, decay = check_levels(

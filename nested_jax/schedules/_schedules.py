@@ -1,6 +1,7 @@
 """Schedules: multipliers of the learning rate that know the length of their cycles."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from nested_jax._core.checks import (
     check_at_least,
     check_callable,
     check_fraction,
+    check_reals,
     increasing_fractions,
     is_traced,
     keeps,
@@ -274,7 +276,9 @@ def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     valid, steps = _whole("steps", steps, 0)
 
     def multiplier(step):
-        value = jnp.asarray(schedule(step))
+        value = schedule(step)
+        check_reals("schedule(step)", value)
+        value = jnp.asarray(value)
         dtype = _float(value, steps)
         # Cast the counter before adding 1: it may be the largest integer.
         done = jnp.asarray(step, dtype) + 1
@@ -297,11 +301,17 @@ def _whole(name, value, low):
 
 def _made(valid, multiplier, cycle_steps):
     """Return a schedule; its values are NaN unless `valid`."""
-    if valid is True:
-        return Schedule(multiplier, cycle_steps)
-    return Schedule(
-        lambda step: or_nan(valid, multiplier(step)), lambda step: or_nan(valid, cycle_steps(step))
-    )
+
+    def checked(function):
+        def at(step):
+            check_reals("step", step)
+            if isinstance(step, float) and not math.isfinite(step):
+                raise ValueError(f"`step` must be finite, got {step}.")
+            return or_nan(valid, function(step))
+
+        return at
+
+    return Schedule(checked(multiplier), checked(cycle_steps))
 
 
 def _float(*numbers):

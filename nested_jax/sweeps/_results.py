@@ -11,7 +11,7 @@ import numpy as np
 
 from nested_jax._core.checks import check_choice
 from nested_jax._core.extras import needs
-from nested_jax._core.files import write_file
+from nested_jax._core.files import check_path, write_file
 
 if TYPE_CHECKING:
     import xarray
@@ -51,10 +51,14 @@ def best_point(
         1.0
     """
     check_choice("mode", mode, ("min", "max"))
-    if not hasattr(results, "data_vars"):
-        raise TypeError(f"`results` must be a dataset as `sweep` returns it, got {results!r}.")
-    over = [over] if isinstance(over, str) else [*over]
-    if by not in results:
+    _check_dataset(results)
+    over = [over] if isinstance(over, str) else over
+    if not isinstance(over, Sequence) or not all(isinstance(name, str) for name in over):
+        raise TypeError(f"`over` must be names of axes, got {over!r}.")
+    over = [*over]
+    if not isinstance(by, str):
+        raise TypeError(f"`by` must be the name of a result, got {by!r}.")
+    if by not in results.data_vars:
         raise ValueError(f"`by` must be one of {[*results.data_vars]}, got {by!r}.")
     for name in over:
         if name not in results[by].dims:
@@ -69,6 +73,11 @@ def best_point(
     return means.isel(at).assign_attrs(averaged=over)
 
 
+def _check_dataset(results):
+    if not hasattr(results, "data_vars"):
+        raise TypeError(f"`results` must be a dataset as `sweep` returns it, got {results!r}.")
+
+
 def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
     """Write results to a netCDF 4 file, atomically.
 
@@ -80,6 +89,7 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
         path: File name ending in .nc.
 
     Raises:
+        TypeError: If `results` is not a dataset, or `path` is not a file name.
         ValueError: If `path` does not end in .nc.
         OSError: If the file cannot be written. An existing file is left unchanged.
 
@@ -95,6 +105,8 @@ def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:
     with needs("nested_jax.sweeps.save", "netcdf"):
         import h5netcdf  # noqa: F401
         import h5py  # noqa: F401
+    _check_dataset(results)
+    check_path("path", path)
     path = Path(path)
     if path.suffix != ".nc":
         raise ValueError(f"`path` must end in .nc, got {str(path)!r}.")
@@ -112,6 +124,7 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
         The same dataset, attributes included.
 
     Raises:
+        TypeError: If `path` is not a file name.
         OSError: If the file does not exist or cannot be read as netCDF 4.
 
     Example:
@@ -123,10 +136,11 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
         import h5py  # noqa: F401
         import xarray
 
+    check_path("path", path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"`path` must exist, got {os.fspath(path)!r}.")
     try:
         results = xarray.load_dataset(path, engine="h5netcdf")
-    except FileNotFoundError:
-        raise
     except (OSError, ValueError) as error:
         raise OSError(
             f"`path` must be a netCDF 4 file, got {os.fspath(path)!r}: {error}"

@@ -94,7 +94,8 @@ def sweep(
         progress: Whether to show a progress bar if the error stream is a terminal.
 
     Returns:
-        A dataset whose first dimensions and coordinates are the axes. An array result of shape
+        A dataset whose first dimensions and coordinates are the axes; an axis of bools has bool
+        coordinates. An array result of shape
         (n, ...) has further dimensions `<name>_0`, ... bfloat16 is widened to float32, because
         xarray does not support it. Attributes: `axes`, `runs`, `chunk` (runs per chunk),
         `compile_seconds` (tracing included), `run_seconds`, `device`, `devices`, `configuration`
@@ -104,8 +105,8 @@ def sweep(
         TypeError: If an argument has the wrong type, `run` does not return a dict of arrays, or
             the structure of its result changes along a static axis.
         ValueError: If a grid value is invalid (the message has axis, index and value), a result is
-            named like an axis or like a dimension of another result, or `store` holds another
-            configuration.
+            named like an axis or like a dimension of another result, a name is empty or contains a
+            slash, or `store` holds another configuration.
         MemoryError: If a chunk does not fit into memory.
         OSError: If the store cannot be written. Chunks stored before are left unchanged.
         KeyboardInterrupt: After Ctrl-C; the message says how to resume.
@@ -288,4 +289,8 @@ def _dataset(job, results, executor, fingerprint, compile_seconds, run_seconds) 
     }
     if fingerprint is not None:
         attributes["configuration"] = digest(fingerprint)
-    return xarray.Dataset(variables, coords=grid.coordinates(), attrs=attributes)
+    coordinates = grid.coordinates()
+    for name, axis in grid.items():
+        if axis.static and all(isinstance(x, bool | np.bool_) for x in axis.columns[name]):
+            coordinates[name] = (name, axis.columns[name].astype(bool))
+    return xarray.Dataset(variables, coords=coordinates, attrs=attributes)

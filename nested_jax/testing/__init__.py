@@ -77,11 +77,14 @@ def check_contract(case: Case) -> None:
 
     Raises:
         AssertionError: If the transform breaks the contract.
+        TypeError: If `case` is not a `Case`.
 
     Example:
         >>> import nested_jax as nj
         >>> from nested_jax.testing import Case, check_contract
         >>> check_contract(Case("rate", nj.scale_by_learning_rate, {"learning_rate": (0.1, 0.2)}))
     """
+    if not isinstance(case, Case):
+        raise TypeError(f"`case` must be a Case, got {case!r}.")
     for check in CHECKS:
         check(case)

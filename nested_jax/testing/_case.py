@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nested_jax._core.checks import check_choice
+from nested_jax._core.checks import check_callable, check_choice, check_flag
 from nested_jax._core.extras import needs
 
 with needs("nested_jax.testing", "testing"):
@@ -63,6 +63,17 @@ class Case:
     extremes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise TypeError(f"`name` must be a string, got {self.name!r}.")
+        check_callable("make", self.make)
+        check_flag("needs_params", self.needs_params)
+        for name, value in (("hyperparams", self.hyperparams), ("extremes", self.extremes)):
+            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+                raise TypeError(f"`{name}` must be a dict by name, got {value!r}.")
+        for name, pair in self.hyperparams.items():
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                rule = f"`hyperparams[{name!r}]` must be two values, such as (0.9, 0.999)"
+                raise TypeError(f"{rule}, got {pair!r}.")
         check_choice("reach", self.reach, REACHES)
         for kind, outcome in self.extremes.items():
             check_choice("extremes", kind, EXTREMES)

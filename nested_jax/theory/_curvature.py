@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from nested_jax._core.checks import check_callable, check_static_count
+from nested_jax._core.checks import check_callable, check_key, check_reals, check_static_count
 from nested_jax._core.extras import needs
 from nested_jax._core.types import Params
 
 ITERATIONS = 64
 """Default number of matrix products: exact up to this size, and enough for most spectra's ends."""
+MOST_ENTRIES = 2**31
+"""Most entries of a matrix that is formed: 8 GiB in float32."""
 
 
 class Curvature(NamedTuple):
@@ -68,6 +70,11 @@ def hessian_vector_product(loss: Callable[[Params], Any], params: Params, vector
         doi:10.1162/neco.1994.6.1.147.
     """
     check_callable("loss", loss)
+    _check_params("params", params)
+    _check_params("vector", vector)
+    if jax.tree.map(jnp.shape, vector) != jax.tree.map(jnp.shape, params):
+        rule = "`vector` must have the structure and shapes of `params`"
+        raise ValueError(f"{rule}, got {vector!r} for {params!r}.")
     return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
 
 
@@ -301,6 +308,8 @@ def _least(dtype):
 
 
 def _start(key, vector):
+    if key is not None:
+        check_key("key", key)
     key = jax.random.key(0) if key is None else key
     return jax.random.normal(key, vector.shape, vector.dtype)
 
@@ -312,21 +321,33 @@ def _flattened(name, function, params):
     accurate digits.
     """
     check_callable(name, function)
+    _check_params("params", params)
     wide = jax.tree.map(lambda p: jnp.asarray(p, float), params)
     vector, unravel = ravel_pytree(wide)
     if not vector.size:
         raise ValueError("`params` must hold at least one number, got none.")
 
+    shape = jax.eval_shape(function, wide)
+    if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(shape)):
+        raise TypeError(f"`{name}` must return floating numbers, got {shape}.")
     if name == "loss":
-        shape = jax.eval_shape(function, wide)
         if getattr(shape, "shape", None) != ():
             raise ValueError(f"`loss` must return a scalar, got {shape}.")
         return lambda v: jnp.asarray(function(unravel(v)), vector.dtype), vector
     return lambda v: ravel_pytree(function(unravel(v)))[0].astype(vector.dtype), vector
 
 
+def _check_params(name, params):
+    for path, leaf in jax.tree.leaves_with_path(params):
+        check_reals(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+
 def _check(size, count, iterations):
     check_static_count("iterations", iterations, 1)
+    if MOST_ENTRIES < size**2 <= int(iterations) ** 2:
+        rule = f"`iterations` must be less than the {size} parameters of so large a matrix"
+        need = f"would need {4 * size**2 / 2**30:.3g} GiB"
+        raise ValueError(f"{rule}, got {iterations}: the whole matrix {need}.")
     check_static_count("count", count, 1)
     most = min(size, int(iterations))
     if int(count) > most:

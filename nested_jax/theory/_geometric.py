@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax._core.checks import check_count, is_traced, or_nan
+from nested_jax._core.checks import check_count, check_int_fits, check_reals, is_traced, or_nan
 from nested_jax._core.dtypes import complement
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._solving import solve
@@ -44,6 +44,7 @@ def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
                [0., 3.]], dtype=float32)
     """
     valid = check_count("terms", terms)
+    check_int_fits("terms", terms)
     return or_nan(valid, _geometric_sum(*_as_ratio(ratio), jnp.asarray(terms)))
 
 
@@ -127,6 +128,7 @@ def spectral_radius(ratio: Any) -> float:
 
 def _as_ratio(ratio):
     """Return 1 - ratio, to the last digit even if the ratio is a Python float, and the ratio."""
+    check_reals("ratio", ratio)
     values = jnp.asarray(ratio)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(float)

@@ -1,5 +1,7 @@
 """Test whether a transform is linear and time-invariant by running it."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +25,7 @@ _RULES = {
     "superposition": "the sum of two inputs must give the sum of their outputs",
     "shift": "a delayed input must give the delayed output",
     "parameters": "the output must not depend on the parameters",
+    "entries": "each entry of an array must be transformed by itself",
 }
 
 
@@ -37,12 +40,14 @@ class Linearity(NamedTuple):
         superposition: The output for the sum of two inputs against the sum of their outputs.
         shift: The output for a delayed input against the delayed output.
         parameters: The output with parameters of 1 against the output with parameters of 0.
+        entries: The output for a matrix of inputs against the outputs for its entries.
     """
 
     homogeneity: Float[Array, ""]
     superposition: Float[Array, ""]
     shift: Float[Array, ""]
     parameters: Float[Array, ""]
+    entries: Float[Array, ""]
 
 
 def linearity(tx: optax.GradientTransformation) -> Linearity:
@@ -57,8 +62,10 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
         H(u + v) = H u + H v, \quad H S^n u = S^n H u \;\; (n = 1, 2, 7, 32)
 
     where S delays by one step. To detect slow schedules, the shift test also moves all counters
-    (integers in the state that grow by one per step) forward by up to 1e7 steps. Finally, the same
-    gradients are run with different parameters.
+    (integers in the state that grow by one per step) forward by up to 1e7 steps. The same
+    gradients are run with different parameters. Finally, two steps on a 2 × 2 matrix are compared
+    with those of its entries: `optax.centralize` leaves a scalar unchanged, but mixes the entries
+    of a matrix, so it fails.
 
     Adam is not homogeneous. A schedule or bias correction fails the shift test. Weight decay is
     linear in the parameters, not in the gradients. A clip whose threshold is never reached, or
@@ -73,7 +80,7 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
         The largest error of each test.
 
     Raises:
-        TypeError: If `tx` does not have `init` and `update`.
+        TypeError: If `tx` does not have `init` and `update`, or they raise an error.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -84,7 +91,28 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
         0.0
     """
     check_transformation("tx", tx)
-    return tested(tx)[0]
+    with explained("tx"):
+        return tested(tx)[0]
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Say what a transform must be if it raises an error on one scalar.
+
+    Raises:
+        TypeError: If the transform raises an error that is not about traced values.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, jax.errors.JAXTypeError):
+            raise
+        rule = "run on one parameter, with gradients and parameters as its only arguments"
+        reason = str(error).partition("\n")[0]
+        raise TypeError(
+            f"`{name}` must {rule}, got one that raises {type(error).__name__}: {reason} "
+            "(Pass the optimizer inside a wrapper such as `optax.lookahead`.)"
+        ) from error
 
 
 def tested(
@@ -110,7 +138,24 @@ def tested(
     errors = jax.vmap(relative_error)(outputs[2:], jnp.vstack(expected))
     groups = jnp.split(errors, np.cumsum(kinds[2:])[:-1])
     superposition, parameters, homogeneity, shift, later = map(jnp.max, groups)
-    return Linearity(homogeneity, superposition, jnp.maximum(shift, later), parameters), u, hu
+    found = homogeneity, superposition, jnp.maximum(shift, later), parameters, _mixing(tx, u)
+    return Linearity(*found), u, hu
+
+
+def _mixing(tx, u):
+    """Return how far two updates of a matrix differ from those of its entries."""
+    inputs = u[:8].reshape(2, 2, 2)
+
+    def run(inputs):
+        zero = jnp.zeros_like(inputs[0])
+        state, outputs = tx.init(zero), []
+        for gradient in inputs:
+            output, state = tx.update(gradient, state, zero)
+            outputs.append(jnp.asarray(output, float))
+        return jnp.stack(outputs)
+
+    by_entry = jax.vmap(run, in_axes=1, out_axes=1)(inputs.reshape(2, 4))
+    return relative_error(run(inputs), by_entry.reshape(inputs.shape))
 
 
 def check_linearity(name: str, errors: Linearity) -> None:

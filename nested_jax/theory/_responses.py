@@ -9,16 +9,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
 from nested_jax._core.checks import (
+    check_length,
     check_non_negative,
     check_number,
-    check_static_count,
+    check_reals,
     check_unit_interval,
     is_traced,
 )
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._geometric import is_negligible, late_power, spectral_radius
 from nested_jax.theory._solving import solve
-from nested_jax.theory._state_space import StateSpace, System, as_state_space, simulated
+from nested_jax.theory._state_space import (
+    MOST_STEPS,
+    StateSpace,
+    System,
+    as_state_space,
+    simulated,
+)
 
 
 def impulse_response(system: System, steps: int) -> Float[Array, " step"]:
@@ -39,7 +46,7 @@ def impulse_response(system: System, steps: int) -> Float[Array, " step"]:
     Raises:
         TypeError: If `system` is of the wrong kind, or `steps` is not a concrete integer.
         ValueError: If `system` is a transform that is refused (see `state_space`), or `steps` is
-            below 1.
+            below 1 or above 10 million.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -47,7 +54,7 @@ def impulse_response(system: System, steps: int) -> Float[Array, " step"]:
         Array([1.  , 0.5 , 0.25], dtype=float32)
     """
     system = as_state_space(system)
-    check_static_count("steps", steps, 1)
+    check_length("steps", steps, most=MOST_STEPS)
     return simulated(system, jnp.zeros(steps).at[0].set(1.0))
 
 
@@ -68,7 +75,7 @@ def step_response(system: System, steps: int) -> Float[Array, " step"]:
     Raises:
         TypeError: If `system` is of the wrong kind, or `steps` is not a concrete integer.
         ValueError: If `system` is a transform that is refused (see `state_space`), or `steps` is
-            below 1.
+            below 1 or above 10 million.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -76,7 +83,7 @@ def step_response(system: System, steps: int) -> Float[Array, " step"]:
         Array([1.  , 1.5 , 1.75], dtype=float32)
     """
     system = as_state_space(system)
-    check_static_count("steps", steps, 1)
+    check_length("steps", steps, most=MOST_STEPS)
     return simulated(system, jnp.ones(steps))
 
 
@@ -106,11 +113,11 @@ def frequency_response(system: System, frequencies: ArrayLike) -> Complex[Array,
         Array([2.    , 0.6667], dtype=float32)
     """
     system = as_state_space(system)
-    frequencies = jnp.asarray(frequencies)
-    if jnp.iscomplexobj(frequencies) or frequencies.dtype == bool:
-        raise TypeError(f"`frequencies` must be real numbers, got {frequencies.dtype}.")
-    found = _responses(system, frequencies.astype(float))
-    return jnp.where(jnp.isfinite(found), found, jnp.inf)
+    check_reals("frequencies", frequencies)
+    frequencies = jnp.asarray(frequencies, float)
+    found = _responses(system, frequencies)
+    at_pole = jnp.isfinite(frequencies) & ~jnp.isfinite(found)
+    return jnp.where(at_pole, jnp.inf, found)
 
 
 @jax.jit

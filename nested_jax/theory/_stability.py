@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
-from nested_jax._core.checks import check_count, check_unit_interval, is_traced, or_nan, record
+from nested_jax._core.checks import (
+    check_count,
+    check_reals,
+    check_unit_interval,
+    is_traced,
+    or_nan,
+    record,
+)
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._responses import dc_gain, response
 from nested_jax.theory._state_space import StateSpace, System, as_state_space
@@ -97,6 +104,7 @@ def mean_growth(system: System, c: ArrayLike) -> Float[Array, "*shape"]:
         >>> [f"{mean_growth(nj.nested_momentum(1e-2, levels=m), 2.0):+.4f}" for m in (1, 6, 7)]
         ['-0.0202', '-0.0006', '+0.0007']
     """
+    check_reals("c", c)
     c = jnp.asarray(c, jnp.result_type(float))
     return jnp.log(_radii(oriented(system), c))
 
@@ -127,6 +135,7 @@ def convergence_rate(system: System, eigenvalues: ArrayLike) -> Float[Array, ""]
         >>> round(float(convergence_rate(nj.nesterov(1.0, decay=9 / 11), [0.01, 0.1, 1.0])), 3)
         0.9
     """
+    check_reals("eigenvalues", eigenvalues)
     c = jnp.asarray(eigenvalues, jnp.result_type(float))
     if not c.size:
         raise ValueError("`eigenvalues` must not be empty, got none.")

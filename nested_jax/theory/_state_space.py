@@ -12,13 +12,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from nested_jax._core.cascade import check_decays
-from nested_jax._core.checks import check_transformation, is_traced
+from nested_jax._core.checks import check_reals, check_transformation, is_traced
 from nested_jax._core.dtypes import complement
 from nested_jax._core.jaxpr import influential
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._linearity import (
     Linearity,
     check_linearity,
+    explained,
     passed,
     relative_error,
     tested,
@@ -26,6 +27,8 @@ from nested_jax.theory._linearity import (
 
 # Zero updates before linearisation: `scale_by_nesterov_momentum` stores its decay in the first one.
 SETTLING = 2
+# Most outputs of a response: 40 MB in float32, computed in a second.
+MOST_STEPS = 10**7
 # Cache of measurements: several functions are usually called on one transform, and each call would
 # compile the tests again. Key: identities of its functions and the dtype. Value: the transform, to
 # keep it alive, and its measurements.
@@ -80,7 +83,8 @@ def state_space(tx: optax.GradientTransformation) -> StateSpace:
         The system, in JAX's default dtype.
 
     Raises:
-        TypeError: If `tx` does not have `init` and `update`.
+        TypeError: If `tx` does not have `init` and `update`, they raise an error, or it is an
+            `optax.MultiSteps`.
         ValueError: If a test fails; the message says which one and by how much.
 
     Example:
@@ -114,6 +118,8 @@ def as_state_space(system: System) -> StateSpace:
     """
     if not isinstance(system, StateSpace):
         return _extracted("system", system)
+    for name, values in zip(StateSpace._fields, system, strict=True):
+        check_reals(f"system.{name}", values)
     system = StateSpace(*(jnp.asarray(x, float) for x in system))
     shapes = [x.shape for x in system]
     state = shapes[1][:1]
@@ -211,7 +217,12 @@ def _dynamics(keeps, takes):
 def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
     """Return the state-space form of the argument `name`, after testing it."""
     check_transformation(name, tx)
-    errors, mismatch, system, active = _measured(tx)
+    if isinstance(tx, optax.MultiSteps):
+        # It is not a pair of functions, and it accumulates gradients: it is not time-invariant.
+        rule = f"`{name}` must be linear and time-invariant"
+        raise TypeError(f"{rule}, got an optax.MultiSteps: pass the optimizer inside.")
+    with explained(name):
+        errors, mismatch, system, active = _measured(tx)
     check_linearity(name, errors)
     if is_traced(mismatch):
         fine = passed(jnp.max(jnp.stack([mismatch, *errors])))

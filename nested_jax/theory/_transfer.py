@@ -13,14 +13,20 @@ from nested_jax._core.cascade import check_decays
 from nested_jax._core.checks import (
     check_count,
     check_fraction,
-    check_static_count,
+    check_int_fits,
+    check_length,
     check_unit_interval,
     is_traced,
     or_nan,
 )
 from nested_jax._core.dtypes import complement
 from nested_jax._core.types import ScalarLike
-from nested_jax.theory._state_space import StateSpace, cascade, cascade_dynamics
+from nested_jax.theory._state_space import (
+    MOST_STEPS,
+    StateSpace,
+    cascade,
+    cascade_dynamics,
+)
 
 
 def heavy_ball(decay: ScalarLike = 0.9) -> StateSpace:
@@ -237,8 +243,9 @@ def negative_binomial_weights(
         [0.25, 0.25, 0.1875, 0.125]
     """
     valid = check_count("stages", stages)
+    check_int_fits("stages", stages)
     decay = or_nan(valid, check_unit_interval("decay", decay))
-    check_static_count("steps", steps, 1)
+    check_length("steps", steps, most=MOST_STEPS)
     take = jnp.log(jnp.asarray(complement(decay), float))
     age = jnp.arange(steps - 1, dtype=float)
     ratios = jnp.log(jnp.asarray(decay, float) * ((age + stages) / (age + 1)))

@@ -142,6 +142,10 @@ def scale_by_adam(
         nu_gain = average(b2, take2, state.nu_gain, one)
         numbers = in_dtype(mu_gain, nu_gain, eps)
         nu_hat = jax.tree.map(lambda v: v / numbers(v.dtype)[1], nu)
+        if amsgrad and jax.tree.structure(state.nu_max) != jax.tree.structure(nu_hat):
+            raise ValueError(
+                "`state` must be of Adam with `amsgrad`, got a state without `nu_max`."
+            )
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu_hat) if amsgrad else ()
 
         def leaf(m, v):
@@ -151,4 +155,4 @@ def scale_by_adam(
         outflow = jax.tree.map(leaf, mu, nu_max if amsgrad else nu_hat)
         return narrowed(outflow, updates), ScaleByAdamState(mu, nu, mu_gain, nu_gain, nu_max)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByAdamState)

@@ -94,7 +94,7 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
         fresh = ClipByBlockRmsState(rms=rms, factor=_factor(rms, threshold))
         return treedef.unflatten([u for u, _ in clipped]), fresh
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ClipByBlockRmsState)
 
 
 def _largest(values, least):

@@ -20,6 +20,7 @@ from nested_jax._core.checks import (
 )
 from nested_jax._core.dtypes import (
     check_arrays,
+    check_structure,
     complement,
     incremented,
     place,
@@ -187,8 +188,10 @@ def scale_by_factored_rms(
         keep, take = weights_at(state.count)
         check_arrays(updates)
         leaves, treedef = jax.tree.flatten_with_path(updates)
+        moments, wanted = jax.tree.flatten(state.moments, is_leaf=_is_factored)
+        check_structure(treedef, wanted)
         pairs = []
-        for (path, g), moment in zip(leaves, treedef.flatten_up_to(state.moments), strict=True):
+        for (path, g), moment in zip(leaves, moments, strict=True):
             axes = axes_of(g.shape)
             if [x.shape for x in jax.tree.leaves(moment)] != _moment_shapes(g.shape, axes):
                 rule = "Updates must have the shapes of the parameters"
@@ -200,7 +203,7 @@ def scale_by_factored_rms(
         )
         return treedef.unflatten([u for u, _ in pairs]), fresh
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByFactoredRmsState)
 
 
 def _zero_moment(param, axes):
@@ -210,6 +213,10 @@ def _zero_moment(param, axes):
         return jnp.zeros_like(like, widened_real(param.dtype))
 
     return zeros() if axes is None else FactoredMoment(row=zeros(axes[1]), column=zeros(axes[0]))
+
+
+def _is_factored(node):
+    return isinstance(node, FactoredMoment)
 
 
 def _moment_shapes(shape, axes):

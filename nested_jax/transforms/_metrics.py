@@ -111,6 +111,9 @@ def with_metrics(tx: optax.GradientTransformation) -> optax.GradientTransformati
         return WithMetricsState(inner=tx.init(params), metrics=Metrics(*nothing))
 
     def update_fn(updates, state, params=None, **extra_args):
+        if not isinstance(state, WithMetricsState):
+            rule = "`state` must be the WithMetricsState that `init` returned"
+            raise TypeError(f"{rule}, got a {type(state).__name__}.")
         updates = with_arrays(updates)
         steps, inner = tx.update(updates, state.inner, params, **extra_args)
         return steps, WithMetricsState(inner=inner, metrics=_measure(updates, steps, inner))

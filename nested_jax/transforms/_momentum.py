@@ -75,4 +75,4 @@ def scale_by_accumulated_momentum(decay: ScalarLike = 0.9) -> optax.GradientTran
         )
         return narrowed(momentum, updates), ScaleByAccumulatedMomentumState(momentum=momentum)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByAccumulatedMomentumState)

@@ -125,7 +125,7 @@ def scale_by_nesterov_momentum(
         state = ScaleByNesterovMomentumState(count, velocity, ahead, rate)
         return narrowed(step, updates), state
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByNesterovMomentumState)
 
 
 def nesterov_iterate(params: Params, state: OptState) -> Params:

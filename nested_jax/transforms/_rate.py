@@ -88,7 +88,7 @@ def scale_by_learning_rate(
         count = incremented(state.count)
         return narrowed(jax.tree.map(leaf, updates), updates), ScaleByLearningRateState(count, rate)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByLearningRateState)
 
 
 def check_rate(learning_rate, schedule):

@@ -160,7 +160,7 @@ def scale_by_relative_step(
             steps = narrowed(steps, updates)
         return steps, ScaleByRelativeStepState(incremented(step), rate, inner)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByRelativeStepState)
 
 
 # Jitted separately, so that all leaves of one shape share one trace.

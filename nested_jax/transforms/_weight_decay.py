@@ -14,6 +14,7 @@ from nested_jax._core.checks import (
 )
 from nested_jax._core.dtypes import (
     cast,
+    check_structure,
     check_update,
     in_dtype,
     incremented,
@@ -22,7 +23,7 @@ from nested_jax._core.dtypes import (
     widened,
 )
 from nested_jax._core.types import Params, ScalarLike, ScalarOrSchedule, Schedule
-from nested_jax.transforms._rate import check_rate, rate_at
+from nested_jax.transforms._rate import check_rate, rate_at, value_at
 
 
 class AddDecoupledWeightDecayState(NamedTuple):
@@ -120,10 +121,11 @@ def add_decoupled_weight_decay(
     def update_fn(updates, state, params):
         if params is None:
             raise ValueError("`add_decoupled_weight_decay` needs `params` in `update`, got None.")
+        check_structure(jax.tree.structure(updates), jax.tree.structure(params))
         step, dtype = state.step, state.decay.dtype
         decay = jnp.asarray(weight_decay, dtype)
         if cycle_steps is not None:
-            decay = decay / jnp.sqrt(jnp.asarray(cycle_steps(step), dtype))
+            decay = decay / jnp.sqrt(value_at("schedule.cycle_steps", cycle_steps, step, dtype))
         decay = decay * rate_at(learning_rate, schedule, step, dtype)
         fraction = in_dtype(decay)
 
@@ -143,7 +145,7 @@ def add_decoupled_weight_decay(
         state = AddDecoupledWeightDecayState(incremented(step), decay)
         return narrowed(outflow, updates), state
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, AddDecoupledWeightDecayState)
 
 
 def _is_function(mask):

@@ -24,13 +24,18 @@ from nested_jax._core.checks import (
     check_finite,
     check_flag,
     check_fraction,
+    check_int_fits,
+    check_key,
+    check_length,
     check_non_negative,
     check_number,
     check_number_or_schedule,
     check_positive,
+    check_reals,
     check_static_count,
     check_transformation,
     check_unit_interval,
+    keeps,
 )
 
 INF, NAN = math.inf, math.nan
@@ -193,10 +198,42 @@ def test_a_schedule_passes_and_a_number_is_checked():
         check_number_or_schedule("x", -1, check_positive)
 
 
+def test_check_reals():
+    for values in (1, 0.5, [1, [jnp.ones(2)]], np.ones((2, 2)), np.float32(1), []):
+        check_reals("x", values)
+    jax.jit(lambda x: check_reals("x", [x, 1]))(0.5)
+    for values in ("1", b"1", None, True, [True], 1j, np.array("a"), {"a": 1}, [[1], [None]]):
+        with rejects(TypeError, f"`x` must be real numbers, got {values!r}."):
+            check_reals("x", values)
+
+
+def test_check_key():
+    for key in (jax.random.key(0), jax.random.PRNGKey(0), np.zeros(2, np.uint32)):
+        check_key("key", key)
+    for value in (0, None, np.zeros(2), jax.random.split(jax.random.key(0))):
+        with rejects(
+            TypeError, f"`key` must be a JAX key such as jax.random.key(0), got {value!r}."
+        ):
+            check_key("key", value)
+
+
+def test_what_is_allocated_has_a_limit():
+    check_length("n", 10**9)
+    with rejects(ValueError, "`n` must be at most 10, got 2147483648, which would need 16 GiB."):
+        check_length("n", 2**31, most=10, each=8)
+    check_int_fits("n", 2**31 - 1)
+    jax.jit(lambda n: check_int_fits("n", n))(3)
+    with rejects(ValueError, "`n` must be less than 2147483648, got 2147483648."):
+        check_int_fits("n", 2**31)
+    with rejects(ValueError, "`n` must be a number and fit a float, got an integer of 1329 bits."):
+        keeps("n", 10**400, "be a number", lambda x: x == x)
+
+
 def test_every_check_is_tested_here():
     checks = {f for name, f in inspect.getmembers(_checks) if name.startswith("check_")}
     others = {check_number, check_below, check_flag, check_choice, check_callable}
-    others |= {check_number_or_schedule, check_transformation}
+    others |= {check_number_or_schedule, check_transformation, check_reals, check_key}
+    others |= {check_length, check_int_fits}
     assert checks == RANGES.keys() | others
 
 

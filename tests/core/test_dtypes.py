@@ -292,7 +292,9 @@ def test_every_transform_names_the_leaf_that_is_no_array(name):
         updated(name, jnp.ones((3, 4), jnp.int32))
 
 
-@pytest.mark.parametrize("name", ["momentum", "nesterov", "adam"])
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "adam", "adafactor"])
 def test_rejects_none_in_place_of_an_array(name):
-    with pytest.raises(TypeError, match=re.escape("Leaves must be arrays, got None at ['a'].")):
+    # None is a tree without leaves.
+    message = "`updates` must have the structure of the parameters, got PyTreeDef({'a': "
+    with pytest.raises(ValueError, match=re.escape(message)):
         updated(name, None)

@@ -102,7 +102,7 @@ def test_early_steps_are_the_closed_form(x64, here):
     results = runs.early(TINY, here)
     t = results.t.values
     for b2 in results.b2.values:
-        plain, corrected = (results.step.sel(debias=x, b2=b2) for x in ("False", "True"))
+        plain, corrected = (results.step.sel(debias=x, b2=b2) for x in (False, True))
         expected = (1 - 0.9**t) / np.sqrt(1 - b2**t)
         # Adam's eps of 1e-8 is beside a root of v of at least .01.
         np.testing.assert_allclose(plain, expected, rtol=2e-6)

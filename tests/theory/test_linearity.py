@@ -84,7 +84,7 @@ LINEAR = {
     "test.offset": offset_of_0(),
 }
 
-HOMOGENEITY, SUPERPOSITION, SHIFT, PARAMETERS = theory.Linearity._fields
+HOMOGENEITY, SUPERPOSITION, SHIFT, PARAMETERS, ENTRIES = theory.Linearity._fields
 
 REFUSED = {
     "scale_by_nested_momentum[debias]": (nj.scale_by_nested_momentum([0.9], debias=True), {SHIFT}),
@@ -103,8 +103,11 @@ REFUSED = {
     "adam": (nj.adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "adamw": (nj.adamw(), {HOMOGENEITY, SUPERPOSITION, SHIFT, PARAMETERS}),
     "add_decoupled_weight_decay": (nj.add_decoupled_weight_decay(0.1), {PARAMETERS}),
-    "clip_by_block_rms": (nj.clip_by_block_rms(1.0), {HOMOGENEITY, SUPERPOSITION}),
-    "scale_by_factored_rms": (nj.scale_by_factored_rms(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
+    "clip_by_block_rms": (nj.clip_by_block_rms(1.0), {HOMOGENEITY, SUPERPOSITION, ENTRIES}),
+    "scale_by_factored_rms": (
+        nj.scale_by_factored_rms(),
+        {HOMOGENEITY, SUPERPOSITION, SHIFT, ENTRIES},
+    ),
     "scale_by_relative_step": (nj.scale_by_relative_step(), {SHIFT, PARAMETERS}),
     "adafactor": (nj.adafactor(), set(theory.Linearity._fields)),
     "factored_adamw": (nj.factored_adamw(0.1, weight_decay=0.1, normalized=False), None),
@@ -116,11 +119,16 @@ REFUSED = {
     "optax.clip": (optax.clip(1.0), {HOMOGENEITY, SUPERPOSITION}),
     "optax.clip[large]": (optax.clip(1e6), {HOMOGENEITY}),
     "optax.chain[clip]": (optax.chain(optax.clip(1.0), optax.trace(0.9)), {HOMOGENEITY}),
-    "optax.clip_by_global_norm": (optax.clip_by_global_norm(1.0), {HOMOGENEITY, SUPERPOSITION}),
+    "optax.clip_by_global_norm": (
+        optax.clip_by_global_norm(1.0),
+        {HOMOGENEITY, SUPERPOSITION, ENTRIES},
+    ),
     "optax.scale_by_sign": (optax.scale_by_sign(), {HOMOGENEITY, SUPERPOSITION}),
     "optax.sgd[schedule]": (optax.sgd(optax.exponential_decay(0.1, 100, 0.5)), {SHIFT}),
     "optax.sgd[late]": (optax.sgd(optax.piecewise_constant_schedule(0.1, {900: 0.1})), {SHIFT}),
     "optax.add_decayed_weights": (optax.add_decayed_weights(0.1), {PARAMETERS}),
+    "optax.centralize": (optax.centralize(), {ENTRIES}),
+    "optax.chain[centralize]": (optax.chain(optax.centralize(), optax.trace(0.9)), {ENTRIES}),
     "optax.apply_every": (optax.apply_every(2), {SHIFT}),
     "optax.MultiSteps": (
         optax.MultiSteps(optax.trace(0.9), 2).gradient_transformation(),

@@ -20,7 +20,8 @@ def examine(run: Partial, grid: Grid) -> Structure:
     Raises:
         TypeError, ValueError: If a grid value is invalid: the factory's own error, with axis, index
             and value. If the result is not a dict of arrays, its structure changes along a static
-            axis, or a result is named like an axis or like a dimension of another result. If `run`
+            axis, a name cannot be saved, or a result is named like an axis or like a dimension of
+            another result. If `run`
             depends on a value traced outside the sweep.
     """
     job = whole(run, grid)
@@ -54,6 +55,11 @@ def examine(run: Partial, grid: Grid) -> Structure:
 
 def _check_names(structure: Structure, grid: Grid) -> None:
     taken = {*grid, *grid.arguments}
+    for name in [*taken, *structure]:
+        # netCDF has no such names. Refuse them now, not when hours of results are saved.
+        if name in ("", ".") or "/" in name or "\0" in name:
+            rule = "an axis or a result must have a name that `save` can write, without / in it"
+            raise ValueError(f"`{name}`: {rule}, got {name!r}.")
     for name in structure:
         if name in taken:
             raise ValueError(f"`run` must not return the name of an axis, got {name!r}.")

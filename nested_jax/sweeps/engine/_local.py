@@ -63,7 +63,7 @@ class LocalDevices:
             default = config.jax_default_device
             platform = getattr(default, "platform", default)
             devices = jax.local_devices(backend=platform)
-        self.devices: list[Any] = [*devices] if isinstance(devices, Iterable) else [None]
+        self.devices: list[Any] = [*devices] if isinstance(devices, Sequence) else [None]
         if not all(isinstance(device, jax.Device) for device in self.devices):
             rule = "`devices` must be a sequence of JAX's devices, such as jax.devices()[:1]"
             raise TypeError(f"{rule}, got {devices!r}.")
