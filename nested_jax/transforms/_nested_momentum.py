@@ -155,7 +155,7 @@ def scale_by_nested_momentum(
             outflow = _combined(weights, (*momenta, updates))
         return narrowed(outflow, updates), ScaleByNestedMomentumState(momenta=momenta, gains=gains)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn, ScaleByNestedMomentumState)
 
 
 def _debiased(decays, takes, gains):

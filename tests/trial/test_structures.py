@@ -27,7 +27,6 @@ TRANSFORMS = {
 # They keep no array per parameter, so any tree fits their state.
 STATELESS = {"clip_by_block_rms", "scale_by_learning_rate"}
 STATES = {name: tx.init(PARAMS) for name, tx in TRANSFORMS.items()}
-UNCHECKED = {"scale_by_nested_momentum"}  # Its factory does not name its state yet.
 
 STRUCTURE = (ValueError, "`updates` must have the structure of the parameters, got PyTreeDef(")
 WRONG = {
@@ -94,7 +93,7 @@ def test_leaves_that_are_not_floating_arrays_are_refused(name, kind):
 
 
 @pytest.mark.parametrize("other", [*TRANSFORMS, "none", "empty", "dict"])
-@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in UNCHECKED])
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_state_of_another_transform_is_refused(name, other):
     state = {"none": None, "empty": (), "dict": {}}.get(other, STATES.get(other))
     if type(state) is type(STATES[name]):  # AMSGrad's state has all that Adam's has, and more.
