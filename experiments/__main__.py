@@ -9,10 +9,20 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import adafactor, adam, adam_vs_sgd, heatmaps, lab, levels, momentum, stability
+from experiments import (
+    adafactor,
+    adam,
+    adam_vs_sgd,
+    heatmaps,
+    lab,
+    levels,
+    momentum,
+    stability,
+    tracking,
+)
 
 # In the order in which a reader meets them.
-MODULES = (levels, stability, momentum, adam, adam_vs_sgd, heatmaps, adafactor)
+MODULES = (levels, stability, tracking, momentum, adam, adam_vs_sgd, heatmaps, adafactor)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 

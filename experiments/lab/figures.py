@@ -1,5 +1,6 @@
 """Figures of lines with bands, and numbers with intervals, for reports on runs over seeds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,18 @@ ROUNDING = 1e-6
 PREDICTED = {"color": "0.45", "lw": 1.0, "ls": ":", "zorder": 1}
 
 
-def panels(columns: int, rows: int = 1, width: float = 9.6, height: float = 3.4) -> tuple:
+def panels(
+    columns: int,
+    rows: int = 1,
+    width: float = 9.6,
+    height: float = 3.4,
+    widths: Sequence[float] | None = None,
+) -> tuple:
     """Return a figure of a page's width, and its axes as an array of shape (rows, columns)."""
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
     figure = Figure(figsize=(width, height * rows), layout=layout)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=widths)
     for ax in axes.flat:
         ax.grid(lw=0.4, alpha=0.6)
         ax.spines[["top", "right"]].set_visible(False)

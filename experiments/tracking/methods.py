@@ -22,11 +22,12 @@ class RecursiveLeastSquaresState(NamedTuple):
     inverse: Float[Array, "features features"]
 
 
-class IdbdState(NamedTuple):
-    """State of `idbd`: logarithms of the rates, and the traces of past steps."""
+class AutostepState(NamedTuple):
+    """State of `autostep`, by feature: rates, traces of past steps, scale of the meta-gradient."""
 
-    log_rates: Float[Array, " features"]
+    rates: Float[Array, " features"]
     trace: Float[Array, " features"]
+    scale: Float[Array, " features"]
 
 
 class KalmanFilterState(NamedTuple):
@@ -90,25 +91,32 @@ def recursive_least_squares(
     return _method(init, step)
 
 
-def idbd(meta_rate: Any, *, rate: Any) -> optax.GradientTransformationExtraArgs:
-    """Return IDBD: LMS with a rate per feature that follows its own gradient.
+def autostep(
+    rate: Any, *, meta_rate: Any, horizon: Any = 1e4
+) -> optax.GradientTransformationExtraArgs:
+    """Return Autostep: LMS with a rate per feature that follows its own, normalized gradient.
 
-    b <- b + meta_rate delta f h, a = exp(b), w <- w + a delta f, h <- h max(1 - a f^2, 0) + a delta
-    f, from a = `rate` and h = 0. With `meta_rate` 0 it is LMS: SGD on the squared loss at half of
-    `rate`.
+    With the meta-gradient m = delta f h of each feature: v <- max(|m|, v + a f^2 (|m| - v) /
+    `horizon`), a <- a exp(`meta_rate` m / v), a <- a / max(sum a f^2, 1), w <- w + a delta f,
+    h <- h (1 - a f^2) + a delta f, from a = `rate`, h = 0 and v = 0. No step passes the target.
+    With `meta_rate` 0 and small rates it is LMS: SGD on the squared loss at half of `rate`.
 
-    Sutton (1992), Adapting bias by gradient descent, Figure 2.
+    Mahmood, Sutton, Degris & Pilarski (2012), Tuning-free step-size adaptation, Table 1.
     """
 
     def init(params):
-        return IdbdState(jnp.full_like(params, jnp.log(rate)), jnp.zeros_like(params))
+        zeros = jnp.zeros_like(params)
+        return AutostepState(jnp.full_like(params, rate), zeros, zeros)
 
     def step(features, target, params, state):
-        slope = (target - jnp.sum(params * features)) * features
-        log_rates = state.log_rates + meta_rate * slope * state.trace
-        rates = jnp.exp(log_rates)
-        kept = jnp.maximum(1 - rates * features**2, 0)
-        return rates * slope, IdbdState(log_rates, state.trace * kept + rates * slope)
+        slope, power = (target - jnp.sum(params * features)) * features, features**2
+        meta = slope * state.trace
+        nearer = state.rates * power / horizon * (jnp.abs(meta) - state.scale)
+        scale = jnp.maximum(jnp.abs(meta), state.scale + nearer)
+        rates = state.rates * jnp.exp(meta_rate * meta / jnp.where(scale > 0, scale, 1))
+        rates = rates / jnp.maximum(jnp.sum(rates * power), 1)
+        trace = state.trace * (1 - rates * power) + rates * slope
+        return rates * slope, AutostepState(rates, trace, scale)
 
     return _method(init, step)
 

@@ -34,10 +34,10 @@ from nested_jax.problems import drifting_regression
 
 def tracking_bound(
     dim: int = 10,
-    *,
     data_levels: int = 1,
     decay: ScalarLike = 0.95,
     noise_std: ScalarLike = 0.1,
+    *,
     key: jax.Array | None = None,
     steps: int | None = None,
     warmup: int = 0,
@@ -105,7 +105,6 @@ def tracking_bound(
 
 def predict_zero_loss(
     dim: ScalarLike = 10,
-    *,
     data_levels: ScalarLike = 1,
     decay: ScalarLike = 0.95,
     noise_std: ScalarLike = 0.1,

@@ -84,19 +84,25 @@ def test_recursive_least_squares_stays_symmetric_in_float32():
     assert run.mean_loss < theory.predict_zero_loss(5)
 
 
-def test_idbd_is_its_recurrence(data):
+def test_autostep_is_its_recurrence(data):
     w, features, targets = data
-    path = path_of(methods.idbd(0.02, rate=0.05), data)
-    b, h = np.full(DIM + 1, np.log(0.05)), np.zeros(DIM + 1)
+    path = path_of(methods.autostep(0.3, meta_rate=0.05, horizon=20.0), data)
+    a, h, v = np.full(DIM + 1, 0.3), np.zeros(DIM + 1), np.zeros(DIM + 1)
+    limited = 0
     for after, f, y in zip(path, features, targets, strict=True):
         error = y - w @ f
-        b = b + 0.02 * error * f * h
-        w = w + np.exp(b) * error * f
-        h = h * np.clip(1 - np.exp(b) * f * f, 0, None) + np.exp(b) * error * f
+        m = error * f * h
+        v = np.maximum(abs(m), v + a * f * f * (abs(m) - v) / 20)
+        a = a * np.exp(0.05 * np.divide(m, v, out=np.zeros(DIM + 1), where=v > 0))
+        limited += a @ f**2 > 1
+        a = a / max(a @ f**2, 1)
+        w = w + a * error * f
+        h = h * (1 - a * f * f) + a * error * f
         np.testing.assert_allclose(after, w, rtol=RTOL)
-    # Without a meta-rate it is SGD.
-    still = path_of(methods.idbd(0.0, rate=0.05), data)
-    np.testing.assert_allclose(still, path_of(optax.sgd(0.025), data), rtol=RTOL)
+    assert 0 < limited < STEPS
+    # Without a meta-rate, as long as no step passes the target, it is SGD.
+    still = path_of(methods.autostep(0.02, meta_rate=0.0), data)
+    np.testing.assert_allclose(still, path_of(optax.sgd(0.01), data), rtol=RTOL)
 
 
 def test_the_kalman_filter_is_the_conditional_mean(data):

@@ -152,7 +152,7 @@ METHODS = {
     "factored_adamw": nj.factored_adamw(0.02, weight_decay=0.02, normalized=False),
     "normalized LMS": methods.normalized_lms(0.3),
     "least squares": methods.recursive_least_squares(0.9),
-    "idbd": methods.idbd(0.01, rate=0.1),
+    "autostep": methods.autostep(0.1, meta_rate=0.01),
     "wrong levels": methods.kalman_filter(1),
 }
 
