@@ -27,8 +27,8 @@ class Config:
     """Reported runs of each method."""
     tuning_seeds: lab.Count = 4
     """Runs on which hyperparameters are tuned; they are not reported."""
-    trials: Annotated[int, lab.count(4)] = 32
-    """Hyperparameters tried for each method and number of data levels, in each of two rounds."""
+    trials: Annotated[int, lab.count(4)] = 64
+    """Hyperparameters tried for each method and number of data levels, in each of three rounds."""
     seed: lab.Seed = 0
     quick: lab.Quick = False
     device: lab.Device = "auto"

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from experiments.lab.figures import COLOURS, label, panels
+from experiments.lab.figures import COLOURS, label, legend, panels
 from experiments.tracking.compared import METHODS
 from experiments.tracking.numbers import multiples, order, penalties
 from experiments.tracking.streams import COMPARED, SERIES
@@ -20,6 +20,7 @@ def draw_answer(results: dict[str, xr.Dataset]) -> Figure:
     figure, axes = panels(2, height=5.2, widths=(1.35, 1))
     _methods(axes[0, 0], results)
     _map(axes[0, 1], results)
+    legend(figure, axes[0, 0], 5)
     return figure
 
 
@@ -51,10 +52,9 @@ def _methods(ax: Axes, results: dict[str, xr.Dataset]) -> None:
     ax.text(worst, len(names) - 0.4, "always 0", fontsize=8, ha="center", color="0.3")
     ax.set_yticks(rows, [METHODS[name].label for name in names])
     ax.set_ylim(-0.6, len(names) - 0.1)
-    label(ax, MULTIPLE, "", "tuned methods", ylog=False)
+    label(ax, MULTIPLE, "", ylog=False)
     ax.set_xlim(0.95, min(4.0, ax.get_xlim()[1]))
     _plain(ax)
-    ax.legend(frameon=True, fontsize=8, loc="lower right")
 
 
 def _map(ax: Axes, results: dict[str, xr.Dataset]) -> None:
@@ -69,7 +69,7 @@ def _map(ax: Axes, results: dict[str, xr.Dataset]) -> None:
     for name, axis in (("data_level", "x"), ("assumed_level", "y")):
         getattr(ax, f"set_{axis}ticks")(range(penalty.sizes[name]), penalty[name].values)
     ax.grid(False)
-    title = "Kalman filters: loss ÷ smallest of the column"
+    title = "Kalman filters: loss ÷ best of the column"
     label(ax, "levels of the data", "levels that the filter assumes", title, False, False)
 
 

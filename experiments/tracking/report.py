@@ -72,7 +72,7 @@ def _answer(config: Config, results: dict[str, xr.Dataset]) -> lab.Section:
     )
     return lab.Section(
         title="Which optimizer comes closest to the best possible?",
-        answer=answer,
+        answer=answer[0].upper() + answer[1:],
         body=SETUP,
         figures={"tracking": (figures.draw_answer(results), caption)},
         tables=[_multiples_table(results)],
@@ -83,7 +83,7 @@ def _multiples_table(results: dict[str, xr.Dataset]) -> lab.Table:
     found, references = multiples(results), results["references"]
     levels = found.data_level.values
     rows = [
-        [METHODS[name].label, *(number(found.sel(optimizer=name, data_level=d)) for d in levels)]
+        [METHODS[name].label, *(_shown(found.sel(optimizer=name, data_level=d)) for d in levels)]
         for name in order(results)
     ]
     zero = [f"{ratio:.2f}" for ratio in (references.zero / references.bound).values]
@@ -95,6 +95,11 @@ def _multiples_table(results: dict[str, xr.Dataset]) -> lab.Table:
         notes=["± is half a 95 % interval over seeds. The last row is in squared error."],
         screen=True,
     )
+
+
+def _shown(runs: xr.DataArray) -> str:
+    """Return the mean and its interval, or that a run overflowed."""
+    return number(runs) if np.isfinite(runs.values).all() else lab.Diverged("diverged")
 
 
 def _filters(results: dict[str, xr.Dataset]) -> lab.Section:
@@ -137,13 +142,13 @@ def _momentum(results: dict[str, xr.Dataset]) -> lab.Section:
     ratios = {pair: against(results, *pair).transpose("seed", "data_level") for pair in pairs}
     helped = 0
     for ratio in ratios.values():
-        mean, half = interval(ratio.values)
+        mean, half = interval(np.where(np.isfinite(ratio.values), ratio.values, np.nan))
         helped += int((mean + half < 1).sum())
     total = len(pairs) * len(levels)
     rows = [
         [
             f"{METHODS[one].label} ÷ {METHODS[other].label}",
-            *(number(ratio.sel(data_level=d)) for d in levels),
+            *(_shown(ratio.sel(data_level=d)) for d in levels),
         ]
         for (one, other), ratio in ratios.items()
     ]
@@ -167,7 +172,7 @@ def _decay(config: Config, results: dict[str, xr.Dataset]) -> lab.Section:
     levels = results["references"].data_level.values
     rows = [
         ["best pull a step", *(f"{x:.2g}" for x in leak)],
-        ["loss ÷ that of SGD alone", *(number(gain.sel(data_level=d)) for d in levels)],
+        ["loss ÷ that of SGD alone", *(_shown(gain.sel(data_level=d)) for d in levels)],
     ]
     return lab.Section(
         title="Why does weight decay help?",
@@ -197,9 +202,10 @@ def _chosen_table(results: dict[str, xr.Dataset]) -> lab.Table:
 
 def _series(results: dict[str, xr.Dataset]) -> lab.Section:
     loss = results["streams"].loss
+    first = loss.fillna(np.inf).idxmin("optimizer")
     best = [
-        f"{COMPARED[str(loss.optimizer.values[int(loss.sel(series=name).argmin())])].label} on "
-        f"{one.label} ({float(loss.sel(series=name).min()):.2f})"
+        f"{COMPARED[str(first.sel(series=name).item())].label} on {one.label} "
+        f"({float(loss.sel(series=name).min()):.2f})"
         for name, one in SERIES.items()
     ]
     rows = [

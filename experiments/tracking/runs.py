@@ -18,8 +18,8 @@ from nested_jax import theory
 if TYPE_CHECKING:
     import xarray as xr
 
-CLOSER = 1 / 4
-"""The second round of tuning covers this share of each range, around the best of the first."""
+ROUNDS, CLOSER = 3, 1 / 4
+"""Rounds of tuning: each covers this share of the ranges of the one before, around its best."""
 BOUND_STEPS = 20_000
 """Inputs over which the bound is averaged: it is then known to about 0.3 %."""
 
@@ -70,7 +70,7 @@ def _tuned(config: Config, lab: Lab, key: jax.Array, name: str) -> np.ndarray:
     spread = trials(method, count)[:, None]
     points = np.broadcast_to(spread, shape)
     tried, losses = [], []
-    for turn in range(2):
+    for turn in range(ROUNDS):
         grid = nj.Grid(
             trial=range(count),
             data_level=range(1, config.data_levels + 1),
@@ -81,7 +81,7 @@ def _tuned(config: Config, lab: Lab, key: jax.Array, name: str) -> np.ndarray:
         mean = found.loss.mean("seed", skipna=False).transpose("trial", "data_level").values
         tried.append(points)
         losses.append(np.where(np.isfinite(mean), mean, np.inf))
-        points = np.clip(_best(tried, losses) + CLOSER * (spread - 0.5), 0, 1)
+        points = np.clip(_best(tried, losses) + CLOSER ** (turn + 1) * (spread - 0.5), 0, 1)
     return _best(tried, losses)
 
 

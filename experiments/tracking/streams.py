@@ -106,7 +106,7 @@ def _losses(
     config: Config, lab: Lab, name: str, batches: RegressionBatch, sizes: np.ndarray
 ) -> np.ndarray:
     """Return a method's mean loss on the second half of each series, tuned on the first."""
-    method, count = COMPARED[name], 2 * config.trials
+    method, count = COMPARED[name], config.trials
     table = jax.tree.map(jnp.asarray, values(method, trials(method, count)))
 
     def run(batches, halves, table, *, trial, series):

@@ -212,6 +212,16 @@ WRONG = {
         ("rates", 1, "be an integer of at least 2, got 1."),
         ("seed", -1, "be an integer of at least 0, got -1."),
     ],
+    "tracking": [
+        ("data_levels", 0, "be an integer of at least 1, got 0."),
+        ("dim", "many", "be an integer of at least 1, got 'many'."),
+        ("decay", 1, "lie in [0, 1), got 1.0."),
+        ("noise_std", 0, "be positive and finite, got 0.0."),
+        ("warmup", 8_000, "be less than `--steps` = 8000, got 8000."),
+        ("trials", 3, "be an integer of at least 4, got 3."),
+        ("seeds", 1, "be an integer of at least 2, got 1."),
+        ("seed", 2**32, f"be less than {2**32}, got {2**32}."),
+    ],
 }
 
 
