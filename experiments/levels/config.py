@@ -36,6 +36,8 @@ class Config:
     """Random numbers of the published experiment, or of JAX."""
     seeds: lab.Count = 1
     """Number of repetitions; the two seeds count up from the given ones."""
+    bound: Annotated[str, lab.choice("fast", "full")] = "fast"
+    """Inputs of the best possible loss: with more than 5 data levels 2,000 of them, or all."""
     device: lab.Device = "auto"
     implementation: Annotated[str, lab.choice("scan", "pallas")] = "scan"
     """A compiled scan, or GPU kernels that contain the loop over time (not yet run on a GPU)."""

@@ -1,4 +1,4 @@
-"""The figure of losses against levels."""
+"""The figures of the level sweep, but the heatmap of losses."""
 
 from typing import Any
 
@@ -14,6 +14,8 @@ from experiments.lab import figures
 
 PREDICTED = "#d55e00"  # Okabe and Ito's vermilion, distinct from every colour of viridis.
 MOST_TICKS = 24
+MOST_LEVELS = 6
+"""Multiples of the best possible loss are shown for up to this many model levels."""
 
 
 def loss_by_level(
@@ -66,6 +68,72 @@ def loss_by_level(
     scale = ScalarMappable(norm, ListedColormap(colours))
     figure.colorbar(scale, ax=ax, ticks=_few(others), label=_words(over))
     figures.legend(figure, ax, columns=2)
+    return figure
+
+
+def draw_multiples(
+    loss: xr.DataArray, diverged: xr.DataArray, bound: xr.DataArray, zero: xr.DataArray
+) -> Figure:
+    """Draw losses as multiples of the best possible loss: a map, and the runs that converged.
+
+    Args:
+        loss: Loss over model_level and data_level.
+        diverged: Whether a run diverged, over the same.
+        bound: The best possible loss, over data_level.
+        zero: The loss of always answering 0, over data_level.
+    """
+    figure, axes = figures.panels(2, height=4.8, widths=(1.3, 1))
+    left, right = axes[0]
+    dims = "model_level", "data_level"
+    few = loss.model_level <= loss.model_level.min() + MOST_LEVELS - 1
+    ratio = (loss / bound).where(~diverged).transpose(*dims)
+    shown, worse = ratio.sel(model_level=few), (loss > zero).transpose(*dims).sel(model_level=few)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left.imshow(np.log(shown), cmap="viridis_r", origin="lower", aspect="auto", alpha=0.55)
+    for (i, j), value in np.ndenumerate(shown.to_numpy()):
+        text = f"{value:.1f}" if value < 100 else "–"
+        colour = "#a00000" if worse.to_numpy()[i, j] else "black"
+        left.text(j, i, text, ha="center", va="center", fontsize=6.5, color=colour)
+    left.grid(False)
+    for axis, name in (("x", "data_level"), ("y", "model_level")):
+        getattr(left, f"set_{axis}ticks")(range(shown.sizes[name]), shown[name].to_numpy())
+    left.tick_params(labelsize=8)
+    title = "loss ÷ best possible loss"
+    figures.label(left, "data level", "model level", title, xlog=False, ylog=False)
+    _draw_converged(right, ratio, zero / bound)
+    return figure
+
+
+def _draw_converged(ax: Axes, ratio: xr.DataArray, zero: xr.DataArray) -> None:
+    """Draw the multiples of runs that converged, a line for each data level."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, ratio.sizes["data_level"]))
+    converged = ratio.dropna("model_level")
+    at = converged.model_level.to_numpy()
+    for d, colour in zip(ratio.data_level.to_numpy(), colours, strict=True):
+        ax.plot(at, converged.sel(data_level=d), ".-", color=colour, lw=0.8, ms=4)
+    edge = at[-1] + 0.6 if at.size else 1.0
+    ax.scatter([edge] * zero.size, zero, color=colours, s=14)
+    ax.axhline(1, color="0.3", lw=1.2)
+    ax.annotate(
+        "always 0",
+        (edge, float(zero.max())),
+        (0, 6),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+    )
+    figures.label(ax, "model level", "loss ÷ best possible loss", "converged", xlog=False)
+    ax.set_xticks(at)
+
+
+def draw_responses(shares: dict[int, np.ndarray]) -> Figure:
+    """Draw the share of a new gradient in the update by the steps since it changed."""
+    figure, [[ax]] = figures.panels(1, width=6.5, height=4.0)
+    for i, (levels, share) in enumerate(shares.items()):
+        name = f"{levels} level{'' if levels == 1 else 's'}"
+        figures.line(ax, np.arange(1, share.size + 1), share, i, name)
+    figures.label(ax, "steps since the gradient changed", "share in the update", ylog=False)
+    figures.legend(figure, ax, columns=3)
     return figure
 
 

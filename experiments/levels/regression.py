@@ -14,7 +14,11 @@ from experiments.lab import Table
 
 patsy: Any  # It is untyped and exports its names in a loop.
 
-LEGEND = "*** p < 0.001, ** p < 0.01, * p < 0.05"
+CODES = {0.001: "***", 0.01: "**", 0.05: "*", 0.1: "."}
+"""The published experiment's significance codes, each for p below a bound."""
+LEGEND = ", ".join(f"{code} p < {bound:g}" for bound, code in CODES.items())
+FIXED = 1e6
+"""Up to this size, numbers have four decimals, as published; beyond, all of their digits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Term:
         high: The upper end of its confidence interval.
         t: The t statistic: `estimate` over `std_error`.
         p: The two-sided p-value of `t`.
-        stars: ``***`` for p < 0.001, ``**`` for p < 0.01, ``*`` for p < 0.05, otherwise empty.
+        code: Its code in `CODES`, or empty.
     """
 
     name: str
@@ -39,7 +43,7 @@ class Term:
     high: float
     t: float
     p: float
-    stars: str
+    code: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +88,18 @@ class Regression:
     def table(self, title: str) -> Table:
         """Return a table for reports and the terminal."""
         level = f"{100 * self.level:g} %"
-        header = ["term", "estimate", "std. error", f"{level} low", f"{level} high", "t", "p", ""]
+        header = ["term", "estimate", "std. error", f"{level} low", f"{level} high", "p", ""]
         rows = []
         for term in self.terms:
-            moments = (term.std_error, term.low, term.high, term.t)
-            numbers = [f"{term.estimate:.6g}", *(f"{moment:.4g}" for moment in moments)]
-            rows.append([term.name, *numbers, format_p(term.p), term.stars])
+            moments = (term.estimate, term.std_error, term.low, term.high)
+            numbers = [_digits(moment) for moment in moments]
+            published = [term.name, *numbers, f"{term.p:.4f}", term.code]
+            rows.append([*published, f"{term.t:.4g}", format_p(term.p)])
         fit = f"R² = {self.r_squared:.4f}, n = {self.n}, {self.dof} degrees of freedom."
         notes = (fit, self.note, LEGEND)
-        return Table(f"{title}: {self.formula}", header, rows, notes, screen=True)
+        return Table(
+            f"{title}: {self.formula}", [*header, "t", "p in full"], rows, notes, screen=True
+        )
 
 
 def regress(data: pd.DataFrame, formula: str, *, level: float = 0.95) -> Regression:
@@ -144,9 +151,13 @@ def regress(data: pd.DataFrame, formula: str, *, level: float = 0.95) -> Regress
         columns = [np.ldexp(column, y_exponent - x_exponents) for column in scaled]
         columns = [column.tolist() for column in (*columns, fit.tvalues, fit.pvalues)]
         r_squared = float(fit.rsquared)
-    stars = ["*" * sum(p < bound for bound in (0.05, 0.01, 0.001)) for p in columns[-1]]
-    terms = tuple(Term(*row) for row in zip(names, *columns, stars, strict=True))
+    codes = [next((CODES[bound] for bound in CODES if p < bound), "") for p in columns[-1]]
+    terms = tuple(Term(*row) for row in zip(names, *columns, codes, strict=True))
     return Regression(formula, terms, r_squared, len(y), int(fit.df_resid), nan, inf, level)
+
+
+def _digits(x: float) -> str:
+    return f"{x:.4f}" if abs(x) < FIXED else repr(x)
 
 
 def format_p(p: float) -> str:

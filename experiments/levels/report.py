@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments import lab
-from experiments.levels import figures
+from experiments.levels import conjectures, distance, figures
 from experiments.levels.config import Config
 from experiments.levels.regression import Regression, regress
 from nested_jax import plots
@@ -47,7 +47,7 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     found = results["results"]
     fitted = regressions(found)
     predicted = predicted_regression(found)
-    loss, diverged, over = _over_seeds(found)
+    loss, diverged, over = distance.over_seeds(found)
     heatmap = plots.heatmap(loss, diverged=diverged, label=f"mean loss{over}")
     files = {
         "losses.csv": losses_csv(found),
@@ -56,12 +56,14 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     return [
         lab.Section(
             title="Losses",
-            answer=" ".join([_hypothesis(found), _divergence(found), *_published(config, found)]),
+            answer=" ".join([*_answers(config, found), *_published(config, found)]),
             body=SETUP,
             figures={"losses": (heatmap, f"Mean loss after warm-up{over}.")},
-            tables=[_losses_table(loss, diverged)],
+            tables=[_losses_table(loss, diverged, found)],
             files=files,
         ),
+        distance.section(found),
+        conjectures.section(config),
         lab.Section(
             title="How much does each level change the loss?",
             answer=_effect(fitted["log_loss"]),
@@ -84,27 +86,29 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     ]
 
 
-def _over_seeds(found):
-    """Return the median loss over seeds, whether any seed diverged, and words for it."""
-    if "seed" not in found.dims:
-        return found.loss, found.diverged, ""
-    # For diverged runs, the median is what a typical seed does; the mean is the largest seed.
-    loss, diverged = found.loss.median("seed", skipna=False), found.diverged.any("seed")
-    return loss, diverged, f", median over {found.sizes['seed']} seeds"
+def _answers(config: Config, found: xr.Dataset) -> list[str]:
+    """Answer the hypothesis and the two conjectures of the published experiment by name."""
+    shares = conjectures.responses(config)
+    return [
+        f"Hypothesis: {_hypothesis(found)}",
+        _divergence(found),
+        conjectures.amplification(config),
+        conjectures.vanishing(config, shares),
+    ]
 
 
 def _hypothesis(found: xr.Dataset) -> str:
     """Say where the loss is smallest."""
-    loss, _, _ = _over_seeds(found)
+    loss, _, _ = distance.over_seeds(found)
     loss = loss.transpose("data_level", "model_level").fillna(np.inf)
     if not np.isfinite(loss).any():
-        return "No run has a finite loss."
+        return "no run has a finite loss."
     best = loss.model_level.values[loss.argmin("model_level").values]
     equal = int((best == found.data_level.values).sum())
     if (best == best[0]).all() and best.size > 1:
-        return f"No: at every data level, the loss is smallest with {_levels(best[0])}."
+        return f"no, at every data level the loss is smallest with {_levels(best[0])}."
     return (
-        f"The loss is smallest with as many model levels as data levels at {equal} of "
+        f"the loss is smallest with as many model levels as data levels at {equal} of "
         f"{_levels(best.size, 'data')}."
     )
 
@@ -208,7 +212,7 @@ def losses_csv(found: xr.Dataset) -> str:
     return frame[[*names, "loss"]].to_csv(index=False, float_format="%.16e", na_rep="nan")
 
 
-def _losses_table(loss: xr.DataArray, diverged: xr.DataArray) -> lab.Table:
+def _losses_table(loss: xr.DataArray, diverged: xr.DataArray, found: xr.Dataset) -> lab.Table:
     dims = ("model_level", "data_level")
     rows = [
         [str(level), *map(_log10, row, marks)]
@@ -219,11 +223,12 @@ def _losses_table(loss: xr.DataArray, diverged: xr.DataArray) -> lab.Table:
             strict=True,
         )
     ]
+    references, notes = distance.rows(found)
     return lab.Table(
         "log10 of the mean loss: model levels down, data levels across",
         ["m \\ d", *map(str, loss.data_level.values)],
-        rows,
-        notes=["Marked: diverged, the loss ends above that of the untrained model."],
+        [*rows, *references],
+        notes=["Marked: diverged, the loss ends above that of the untrained model.", *notes],
         screen=True,
     )
 

@@ -12,6 +12,7 @@ from experiments.lab import Lab, UsageError
 from experiments.levels import kernels
 from experiments.levels.config import Config
 from experiments.levels.predictions import MODEL_INIT_STD, initial_loss, predict
+from experiments.levels.references import references
 from experiments.levels.rust_stream import published_stream
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
@@ -35,12 +36,25 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
         "data_level": range(1, config.data_levels + 1),
         "seed": range(config.seeds),
     }
-    results = lab.sweep("levels", function(config), nj.Grid(**axes))
+    run = function(config)
+    results = lab.sweep("levels", run, nj.Grid(**axes))
     # `loss > initial` would be False for NaN.
     results["diverged"] = ~(results.loss <= initial_loss(config))
     results.loss.attrs = {"long_name": "mean loss after warm-up", "units": "squared error"}
     results = results if config.seeds > 1 else results.isel(seed=0, drop=True)
-    return {"results": results.assign(predicted_loss=predict(config))}
+    results = results.assign(predicted_loss=predict(config))
+    inputs = {d: _inputs(config, run, d) for d in axes["data_level"]}
+    return {"results": results.assign(references(config, inputs))}
+
+
+def _inputs(config: Config, run: Partial, data_level: int) -> np.ndarray:
+    """Return the inputs of the first seed's runs, of shape (steps, dim)."""
+    dim, steps, source = config.dim, config.steps, run.args[1][0]
+    if config.stream == "jax":  # Others of the same kind: the bound is a mean over inputs.
+        return np.asarray(jax.random.normal(source, (steps, dim)))
+    size = 2 * dim + 1
+    numbers = np.asarray(source)[data_level * dim :][: steps * size].reshape(steps, size)
+    return numbers[:, dim:-1]
 
 
 def function(config: Config) -> Partial:

@@ -20,7 +20,8 @@ NONE: Mapping[str, float] = MappingProxyType({})
 class Range(NamedTuple):
     """What is tried for a hyperparameter: from `low` to `high`, at equal ratios.
 
-    With `complement`, this is the range of 1 − the hyperparameter, as for decays.
+    With `complement`, this is the range of 1 − the hyperparameter, as for decays; above 1, the
+    hyperparameter is 0.
     """
 
     low: float
@@ -95,8 +96,8 @@ RATE = Range(3e-4, 0.1)
 """Of SGD, whose mean square diverges at 0.084 with 10 inputs."""
 STEP = Range(1e-3, 1.0)
 """Of methods whose step does not depend on the gradient's scale."""
-MEMORY = Range(3e-3, 1.0, complement=True)
-"""1 − decay: averages over 1 to 330 steps."""
+MEMORY = Range(3e-3, 3.0, complement=True)
+"""1 − decay: averages over up to 330 steps, and a sixth of the trials without memory."""
 LEAK = Range(1e-4, 0.3)
 SGD = {"levels": 1, "decay": 0.0, "matched": 0}
 
@@ -191,5 +192,5 @@ def values(method: Method, points: np.ndarray) -> dict[str, Any]:
     }
     for i, (name, (low, high, complement)) in enumerate(method.tuned.items()):
         tried = low * (high / low) ** points[..., i]
-        found[name] = 1 - tried if complement else tried
+        found[name] = np.maximum(1 - tried, 0) if complement else tried
     return dict(sorted(found.items()))

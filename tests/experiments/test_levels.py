@@ -16,7 +16,7 @@ import scipy.stats
 import xarray as xr
 
 from experiments import lab
-from experiments.levels import EXPERIMENT, figures, report, runs
+from experiments.levels import EXPERIMENT, conjectures, distance, figures, report, runs
 from experiments.levels.config import Config
 from experiments.levels.predictions import predict
 from experiments.levels.rust_stream import published_stream
@@ -201,7 +201,7 @@ def test_writes_every_file(done):
     assert made["config"] == lab.describe(SMALL)
     assert {"versions", "commit", "device", "seconds"} <= set(made)
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 5
     assert "0 of 6 runs diverged." in page
     assert "Slopes of the log loss" in page
     assert 'href="../stability/report.html"' in page
@@ -211,7 +211,8 @@ def test_writes_every_file(done):
     assert support.is_self_contained(page)
     assert "python -m experiments levels --model-levels 3 --data-levels 2 --dim 4 " in page
     names = {path.name for path in (out / "figures").iterdir()}
-    assert names == {"losses.png", "loss_by_model_level.png", "loss_by_data_level.png"}
+    drawn = "losses", "multiples", "responses", "loss_by_model_level", "loss_by_data_level"
+    assert names == {f"{name}.png" for name in drawn}
     assert all(path.stat().st_size > 10_000 for path in (out / "figures").iterdir())
     assert not list(out.rglob(".*")), "a file was left aside"
 
@@ -242,7 +243,10 @@ def test_several_seeds_are_a_column(tmp_path, undrawn):
 def test_diverged_runs_end_in_a_table_that_says_so(tmp_path, undrawn):
     undrawn()
     printed = finished(tmp_path / "a", learning_rate=50.0)
-    assert "No run has a finite loss. 6 of 6 runs diverged, 6 of them beyond the range" in printed
+    assert (
+        "Hypothesis: no run has a finite loss. 6 of 6 runs diverged, 6 of them beyond the range"
+        in printed
+    )
     assert "nan*" in printed
     assert ",nan" in (tmp_path / "a" / "losses.csv").read_text()
     assert "diverged" in (tmp_path / "a" / "report.html").read_text()
@@ -363,3 +367,46 @@ def test_every_sweep_can_be_drawn(shape, tmp_path):
     drawn = losses(shape) * 1e230  # Near the largest float.
     plots.save(figures.loss_by_level(drawn), tmp_path / "losses.png", dpi=20.0)
     plots.save(figures.loss_by_level(drawn * np.nan), tmp_path / "nan.png", dpi=20.0)
+
+
+def test_the_references_are_the_published_streams_own(published):
+    """The table of the best possible loss and of answering 0, to its printed digits."""
+    bound = [round(float(x), 4) for x in published.tracking_bound.sel(data_level=[1, 2, 3, 4, 5])]
+    assert bound == [0.1397, 0.0363, 0.0246, 0.0205, 0.0185]
+    zero = [round(float(x), 4) for x in published.zero_loss.sel(data_level=[1, 2, 3, 8, 12])]
+    assert zero == [0.2664, 0.1383, 0.1062, 0.0637, 0.0531]
+    # Over 2,000 steps within 1 % of all steps.
+    few = published.tracking_bound.sel(data_level=[8, 12])
+    np.testing.assert_allclose(few, [0.0158, 0.0143], rtol=1e-2)
+    assert published.bound_steps.values.tolist() == [27_000] * 5 + [2_000] * 14
+    assert (published.loss > published.tracking_bound).all()
+
+
+def test_the_answer_counts_what_is_worse_than_always_answering_0(published):
+    assert distance.answer(published.loss, published.diverged, published) == (
+        "The best loss is 1.2 to 2.4 times the best possible one, and 41 of the 98 runs that "
+        "converged are worse than always answering 0."
+    )
+    none = xr.ones_like(published.diverged)
+    assert distance.answer(published.loss, none, published) == "No run converged."
+
+
+def test_the_full_bound_takes_all_inputs(x64, tmp_path):
+    config = Config(model_levels=1, data_levels=6, dim=2, steps=3_500, warmup=500)
+    few = simulate(config, tmp_path / "a")
+    full = simulate(dataclasses.replace(config, bound="full"), tmp_path / "b")
+    assert few.bound_steps.values.tolist() == [3_000] * 5 + [2_000]
+    assert full.bound_steps.values.tolist() == [3_000] * 6
+    np.testing.assert_allclose(few.tracking_bound, full.tracking_bound, rtol=1e-2)
+    assert few.tracking_bound[5] != full.tracking_bound[5]
+
+
+def test_the_conjectures_are_answered_from_theory(x64):
+    assert conjectures.stable_levels(Config()) == 5
+    assert conjectures.amplification(Config(model_levels=4)).startswith("Amplification: no")
+    shares = conjectures.responses(Config())
+    for m, t in [(1, 1), (2, 20), (3, 7)]:
+        # The share of m - 1 averages after t steps: a negative binomial distribution.
+        share = 1.0 if m == 1 else scipy.stats.nbinom.cdf(t - 1, m - 1, 1 - 0.95)
+        assert shares[m][t - 1] == pytest.approx(share, rel=1e-9)
+    assert "64 % with 2, 28 % with 3" in conjectures.vanishing(Config(), shares)
