@@ -109,8 +109,8 @@ EQUIVALENT = {
     ): "float is the default dtype",
     (
         "transforms/_relative_step.py",
-        "return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros((), float))",
-        "return ScaleByRelativeStepState(step=jnp.zeros((), jnp.int32), rate=jnp.zeros(()))",
+        "step, rate = jnp.zeros((), jnp.int32), jnp.zeros((), float)",
+        "step, rate = jnp.zeros((), jnp.int32), jnp.zeros(())",
     ): "float is the default dtype",
     (
         "transforms/_weight_decay.py",

@@ -31,6 +31,7 @@ ADAFACTOR = {
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 KRYLOV = {"iterations": 64, "key": None}
 DECAYS = {"decay": 0.95, "max_levels": None}
+DRIFT = {"dim": 10, "data_levels": 1, "decay": 0.95, "noise_std": 0.1}
 
 DEFAULTS = {
     "optimizers.adafactor": ADAFACTOR
@@ -51,8 +52,7 @@ DEFAULTS = {
     "problems.OnlineWorld.comparator": {"radius": 1.0},
     "problems.OnlineWorld.regret": {"radius": 1.0},
     "problems.classification": {"folds": None, "fold": None},
-    "problems.drifting_regression": {"dim": 10, "data_levels": 1, "decay": 0.95}
-    | {"noise_std": 0.1, "max_levels": None, "dtype": None},
+    "problems.drifting_regression": DRIFT | {"max_levels": None, "dtype": None},
     "problems.held_out_masks": {"folds": None, "seed": 0},
     "problems.online_convex": {"curvatures": None, "probabilities": None, "dtype": None},
     "problems.quadratic": {"noise_std": None, "dtype": None},
@@ -82,10 +82,14 @@ DEFAULTS = {
     "theory.mean_square_limit": {"bias": True},
     "theory.memory": {"share": 0.5},
     "theory.nesterov": {"decay": 0.9},
+    "theory.predict_zero_loss": DRIFT,
     "theory.qhm": {"decay": 0.999, "weight": 0.7},
     "theory.stable_rate": {"margin": 0.5, "bias": True},
-    "theory.stationary_loss": {"learning_rate": 1.0, "noise_std": 0.1, "drift": None, "bias": True},
+    "theory.stationary_loss": {"learning_rate": 1.0, "noise_std": 0.1, "drift": None}
+    | {"weight_decay": 0.0, "bias": True},
     "theory.terminal_velocity": {"gradient": 1.0, "learning_rate": 1.0},
+    "theory.tracking_bound": DRIFT | {"key": None, "steps": None, "warmup": 0, "inputs": None},
+    "transforms.ScaleByRelativeStepState": {"average": ()},
     "transforms.add_decoupled_weight_decay": {"learning_rate": None, "schedule": None}
     | {"normalized": False, "mask": None},
     "transforms.matched_delay_decays": DECAYS,
@@ -98,6 +102,7 @@ DEFAULTS = {
     "transforms.scale_by_nested_momentum": {"debias": False, "readout": "last"},
     "transforms.scale_by_nesterov_momentum": {"decay": 0.9, "schedule": None},
     "transforms.scale_by_relative_step": {"learning_rate": None, "relative_step": True}
+    | {"average": None}
     | {"warmup_init": False, "scale_by_parameter": True, "eps": 1e-3, "schedule": None},
 }
 # By object, each under the deepest package that exports it.

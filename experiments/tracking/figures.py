@@ -60,7 +60,7 @@ def _methods(ax: Axes, results: dict[str, xr.Dataset]) -> None:
 def _map(ax: Axes, results: dict[str, xr.Dataset]) -> None:
     penalty = penalties(results).transpose("assumed_level", "data_level")
     shown = ax.imshow(np.log(penalty.values), cmap="viridis_r", origin="lower", aspect="auto")
-    bright = shown.norm(np.log(penalty.values)) < 0.6
+    bright = np.asarray(shown.norm(np.log(penalty.values))) < 0.6
     for i, row in enumerate(penalty.values):
         for j, value in enumerate(row):
             colour = "black" if bright[i, j] else "white"

@@ -15,7 +15,8 @@ def multiples(results: dict[str, xr.Dataset]) -> xr.DataArray:
 
 def order(results: dict[str, xr.Dataset]) -> list[str]:
     """Return the methods from the closest to the bound on; the mean is geometric over levels."""
-    mean = np.log(multiples(results).mean("seed", skipna=False)).mean("data_level", skipna=False)
+    by_level = multiples(results).mean("seed", skipna=False)
+    mean = by_level.copy(data=np.log(by_level.values)).mean("data_level", skipna=False)
     return [str(name) for name in mean.fillna(np.inf).sortby(mean.fillna(np.inf)).optimizer.values]
 
 

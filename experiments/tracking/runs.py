@@ -98,7 +98,7 @@ def _methods(
     """Run each method with its chosen hyperparameters on the reported seeds."""
     import xarray as xr
 
-    found = []
+    found: list[xr.Dataset] = []
     for name, method in METHODS.items():
         run = _function(config, method, key, values(method, chosen[name][None]))
         losses = lab.sweep("methods", run, _reported(config, trial=[0]), piece=name)
@@ -113,7 +113,7 @@ def _filters(config: Config, lab: Lab, key: jax.Array) -> "xr.Dataset":
     """Run the Kalman filters that assume 1, 2, ... levels, on the seeds of the methods."""
     import xarray as xr
 
-    found = []
+    found: list[xr.Dataset] = []
     for m in range(1, config.data_levels + 1):
 
         def run(key, *, data_level, seed, m=m):

@@ -54,14 +54,15 @@ def _filter(levels: int) -> Callable[..., Any]:
 
 
 FILTER = {"decay": Range(1e-4, 0.3, complement=True), "noise_std": Range(0.03, 3.0)}
-# Hyperparameters that suited drift of variance 1 have other ranges on other data.
-COMPARED: Mapping[str, Method] = METHODS | {
-    f"kalman_{m}": Method(f"Kalman filter, {m} levels", _filter(m), FILTER, needs_inputs=True)
+COMPARED: Mapping[str, Method] = dict(METHODS) | {
+    f"kalman_{m}": Method(
+        f"Kalman filter, {m} level{'s' * (m > 1)}", _filter(m), FILTER, needs_inputs=True
+    )
     for m in (1, 2)
 }
 
 
-def examples(name: str) -> RegressionBatch:
+def examples(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the features and targets of a series, in the order in which they come.
 
     The targets are its changes from one value to the next, divided by their root mean square over
@@ -75,7 +76,7 @@ def examples(name: str) -> RegressionBatch:
     past = np.lib.stride_tricks.sliding_window_view(changes[:-1], LAGS)[:, ::-1]
     even = len(past) // 2 * 2
     features = np.column_stack([past, np.ones(len(past))])
-    return RegressionBatch(features[-even:], changes[-even:])
+    return features[-even:], changes[-even:]
 
 
 def simulate(config: Config, lab: Lab) -> "xr.Dataset":
@@ -88,11 +89,13 @@ def simulate(config: Config, lab: Lab) -> "xr.Dataset":
     import xarray as xr
 
     found = [examples(name) for name in SERIES]
-    longest = max(one.target.size for one in found)
+    sizes = np.asarray([target.size for _, target in found])
     # Zeros after the end add nothing to a loss, and all series have one program.
-    batches = jax.tree.map(lambda *x: jnp.stack([_padded(one, longest) for one in x]), *found)
-    sizes = np.asarray([one.target.size for one in found])
-    still = [np.mean(one.target[one.target.size // 2 :] ** 2) for one in found]
+    features, targets = (
+        np.stack([_padded(x, max(sizes)) for x in part]) for part in zip(*found, strict=True)
+    )
+    batches = RegressionBatch(jnp.asarray(features), jnp.asarray(targets))
+    still = [np.mean(target[target.size // 2 :] ** 2) for _, target in found]
     losses = [_losses(config, lab, name, batches, sizes) for name in COMPARED]
     coordinates = {"optimizer": [*COMPARED], "series": [*SERIES]}
     return xr.Dataset({"loss": (("optimizer", "series"), np.asarray(losses) / still)}, coordinates)
@@ -115,10 +118,10 @@ def _losses(
         initial, half = (jnp.zeros(LAGS + 1), None), halves[series]
         steps = draws.target.size
         trace = nj.rollout(tx, PROBLEM, None, steps, stride=1, initial=initial, draws=draws)
-        t = jnp.arange(steps)
+        losses, t = jnp.asarray(trace.loss_curve), jnp.arange(steps)
         # What diverges after the first half is no fault of the first half.
         parts = [(t < half), (t >= half) & (t < 2 * half)]
-        return {"loss": jnp.stack([jnp.sum(trace.loss_curve, where=part) / half for part in parts])}
+        return {"loss": jnp.stack([jnp.sum(losses, where=part) / half for part in parts])}
 
     grid = nj.Grid(trial=range(count), series=range(len(sizes)))
     function = Partial(run, batches, jnp.asarray(sizes // 2), table)

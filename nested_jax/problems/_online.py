@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nested_jax._core.checks import check_non_negative, check_positive, is_traced, or_nan
+from nested_jax._core.checks import (
+    check_non_negative,
+    check_positive,
+    check_reals,
+    is_traced,
+    or_nan,
+)
 from nested_jax._core.dtypes import floating_dtype, widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.problems._problem import Problem
@@ -217,6 +223,7 @@ def _probabilities(values, rows):
 
 def _floats(name, values):
     """Return numbers as a float64 array, or traced ones as they are."""
+    check_reals(name, values, "be an array of numbers")
     try:
         array = values if is_traced(values) else np.asarray(values)
     except jax.errors.TracerArrayConversionError:

@@ -177,8 +177,8 @@ def test_a_fold_is_evaluated_on_what_was_not_trained_on(images):
     tx = build(SMALL, "momentum", 0.1, 0.9)
     trace = training.train(SMALL, tx, problem, params, start.draws[1], 50, curve=False)
     logits = np.asarray(model.apply(trace.params, images.train_images[mask]))
-    expected = (logits.argmax(1) != images.train_labels[mask]).mean()
-    assert float(found["error"]) == pytest.approx(expected, abs=1.01 / mask.sum())
+    expected = float((logits.argmax(1) != images.train_labels[mask]).mean())
+    assert float(found["error"]) == pytest.approx(expected, abs=1.01 / int(mask.sum()))
     assert not bool(found["diverged"])
 
 

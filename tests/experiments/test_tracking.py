@@ -196,28 +196,28 @@ def test_answers_are_computed(undrawn):
 
 
 def test_examples_are_the_changes_before():
-    batch = streams.examples("sunspots")
-    count, lags = batch.features.shape[0], streams.LAGS
+    features, target = streams.examples("sunspots")
+    count, lags = len(features), streams.LAGS
     assert count % 2 == 0
-    assert batch.features.shape[1] == lags + 1
-    assert (batch.features[:, -1] == 1).all()
-    np.testing.assert_array_equal(batch.features[1:, 0], batch.target[:-1])
-    np.testing.assert_array_equal(batch.features[lags:, lags - 1], batch.target[:-lags])
+    assert features.shape[1] == lags + 1
+    assert (features[:, -1] == 1).all()
+    np.testing.assert_array_equal(features[1:, 0], target[:-1])
+    np.testing.assert_array_equal(features[lags:, lags - 1], target[:-lags])
 
 
 def test_series_have_the_losses_of_a_plain_loop(small):
     """The padding of shorter series changes nothing, and the first half alone chooses."""
-    batch, method = streams.examples("sunspots"), METHODS["sgd"]
+    (features, target), method = streams.examples("sunspots"), METHODS["sgd"]
     rates = compared.values(method, compared.trials(method, SMALL.trials))["learning_rate"]
     halves = []
     for rate in rates:
         w, losses = np.zeros(streams.LAGS + 1), []
-        for f, y in zip(*batch, strict=True):
+        for f, y in zip(features, target, strict=True):
             error = w @ f - y
             losses.append(error**2)
             w = w - rate * 2 * error * f
         halves.append(np.mean(np.reshape(losses, (2, -1)), 1))
     first, second = np.transpose(halves)
-    expected = second[first.argmin()] / np.mean(batch.target[batch.target.size // 2 :] ** 2)
+    expected = second[first.argmin()] / np.mean(target[target.size // 2 :] ** 2)
     found = small["streams"].loss.sel(optimizer="sgd", series="sunspots")
     np.testing.assert_allclose(found, expected, rtol=PATH_RTOL)

@@ -122,7 +122,7 @@ def test_every_kind_of_result_comes_back(tmp_path, computed, x64):
             "complex": rate + 2j,
             "empty": jnp.zeros((2, 0, 3)),
             "matrix": jnp.arange(6.0).reshape(2, 3).T * rate,
-            "odd|name/of.npy ∂": rate,
+            "odd|name of.npy ∂": rate,
         }
 
     grid = nj.Grid(rate=[-jnp.inf, 1.0, 2.0])
