@@ -107,32 +107,32 @@ METHODS: Mapping[str, Method] = {
         "SGD with weight decay", _nested, {"learning_rate": RATE, "leak": LEAK}, SGD
     ),
     "nested_2": Method(
-        "nested momentum, 2 equal levels",
+        "2 equal momentum levels",
         _nested,
         {"learning_rate": RATE, "decay": MEMORY, "leak": LEAK},
         {"levels": 2, "matched": 0},
     ),
     "matched_3": Method(
-        "nested momentum, 3 matched levels",
+        "3 matched momentum levels",
         _nested,
         {"learning_rate": RATE, "decay": MEMORY, "leak": LEAK},
         {"levels": 3, "matched": 1},
     ),
     "nesterov": Method("Nesterov", _nesterov, {"learning_rate": RATE, "decay": MEMORY}),
     "adam": Method(
-        "Adam, β₁ = 0.9",
+        "Adam with β₁ = 0.9",
         _adam,
         {"learning_rate": STEP, "b2": MEMORY},
         {"b1": 0.9, "weight_decay": 0.0},
     ),
     "adam_0": Method(
-        "Adam, β₁ = 0",
+        "Adam with β₁ = 0",
         _adam,
         {"learning_rate": STEP, "b2": MEMORY},
         {"b1": 0.0, "weight_decay": 0.0},
     ),
     "adamw": Method(
-        "AdamW, β₁ = 0",
+        "AdamW with β₁ = 0",
         _adam,
         {"learning_rate": STEP, "b2": MEMORY, "weight_decay": LEAK},
         {"b1": 0.0},

@@ -69,7 +69,7 @@ def _map(ax: Axes, results: dict[str, xr.Dataset]) -> None:
     for name, axis in (("data_level", "x"), ("assumed_level", "y")):
         getattr(ax, f"set_{axis}ticks")(range(penalty.sizes[name]), penalty[name].values)
     ax.grid(False)
-    title = "Kalman filters: loss ÷ best of the column"
+    title = "Kalman filters: loss ÷ column's best"
     label(ax, "levels of the data", "levels that the filter assumes", title, False, False)
 
 

@@ -1,11 +1,15 @@
 """What the report's sentences and figures are computed from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from experiments.tracking.compared import METHODS, values
+
+ALIKE = 1.01
+"""Methods whose mean multiples differ by less than this ratio share a rank: tuning is not finer."""
 
 
 def multiples(results: dict[str, xr.Dataset]) -> xr.DataArray:
@@ -14,10 +18,23 @@ def multiples(results: dict[str, xr.Dataset]) -> xr.DataArray:
 
 
 def order(results: dict[str, xr.Dataset]) -> list[str]:
-    """Return the methods from the closest to the bound on; the mean is geometric over levels."""
+    """Return the methods from the closest to the bound on, by `mean_multiples`."""
+    mean = mean_multiples(results).fillna(np.inf)
+    return [str(name) for name in mean.sortby(mean).optimizer.values]
+
+
+def mean_multiples(results: dict[str, xr.Dataset]) -> xr.DataArray:
+    """Return the multiple of each method: the mean over seeds, geometric over data levels."""
     by_level = multiples(results).mean("seed", skipna=False)
-    mean = by_level.copy(data=np.log(by_level.values)).mean("data_level", skipna=False)
-    return [str(name) for name in mean.fillna(np.inf).sortby(mean.fillna(np.inf)).optimizer.values]
+    logs = by_level.copy(data=np.log(by_level.values)).mean("data_level", skipna=False)
+    return logs.copy(data=np.exp(logs.values))
+
+
+def alike(results: dict[str, xr.Dataset], names: Sequence[str]) -> list[str]:
+    """Return those of `names` that are within `ALIKE` of the first, in their order."""
+    mean = mean_multiples(results)
+    best = mean.sel(optimizer=names[0])
+    return [name for name in names if float(mean.sel(optimizer=name) / best) <= ALIKE]
 
 
 def span(results: dict[str, xr.Dataset], name: str) -> str:

@@ -8,7 +8,7 @@ from experiments.lab.figures import interval, number
 from experiments.tracking import figures
 from experiments.tracking.compared import METHODS
 from experiments.tracking.config import Config
-from experiments.tracking.numbers import against, chosen, multiples, order, penalties, span
+from experiments.tracking.numbers import against, alike, chosen, multiples, order, penalties, span
 from experiments.tracking.streams import COMPARED, LAGS, SERIES
 
 SETUP = """
@@ -59,11 +59,15 @@ def _answer(config: Config, results: dict[str, xr.Dataset]) -> lab.Section:
     blind = [name for name in ranked if not METHODS[name].needs_inputs]
     reading = [name for name in ranked if METHODS[name].needs_inputs]
     worst = blind[-1]
+    first = alike(results, blind)
+    labels = [METHODS[name].label for name in first]
+    subject = " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+    closest = "comes closest of the optimizers" if len(first) == 1 else "come closest, all alike"
     answer = (
-        f"{METHODS[blind[0]].label} comes closest of the optimizers, at "
-        f"{span(results, blind[0])} the best possible loss, and {METHODS[worst].label} stays "
-        f"farthest away, at {span(results, worst)}. {METHODS[reading[0]].label}, which also reads "
-        f"the inputs, reaches {span(results, reading[0])}."
+        f"{subject} {closest}: {span(results, first[0])} the best possible loss. "
+        f"{METHODS[worst].label} stays farthest away, at {span(results, worst)}. "
+        f"{METHODS[reading[0]].label}, which also reads the inputs, reaches "
+        f"{span(results, reading[0])}."
     )
     caption = (
         f"Left: mean of {config.seeds} seeds; the line at 1 is the best possible loss, the dotted "
