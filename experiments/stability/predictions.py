@@ -85,6 +85,12 @@ def losses(config: Config, rates: Mapping[str, np.ndarray]) -> np.ndarray:
     return _on_cpu(every, arguments)
 
 
+def system_of(config: Config, name: str, level: int) -> theory.StateSpace:
+    """Return the state space of a scheme with `level` model levels."""
+    scheme = SCHEMES[name]
+    return theory.as_state_space(momentum(config, scheme.readout, scheme.matched, level))
+
+
 def systems_of(config: Config, names: Sequence[str]) -> theory.StateSpace:
     """Return the state spaces of all schemes and model levels, stacked along two axes."""
     levels = jnp.arange(1, config.model_levels + 1)

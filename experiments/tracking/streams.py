@@ -44,7 +44,7 @@ SERIES: Mapping[str, Series] = {
         "CO₂ at Mauna Loa, weekly",
         lambda data: data.co2.interpolate().to_numpy(float),
     ),
-    "elnino": Series("sea surface temperature, monthly", _months),
+    "elnino": Series("sea temperature, monthly", _months),
     "sunspots": Series("sunspots, yearly", lambda data: data.SUNACTIVITY.to_numpy(float)),
 }
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 import nested_jax as nj
 from experiments import lab
-from experiments.stability import EXPERIMENT, numbers, predictions, report, runs
+from experiments.stability import EXPERIMENT, numbers, predictions, report, runs, windows
 from experiments.stability.config import Config
 from experiments.stability.renormalized import renormalized
 from experiments.stability.schemes import FIXED, PROBED, SCHEMES, momentum
@@ -47,12 +47,18 @@ def lab_in(folder):
     return lab.Lab(folder=folder, device=jax.devices()[0], parts=EXPERIMENT.parts)
 
 
+def without_windows(monkeypatch):
+    """Leave out what explains measured limits far from theory: each is a program of its own."""
+    monkeypatch.setattr(report, "windows", lambda *arguments: {})
+
+
 @pytest.fixture(scope="module")
 def few_probes():
     """Measure thresholds in few and short runs."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(runs, "PROBES", np.array([0.01, 1.0]))
         monkeypatch.setattr(runs, "PROBE_STEPS", 300)
+        without_windows(monkeypatch)
         yield
 
 
@@ -121,7 +127,9 @@ def made_up(models=4, data=3, seeds=6):
 
 def answers(config, results):
     """Return the answers of the report by their headings."""
-    return {one.title: one.answer for one in report.sections(config, results)}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        without_windows(monkeypatch)
+        return {one.title: one.answer for one in report.sections(config, results)}
 
 
 @pytest.mark.parametrize("readout", ["last", "debiased", "zero_lag", "mean"])
@@ -217,6 +225,30 @@ def test_estimate_is_a_t_interval():
     low, high = scipy.stats.t.interval(0.95, 4, np.mean(values, 1), scipy.stats.sem(values, axis=1))
     np.testing.assert_allclose(mean - half, low, rtol=RTOL)
     np.testing.assert_allclose(mean + half, high, rtol=RTOL)
+
+
+@pytest.mark.slow
+def test_a_window_explains_a_limit_that_runs_do_not_show(x64):
+    coordinates = {"scheme": ["mean"], "model_level": [2, 11]}
+    system = predictions.system_of(Config(), "mean", 11)
+    limit = float(theory.mean_square_limit(system, 10)) / 2
+    limits = xr.DataArray([[0.5, limit]], coordinates, [*coordinates])
+    measured = xr.DataArray([[0.55, 0.32]], coordinates, [*coordinates])
+    [(at, window)] = windows.windows(Config(), limits, measured).items()
+    assert at == ("mean", 11)
+    # The edges are interpolated within steps of 5 %; the peak is that of such a step.
+    rates = np.array([window.low, window.high, window.next_limit])
+    rates = jnp.asarray([*(0.98 * rates), *(1.02 * rates), 0.0405])
+    growth = jax.jit(jax.vmap(lambda rate: theory.mean_square_growth(system, 10, rate)))(rates)
+    assert [*(np.asarray(growth) > 0)] == [False, True, False, True, False, True, True]
+    assert window.growth == pytest.approx(float(growth[-1]), rel=0.1)
+    text = report._of_window(*at, window)
+    assert "“equal, mean of the levels” with 11 levels" in text
+    assert "between 0.0367 and 0.045" in text
+
+
+def test_without_a_second_stable_range_there_is_no_window(x64):
+    assert windows._window(Config(), "equal", 3, 0.02) is None
 
 
 def test_thresholds_are_zeros_of_the_growth():
