@@ -1,5 +1,9 @@
 """The two conjectures that close the published experiment, answered from theory."""
 
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import nested_jax as nj
@@ -27,31 +31,42 @@ reaches 1. With more levels, it takes longer.
 """
 
 
-def stable_levels(config: Config) -> int:
-    """Return the largest number of levels up to which the mean square of the error settles."""
-    for m in range(1, config.model_levels + 1):
-        system = theory.cascade(nj.nested_decays(m, decay=config.decay))
-        if float(theory.mean_square_growth(system, config.dim, config.learning_rate)) > 0:
-            return m - 1
-    return config.model_levels
+class Cascades(NamedTuple):
+    """What theory says of the cascades.
+
+    Attributes:
+        stable: The largest number of levels up to which the mean square of the error settles.
+        shares: The share of a new gradient in the update after 1, 2, ... steps, by model levels.
+    """
+
+    stable: int
+    shares: dict[int, np.ndarray]
 
 
-def responses(config: Config) -> dict[int, np.ndarray]:
-    """Return the share of a new gradient in the update after 1, 2, ... steps, by model levels."""
-    return {
-        m: np.asarray(theory.step_response(_cascade(config, m), STEPS))
-        for m in SHOWN
-        if m <= config.model_levels
-    }
+def cascades(config: Config) -> Cascades:
+    """Return what theory says, computed for all levels at once."""
+    most = config.model_levels
+    shown = [m for m in SHOWN if m <= most]
+
+    def cascade(level):
+        return theory.cascade(nj.nested_decays(level, decay=config.decay, max_levels=most))
+
+    def growth(level):
+        return theory.mean_square_growth(cascade(level), config.dim, config.learning_rate)
+
+    def response(level):
+        return theory.step_response(cascade(level), STEPS)
+
+    # JAX computes the eigenvalues of matrices that are not symmetric on CPUs only.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        grows = np.asarray(jax.jit(jax.vmap(growth))(jnp.arange(1, most + 1))) > 0
+        shares = np.asarray(jax.jit(jax.vmap(response))(jnp.asarray(shown)))
+    stable = int(grows.argmax()) if grows.any() else most
+    return Cascades(stable, dict(zip(shown, shares, strict=True)))
 
 
-def _cascade(config: Config, levels: int) -> theory.StateSpace:
-    return theory.cascade(nj.nested_decays(levels, decay=config.decay))
-
-
-def amplification(config: Config) -> str:
+def amplification(config: Config, stable: int) -> str:
     """Answer the first conjecture."""
-    stable = stable_levels(config)
     if stable >= config.model_levels:
         return "Amplification: no, theory finds all of these levels stable."
     return (
@@ -60,7 +75,7 @@ def amplification(config: Config) -> str:
     )
 
 
-def vanishing(config: Config, shares: dict[int, np.ndarray]) -> str:
+def vanishing(shares: dict[int, np.ndarray]) -> str:
     """Answer the second conjecture."""
     shown = [m for m in shares if m > 1]
     if not shown:
@@ -72,13 +87,17 @@ def vanishing(config: Config, shares: dict[int, np.ndarray]) -> str:
     )
 
 
-def section(config: Config) -> lab.Section:
+def answer(config: Config, found: Cascades) -> str:
+    """Answer both."""
+    return f"{amplification(config, found.stable)} {vanishing(found.shares)}"
+
+
+def section(config: Config, found: Cascades) -> lab.Section:
     """Return the section on both."""
-    shares = responses(config)
     caption = "Share of a new gradient in the update, after a change of the gradient at step 0."
     return lab.Section(
         title="Why do more levels do worse?",
-        answer=f"{amplification(config)} {vanishing(config, shares)}",
+        answer=answer(config, found),
         body=BODY,
-        figures={"responses": (figures.draw_responses(shares), caption)},
+        figures={"responses": (figures.draw_responses(found.shares), caption)},
     )

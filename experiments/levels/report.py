@@ -49,6 +49,14 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     predicted = predicted_regression(found)
     loss, diverged, over = distance.over_seeds(found)
     heatmap = plots.heatmap(loss, diverged=diverged, label=f"mean loss{over}")
+    cascades = conjectures.cascades(config)
+    # The hypothesis and the two conjectures of the published experiment, by name.
+    answers = [
+        f"Hypothesis: {_hypothesis(found)}",
+        _divergence(found),
+        conjectures.answer(config, cascades),
+        *_published(config, found),
+    ]
     files = {
         "losses.csv": losses_csv(found),
         "regression.json": _json(fitted | {"predicted_log_loss": predicted}),
@@ -56,14 +64,14 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     return [
         lab.Section(
             title="Losses",
-            answer=" ".join([*_answers(config, found), *_published(config, found)]),
+            answer=" ".join(answers),
             body=SETUP,
             figures={"losses": (heatmap, f"Mean loss after warm-up{over}.")},
             tables=[_losses_table(loss, diverged, found)],
             files=files,
         ),
         distance.section(found),
-        conjectures.section(config),
+        conjectures.section(config, cascades),
         lab.Section(
             title="How much does each level change the loss?",
             answer=_effect(fitted["log_loss"]),
@@ -83,17 +91,6 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
                 *_slopes(fitted["log_loss"], predicted),
             ],
         ),
-    ]
-
-
-def _answers(config: Config, found: xr.Dataset) -> list[str]:
-    """Answer the hypothesis and the two conjectures of the published experiment by name."""
-    shares = conjectures.responses(config)
-    return [
-        f"Hypothesis: {_hypothesis(found)}",
-        _divergence(found),
-        conjectures.amplification(config),
-        conjectures.vanishing(config, shares),
     ]
 
 

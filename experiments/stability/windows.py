@@ -56,10 +56,12 @@ def windows(
 
 def _window(config: Config, scheme: str, level: int, limit: float) -> Window | None:
     """Return the first window, or None if no larger rate is stable again."""
-    system = system_of(config, scheme, level)
     rates = 0.999 * limit * np.geomspace(1, LARGEST, RATES)
+    system = system_of(config, scheme, level)
     growth = jax.jit(jax.vmap(lambda rate: theory.mean_square_growth(system, config.dim, rate)))
-    grows = np.asarray(growth(jnp.asarray(rates)))
+    # JAX computes the eigenvalues of matrices that are not symmetric on CPUs only.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        grows = np.asarray(growth(jnp.asarray(rates)))
     first, end, beyond = _crossings(grows)[:3]
     if first is None or end is None:
         return None

@@ -402,11 +402,12 @@ def test_the_full_bound_takes_all_inputs(x64, tmp_path):
 
 
 def test_the_conjectures_are_answered_from_theory(x64):
-    assert conjectures.stable_levels(Config()) == 5
-    assert conjectures.amplification(Config(model_levels=4)).startswith("Amplification: no")
-    shares = conjectures.responses(Config())
+    stable, shares = conjectures.cascades(Config())
+    assert stable == 5
+    assert conjectures.amplification(Config(model_levels=5), 5).startswith("Amplification: no")
+    assert "with up to 5 levels" in conjectures.amplification(Config(), 5)
     for m, t in [(1, 1), (2, 20), (3, 7)]:
         # The share of m - 1 averages after t steps: a negative binomial distribution.
         share = 1.0 if m == 1 else scipy.stats.nbinom.cdf(t - 1, m - 1, 1 - 0.95)
         assert shares[m][t - 1] == pytest.approx(share, rel=1e-9)
-    assert "64 % with 2, 28 % with 3" in conjectures.vanishing(Config(), shares)
+    assert "64 % with 2, 28 % with 3" in conjectures.vanishing(shares)
