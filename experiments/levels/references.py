@@ -36,10 +36,12 @@ def references(config: Config, inputs: dict[int, np.ndarray]) -> "xr.Dataset":
     timing = {d: _steps(config, d) for d in levels}
     drift = config.decay, config.noise_std
 
+    wide = jax.config.jax_enable_x64
+
     def bound(d: int) -> float:
         steps, warmup = timing[d]
-        # One run is too little work for a GPU.
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        # A thread has contexts of its own. One run is too little work for a GPU.
+        with jax.enable_x64(wide), jax.default_device(jax.local_devices(backend="cpu")[0]):
             chosen = {"inputs": inputs[d][:steps], "warmup": warmup}
             return float(theory.tracking_bound(config.dim, d, *drift, **chosen))
 
