@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.levels.config import Config
@@ -35,8 +36,7 @@ def references(config: Config, inputs: dict[int, np.ndarray]) -> "xr.Dataset":
     levels = [*inputs]
     timing = {d: _steps(config, d) for d in levels}
     drift = config.decay, config.noise_std
-
-    wide = jax.config.jax_enable_x64
+    wide = jnp.result_type(float) == np.float64
 
     def bound(d: int) -> float:
         steps, warmup = timing[d]
