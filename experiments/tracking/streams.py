@@ -119,7 +119,7 @@ def _losses(
         steps = draws.target.size
         trace = nj.rollout(tx, PROBLEM, None, steps, stride=1, initial=initial, draws=draws)
         losses, t = jnp.asarray(trace.loss_curve), jnp.arange(steps)
-        # What diverges after the first half is no fault of the first half.
+        # Two sums: a run that diverges in the second half must not spoil the first, which tunes.
         parts = [(t < half), (t >= half) & (t < 2 * half)]
         return {"loss": jnp.stack([jnp.sum(losses, where=part) / half for part in parts])}
 
