@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.stability.config import Config
+from experiments.stability.numbers import crossings
 from experiments.stability.predictions import system_of
 from nested_jax import theory
 
@@ -80,5 +81,5 @@ def _zero(rates: np.ndarray, grows: np.ndarray, i: int | None) -> float:
     """Return the rate at which growth is 0, between rates i and i + 1."""
     if i is None:
         return np.inf
-    share = grows[i] / (grows[i] - grows[i + 1])
-    return float(rates[i] * (rates[i + 1] / rates[i]) ** share)
+    near = np.sign(grows[i + 1]) * grows[i : i + 2]  # It rises.
+    return float(crossings(xr.DataArray(near, {"rate": rates[i : i + 2]}, ["rate"])))
