@@ -28,7 +28,9 @@ class Config:
     tuning_seeds: lab.Count = 4
     """Runs on which hyperparameters are tuned; they are not reported."""
     trials: Annotated[int, lab.count(4)] = 64
-    """Hyperparameters tried for each method and number of data levels, in each of three rounds."""
+    """Hyperparameters tried for each method and number of data levels, in each round."""
+    rounds: lab.Count = 3
+    """Rounds of tuning, each around the best of those before."""
     seed: lab.Seed = 0
     quick: lab.Quick = False
     device: lab.Device = "auto"
@@ -42,6 +44,7 @@ QUICK = {
     "seeds": 3,
     "tuning_seeds": 1,
     "trials": 8,
+    "rounds": 1,
 }
 
 

@@ -18,8 +18,8 @@ from nested_jax import theory
 if TYPE_CHECKING:
     import xarray as xr
 
-ROUNDS, CLOSER = 3, 1 / 4
-"""Rounds of tuning: each covers this share of the ranges of the one before, around its best."""
+CLOSER = 1 / 4
+"""Each round of tuning covers this share of the ranges of the one before, around its best."""
 BOUND_STEPS = 20_000
 """Inputs over which the bound is averaged: it is then known to about 0.3 %."""
 
@@ -70,7 +70,7 @@ def _tuned(config: Config, lab: Lab, key: jax.Array, name: str) -> np.ndarray:
     spread = trials(method, count)[:, None]
     points = np.broadcast_to(spread, shape)
     tried, losses = [], []
-    for turn in range(ROUNDS):
+    for turn in range(config.rounds):
         grid = nj.Grid(
             trial=range(count),
             data_level=range(1, config.data_levels + 1),

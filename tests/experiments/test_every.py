@@ -219,6 +219,7 @@ WRONG = {
         ("noise_std", 0, "be positive and finite, got 0.0."),
         ("warmup", 8_000, "be less than `--steps` = 8000, got 8000."),
         ("trials", 3, "be an integer of at least 4, got 3."),
+        ("rounds", 0, "be an integer of at least 1, got 0."),
         ("seeds", 1, "be an integer of at least 2, got 1."),
         ("seed", 2**32, f"be less than {2**32}, got {2**32}."),
     ],

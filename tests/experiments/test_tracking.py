@@ -18,7 +18,9 @@ from tests.experiments import support
 
 RTOL = 1e-12  # A few operations in float64.
 PATH_RTOL = 1e-9  # A thousand steps of two programs in float64.
-SMALL = Config(data_levels=2, dim=3, steps=600, warmup=200, seeds=4, tuning_seeds=1, trials=4)
+SMALL = Config(
+    data_levels=2, dim=3, steps=600, warmup=200, seeds=4, tuning_seeds=1, trials=4, rounds=2
+)
 SHORTER = ("sgd", "leaky_sgd", "nested_2", "matched_3", "nesterov", "adam", "adam_0", "rls")
 DATASETS = ("references", "methods", "filters", "streams")
 
