@@ -1,6 +1,7 @@
 """The two losses that every result lies between: the best possible, and always answering 0."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,22 +16,44 @@ ALL_INPUTS = 5
 """With up to this many data levels, the bound is the mean over all inputs that a run counts."""
 FEW = 3_000, 1_000
 """With more, it is over this many steps, the second number excluded: within 1 %."""
+TOGETHER = 3
+"""Neighbouring levels whose bounds share a program. Fewer compile more, more compute more."""
 
 
-def bound(config: Config, data_level: int, inputs: np.ndarray) -> float:
-    """Return the best possible loss on `inputs`, of shape (steps, dim)."""
-    steps, warmup = _steps(config, data_level)
-    chosen = {"inputs": inputs[:steps], "warmup": warmup}
-    drift = config.decay, config.noise_std
-    return float(theory.tracking_bound(config.dim, data_level, *drift, **chosen))
+def groups(levels: Iterable[int]) -> list[list[int]]:
+    """Return levels in groups, each with one number of steps, for `bounds`."""
+    return [[*group] for _, group in itertools.groupby(levels, lambda d: d // TOGETHER)]
 
 
-def references(config: Config, bounds: Sequence[float]) -> "xr.Dataset":
+def bounds(config: Config, inputs: Mapping[int, np.ndarray]) -> dict[int, float]:
+    """Return the best possible losses by data level, computed by one program.
+
+    Args:
+        config: Options.
+        inputs: By data level, of shape (steps, dim).
+    """
+    drift, most = (config.decay, config.noise_std), max(inputs)
+    return {
+        d: float(
+            theory.tracking_bound(
+                config.dim,
+                d,
+                *drift,
+                inputs=each[: _steps(config, d)[0]],
+                warmup=_steps(config, d)[1],
+                max_levels=most,
+            )
+        )
+        for d, each in inputs.items()
+    }
+
+
+def references(config: Config, bounds: Mapping[int, float]) -> "xr.Dataset":
     """Return the references of each number of data levels.
 
     Args:
         config: Options.
-        bounds: The `bound` of 1, 2, ... data levels.
+        bounds: The best possible losses by data level.
 
     Returns:
         `tracking_bound`, `zero_loss` and `bound_steps`, the number of steps that the bound is the
@@ -38,15 +61,15 @@ def references(config: Config, bounds: Sequence[float]) -> "xr.Dataset":
     """
     import xarray as xr
 
-    levels = range(1, len(bounds) + 1)
+    levels = sorted(bounds)
     drift = config.decay, config.noise_std
     found = {
-        "tracking_bound": bounds,
+        "tracking_bound": [bounds[d] for d in levels],
         "zero_loss": [float(theory.predict_zero_loss(config.dim, d, *drift)) for d in levels],
         "bound_steps": [steps - warmup for steps, warmup in (_steps(config, d) for d in levels)],
     }
     variables = {name: ("data_level", np.asarray(values)) for name, values in found.items()}
-    return xr.Dataset(variables, {"data_level": [*levels]})
+    return xr.Dataset(variables, {"data_level": levels})
 
 
 def _steps(config: Config, levels: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from experiments.lab import Lab, UsageError
 from experiments.levels import kernels
 from experiments.levels.config import Config
 from experiments.levels.predictions import MODEL_INIT_STD, initial_loss, predict
-from experiments.levels.references import bound, references
+from experiments.levels.references import bounds, groups, references
 from experiments.levels.rust_stream import published_stream
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
@@ -46,10 +46,15 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     results["diverged"] = ~(results.loss <= initial_loss(config))
     results.loss.attrs = {"long_name": "mean loss after warm-up", "units": "squared error"}
     results = results if config.seeds > 1 else results.isel(seed=0, drop=True)
-    bounds = [partial(bound, config, d, _inputs(config, run, d)) for d in axes["data_level"]]
     # The longest first.
-    predicted, *bounds = _at_once([partial(predict, config), *reversed(bounds)])
-    return {"results": results.assign(predicted).assign(references(config, bounds[::-1]))}
+    inputs = [
+        {d: _inputs(config, run, d) for d in group} for group in groups(axes["data_level"])[::-1]
+    ]
+    predicted, *found = _at_once(
+        [partial(predict, config), *(partial(bounds, config, each) for each in inputs)]
+    )
+    bounds_found = {d: bound for each in found for d, bound in each.items()}
+    return {"results": results.assign(predicted).assign(references(config, bounds_found))}
 
 
 def _at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
