@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.levels.config import Config
@@ -32,20 +33,15 @@ def bounds(config: Config, inputs: Mapping[int, np.ndarray]) -> dict[int, float]
         config: Options.
         inputs: By data level, of shape (steps, dim).
     """
-    drift, most = (config.decay, config.noise_std), max(inputs)
-    return {
-        d: float(
-            theory.tracking_bound(
-                config.dim,
-                d,
-                *drift,
-                inputs=each[: _steps(config, d)[0]],
-                warmup=_steps(config, d)[1],
-                max_levels=most,
-            )
-        )
-        for d, each in inputs.items()
-    }
+    most = max(inputs)
+
+    def bound(d: int) -> float:
+        steps, warmup = _steps(config, d)
+        counted = {"inputs": jnp.asarray(inputs[d][:steps]), "warmup": warmup}
+        drift = config.decay, config.noise_std
+        return float(theory.tracking_bound(config.dim, d, *drift, **counted, max_levels=most))
+
+    return {d: bound(d) for d in inputs}
 
 
 def references(config: Config, bounds: Mapping[int, float]) -> "xr.Dataset":
