@@ -52,9 +52,12 @@ TESTS = {
     "problems/_folds.py": "problems/test_classification",
     "problems/_online.py": "problems/test_online",
     "problems/_quadratic.py": "problems/test_quadratic",
-    "schedules/_cycles.py": "schedules/test_pairs schedules/test_schedules",
-    "schedules/_pairs.py": "schedules/test_pairs schedules/test_schedules",
-    "schedules/_schedules.py": "schedules/test_schedules",
+    "schedules/_cycles.py": "schedules/test_pairs schedules/test_schedules"
+    " schedules/test_traced_schedules schedules/test_exact_steps",
+    "schedules/_pairs.py": "schedules/test_pairs schedules/test_schedules"
+    " schedules/test_traced_schedules schedules/test_exact_steps",
+    "schedules/_schedules.py": "schedules/test_schedules schedules/test_traced_schedules"
+    " schedules/test_exact_steps",
     "transforms/_adam.py": "optimizers/test_adam [scale_by_adam",
     "transforms/_clipping.py": "transforms/test_clipping [clip_by_block_rms",
     "transforms/_factored_rms.py": "transforms/test_factored_rms optimizers/test_adafactor"
