@@ -290,6 +290,20 @@ def test_rejects(name, arguments, error, message):
         getattr(nj, name)(**given | arguments)
 
 
+@pytest.mark.parametrize("step", [math.inf, -math.inf, math.nan])
+def test_a_step_must_be_finite(step):
+    schedule = nj.cosine(5)
+    for function in schedule, schedule.cycle_steps:
+        with pytest.raises(ValueError, match=rf"`step` must be finite, got {step}\."):
+            function(step)
+
+
+def test_traced_drops_that_do_not_increase_give_nan():
+    at = jax.jit(lambda drops: nj.step_drop(10, drops=drops)(jnp.arange(5)))
+    assert np.isnan(at(jnp.array([0.5, 0.25]))).all()
+    assert np.isfinite(at(jnp.array([0.25, 0.5]))).all()
+
+
 def test_concrete_numbers_are_checked_under_jit():
     drops = jnp.array([0.5, 0.25])
 

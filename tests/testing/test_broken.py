@@ -264,6 +264,13 @@ def gram(decay):
     return transform(lambda u, s, p: (jax.tree.map(leaf, u), s))
 
 
+def counted_in_floats(decay):
+    def update(updates, count, params):
+        return jax.tree.map(lambda u: decay * u / (count + 1), updates), count + 1
+
+    return transform(update, lambda params: jnp.zeros(()))
+
+
 # What is broken, the check that must find it, and what it must say.
 BROKEN = [
     (python_number_in_the_state, "state_is_arrays", r"holds the float 0\.0"),
@@ -285,6 +292,7 @@ BROKEN = [
     (divided_by_a_step_beyond_the_last, "counters", "'bias': 'Nonfinite'"),
     (forgotten_when_the_count_wraps, "counters", r"\['bias'\] is"),
     (schedule_begun_again, "counters", r"\['bias'\] is"),
+    (counted_in_floats, "counters", "counts steps in float32, not in an integer"),
     (bfloat16_outside, "precision", r"\['bias'\] is rounded to fewer bits"),
     (float16_for_float32, "precision", "in float32, against the same in float64"),
     (float32_for_float64, "precision", r"\['bias'\] is rounded to fewer bits"),
