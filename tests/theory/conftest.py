@@ -14,9 +14,9 @@ def _all_remembered():
     _remembered.MOST_REMEMBERED = most
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_quickly():
-    """Do without LLVM's optimizations, half of the time; the examples of docstrings run with."""
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Do without LLVM's optimizations, for modules of many programs that run for a moment."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
