@@ -507,6 +507,22 @@ def test_rejects_a_readout_it_does_not_know(make):
         make(decays=[0.5], readout=True)
 
 
+@pytest.mark.parametrize(
+    ("debias", "other", "message"),
+    [
+        (False, {"debias": True}, "2 stages and `debias` False, got 2 momenta and 2 gains."),
+        (True, {"debias": False}, "2 stages and `debias` True, got 2 momenta and 0 gains."),
+        (False, {"decays": [0.5]}, "2 stages and `debias` False, got 1 momenta and 0 gains."),
+    ],
+)
+def test_rejects_the_state_of_another_cascade(debias, other, message):
+    tx = nj.scale_by_nested_momentum([0.5, 0.5], debias=debias)
+    state = nj.scale_by_nested_momentum(**({"decays": [0.5, 0.5]} | other)).init(jnp.ones(2))
+    message = f"`state` must be of nested momentum with {message}"
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        tx.update(jnp.ones(2), state)
+
+
 @pytest.mark.parametrize("decays", [[], [0.5]], ids=str)
 def test_rejects_updates_of_integers(decays):
     tx = nj.scale_by_nested_momentum(decays)
@@ -524,6 +540,8 @@ def test_rejects_updates_of_integers(decays):
         ((4, 0.5, 3), ValueError, "`levels` must be at most `max_levels` = 3, got 4."),
         ((1, 0.5, 0), ValueError, "`max_levels` must be an integer of at least 1, got 0."),
         ((1, 0.5, 2.0), TypeError, "`max_levels` must be an integer of at least 1, got 2.0."),
+        ((10**12,), ValueError, f"`levels` must be less than 100001, got {10**12}."),
+        ((1, 0.5, 100_001), ValueError, "`max_levels` must be less than 100001, got 100001."),
     ],
 )
 def test_rejects_levels(decays, arguments, error, message):
