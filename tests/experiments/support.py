@@ -10,6 +10,8 @@ import pytest
 
 from experiments import __main__
 
+EXPERIMENTS = __main__.EXPERIMENTS
+every = pytest.mark.parametrize("name", EXPERIMENTS)
 SETTINGS = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
 
 
@@ -25,6 +27,25 @@ def run(*words):
             jax.config.update(name, value)
 
 
+def option(field):
+    """Return the option of a field of a configuration."""
+    return "--" + field.replace("_", "-")
+
+
+def seed_of(name):
+    """Return the field with the first seed of an experiment."""
+    return "model_seed" if name == "levels" else "seed"
+
+
+def refusal(capsys, *words):
+    """Return the line with which a command is refused."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", error), error
+    return error.removeprefix("error: ").rstrip()
+
+
 def finished(name, config, out):
     """Run an experiment that must succeed; return what it printed."""
     printed = io.StringIO()
@@ -38,11 +59,10 @@ def options_of(config, out, **changes):
     """Return the options of a configuration, some of them changed."""
     words = []
     for name, value in {**dataclasses.asdict(config), **changes, "out": out}.items():
-        option = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            words += [option] if value else []
+            words += [option(name)] if value else []
         else:
-            words += [option, value]
+            words += [option(name), value]
     return words
 
 
