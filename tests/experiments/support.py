@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import re
 
 import jax
@@ -52,6 +53,12 @@ def finished(name, config, out):
     with contextlib.redirect_stdout(printed):
         assert run(name, *options_of(config, out)) == 0
     assert printed.getvalue().endswith(f"Report: {out / 'report.html'}\n")
+    made, page = json.loads((out / "config.json").read_text()), (out / "report.html").read_text()
+    assert [*made["seconds"]] == [*EXPERIMENTS[name].parts]  # No part is without its times.
+    assert made["wall_seconds"] >= sum(part["wall_seconds"] for part in made["seconds"].values())
+    # A smoke test answers nothing.
+    quick = getattr(config, "quick", False)
+    assert ("This is a smoke test" in page) == quick == ('<p class="answer">' not in page)
     return printed.getvalue()
 
 
