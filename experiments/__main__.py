@@ -1,5 +1,7 @@
 """The command line: `python -m experiments NAME [options]`."""
 
+import dataclasses
+import difflib
 import errno
 import io
 import os
@@ -27,12 +29,17 @@ EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the experiment that `arguments` name; return the exit code."""
+    """Run the experiment that `arguments` name, or list all; return the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # Some terminals cannot encode every sign.
     commands = {name: _command(experiment) for name, experiment in EXPERIMENTS.items()}
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         try:
+            if not arguments:
+                print(_listing())
+                return 0
+            _check_words(arguments)
             tyro.extras.subcommand_cli_from_dict(
                 commands, prog="python -m experiments", args=arguments, sort_subcommands=False
             )
@@ -55,6 +62,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _listing() -> str:
+    """Return the experiments with question and duration, in reading order."""
+    lines = ["usage: python -m experiments NAME [options]", ""]
+    for name, experiment in EXPERIMENTS.items():
+        lines += [f"{name:<12} {experiment.question}", f"{'':<12} Takes {experiment.duration}."]
+    return "\n".join([*lines, "", "`python -m experiments NAME --help` lists the options."])
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raise for an unknown experiment or option, with the nearest known one.
+
+    Raises:
+        UsageError: One line, where tyro would print a box of the options of all experiments.
+    """
+    name, *rest = words
+    if name.startswith("-"):
+        return
+    experiment = EXPERIMENTS.get(name.replace("_", "-"))
+    if experiment is None:
+        raise lab.UsageError(f"unknown experiment {name!r}.{_nearest(name, [*EXPERIMENTS])}")
+    fields = dataclasses.fields(experiment.config)
+    flags = [f"no-{field.name}" for field in fields if isinstance(field.default, bool)]
+    known = [lab.option_name(option) for option in ("help", *flags, *(x.name for x in fields))]
+    for word in rest:
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in known:
+            raise lab.UsageError(f"unknown option {option!r} of {name}.{_nearest(option, known)}")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f" Did you mean {near[0]!r}?" if near else f" Choose one of {', '.join(known)}."
 
 
 def _command(experiment: lab.Experiment[Any]) -> Callable[..., None]:

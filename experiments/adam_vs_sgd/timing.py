@@ -30,8 +30,8 @@ def timing(config: Config, lab: Lab) -> "xr.Dataset":
     """
     import xarray as xr
 
-    lab.begin("timing")
     path = lab.folder / "store" / "timing.nc"
+    lab.begin("timing", stored=float(path.exists()))
     if path.exists():
         try:
             return nj.sweeps.load(path)

@@ -29,6 +29,7 @@ from experiments.lab._options import UsageError as UsageError
 from experiments.lab._options import check_warmup as check_warmup
 from experiments.lab._options import choice as choice
 from experiments.lab._options import count as count
+from experiments.lab._options import option_name as option_name
 from experiments.lab._section import Diverged as Diverged
 from experiments.lab._section import Section as Section
 from experiments.lab._section import Table as Table

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -32,13 +33,20 @@ class Lab:
         device: The device it runs on.
         parts: Names of its parts, in the order in which they run.
         images: The images it learns, if it asked for any.
+        seconds: Part -> its wall time and, if it has sweeps, their time to compile and to run. What
+            was read from the store took no time to run; `origin` says so.
     """
 
     folder: Path
     device: Any
     parts: Sequence[str]
     images: Any = None
+    seconds: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     _current: str = ""
+    _began: float = 0.0
+    # Whether the current part read something from the store, and whether its line is printed.
+    _read: bool = False
+    _printed: bool = False
 
     def sweep(
         self,
@@ -52,21 +60,56 @@ class Lab:
         """Run a sweep that is stored in the experiment's folder, so that it can be resumed.
 
         Args:
-            part: One of the experiment's parts; its beginning is printed.
+            part: One of the experiment's parts.
             function: What is swept, as in `nj.sweep`.
             grid: Over which points.
             piece: Name of this sweep among several of the part.
             options: Further options of `nj.sweep`.
         """
-        self.begin(part)
-        return nj.sweep(function, grid, store=self.folder / "store" / part / piece, **options)
+        store = self.folder / "store" / part / piece
+        stored, chunks = nj.sweeps.stored_chunks(store, grid)
+        self.begin(part, stored=stored / chunks if chunks else 0.0)
+        results = nj.sweep(function, grid, store=store, **options)
+        times = self.seconds[part]
+        for name in ("compile_seconds", "run_seconds"):
+            times[name] = times.get(name, 0.0) + results.attrs[name]
+        return results
 
-    def begin(self, part: str) -> None:
-        """Print that a part begins, once."""
+    def begin(self, part: str, *, stored: float = 0.0) -> None:
+        """Begin a part, or go on with it, and print its line once.
+
+        The line of a part that was read from the store says so. It is printed when the part
+        computes something, or else when it ends.
+
+        Args:
+            part: One of the experiment's parts.
+            stored: The share of what follows that is read from the store.
+        """
         if part != self._current:
-            self._current = part
-            count = self.parts.index(part) + 1
-            print(f"part {count} of {len(self.parts)}: {part.replace('_', ' ')}", flush=True)
+            self.end()
+            self._current, self._began = part, time.perf_counter()
+            self._read = self._printed = False
+            self.seconds.setdefault(part, {"wall_seconds": 0.0})
+        self._read |= stored > 0
+        if stored < 1:
+            self._print("partly from the store")
+
+    def end(self) -> None:
+        """End the current part, if there is one."""
+        if self._current:
+            self._print("from the store")
+            self.seconds[self._current]["wall_seconds"] += time.perf_counter() - self._began
+            self._current = ""
+
+    def _print(self, origin: str) -> None:
+        if not self._printed:
+            self._printed = True
+            number = f"part {self.parts.index(self._current) + 1} of {len(self.parts)}"
+            line = f"{number}: {self._current.replace('_', ' ')}"
+            if self._read:
+                self.seconds[self._current]["origin"] = origin
+                line += f" ({origin})"
+            print(line, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +165,7 @@ def run(experiment: Experiment[Any], config: Any) -> None:
     Raises:
         UsageError: If an option cannot be followed, or the folder cannot be used.
     """
+    started = time.perf_counter()
     config = resolved(experiment, config)
     with _options.usage():
         _options.check_options(config)
@@ -135,6 +179,7 @@ def run(experiment: Experiment[Any], config: Any) -> None:
         lab = Lab(folder, device, experiment.parts, images)
         _announce(experiment, config, lab)
         results = experiment.runs.simulate(config, lab)
+        lab.end()
         sections = experiment.report.sections(config, results)
         from experiments.lab import _report  # After the runs, like the experiment's own report.
 
@@ -144,17 +189,12 @@ def run(experiment: Experiment[Any], config: Any) -> None:
         made |= {"data": images.origin} if images else {}
         _report.write(folder, experiment.name, experiment.question, made, [*results], sections)
         # Written last: a folder whose config.json has versions is complete.
-        seconds = {name: _seconds(dataset) for name, dataset in results.items()}
-        described = json.dumps(made | {"parts": [*results], "seconds": seconds}, indent=2)
+        times = {"wall_seconds": time.perf_counter() - started, "seconds": lab.seconds}
+        described = json.dumps(made | {"parts": [*results], **times}, indent=2)
         write_file(folder / "config.json", described + "\n")
         # A report is written before it is shown: a terminal that fails costs no result.
         _report.show(experiment.question, made, sections)
     print(f"Report: {config.out / 'report.html'}")
-
-
-def _seconds(dataset: "xr.Dataset") -> dict[str, float]:
-    names = ("compile_seconds", "run_seconds")
-    return {name: dataset.attrs[name] for name in names if name in dataset.attrs}
 
 
 def _announce(experiment: Experiment[Any], config: Any, lab: Lab) -> None:

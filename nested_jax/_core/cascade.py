@@ -9,6 +9,7 @@ import numpy as np
 
 from nested_jax._core.checks import (
     as_scalars,
+    check_below,
     check_count,
     check_static_count,
     check_unit_interval,
@@ -19,6 +20,9 @@ from nested_jax._core.checks import (
 )
 from nested_jax._core.dtypes import cast, in_dtype
 from nested_jax._core.types import ScalarLike, Updates
+
+# Every level is a copy of the parameters and a stage of the program. More would not compile.
+MOST_LEVELS = 100_000
 
 
 def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.ndarray | jax.Array:
@@ -58,8 +62,10 @@ def check_levels(
                 f"`{max_name}` must be given when `{name}` is traced: it shapes the state."
                 f"{how_to_keep_static(max_name, levels)}"
             )
+        check_below(name, levels, MOST_LEVELS + 1)
         return int(levels), valid, decay
     check_static_count(max_name, max_levels, 1)
+    check_below(max_name, max_levels, MOST_LEVELS + 1)
 
     def check_room(concrete):
         if int(concrete) > int(max_levels):

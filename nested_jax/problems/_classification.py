@@ -66,7 +66,8 @@ def classification(
         init: key -> params.
         images: Examples along the first axis, at least one. In a sweep, bind them with
             `jax.tree_util.Partial` so that they are not compiled in as constants.
-        labels: The class of each example, integers from 0.
+        labels: The class of each example, integers from 0. If they are traced and one is not a
+            class of the model, every loss is NaN.
         batch_size: b >= 1, static.
         folds: Masks of the held-out examples, boolean of shape (folds, examples), as returned by
             `nested_jax.held_out_masks`; nothing is held out if not given.
@@ -94,10 +95,11 @@ def classification(
     check_callable("apply", apply)
     check_callable("init", init)
     check_length("batch_size", batch_size)
-    _check_examples(apply, init, images, labels)
+    known = _check_examples(apply, init, images, labels)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     examples = labels.shape[0]
     order, count, valid = _training_examples(examples, folds, fold)
+    valid &= known
 
     def draw(key):
         return jax.random.bits(key, (int(batch_size),), jnp.uint32)
@@ -118,6 +120,7 @@ def classification(
 
 
 def _check_examples(apply, init, images, labels):
+    """Raise unless images, labels and model fit; return whether traced labels are classes."""
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, np.ndarray | jax.Array):
             raise TypeError(f"`{name}` must be an array, got {value!r}.")
@@ -138,11 +141,14 @@ def _check_examples(apply, init, images, labels):
             f"`apply` must return floating logits of shape (batch, classes), got {logits} for one "
             "image."
         )
-    if not is_traced(labels):
-        low, high = int(np.min(labels)), int(np.max(labels))
-        if low < 0 or high >= shape[1]:
-            found = low if low < 0 else high
-            raise ValueError(f"`labels` must be classes from 0 to {shape[1] - 1}, got {found}.")
+    if is_traced(labels):
+        # Once for all steps. Without it, -1 would be the last class.
+        return jnp.all((labels >= 0) & (labels < shape[1]))
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if low < 0 or high >= shape[1]:
+        found = low if low < 0 else high
+        raise ValueError(f"`labels` must be classes from 0 to {shape[1] - 1}, got {found}.")
+    return True
 
 
 def _training_examples(examples, folds, fold):

@@ -1,4 +1,4 @@
-"""Work with the results of a sweep: find the best point, save and load."""
+"""Work with the results of a sweep: find the best point, count what is stored, save, load."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jax.tree_util import Partial
 
 from nested_jax._core.checks import check_choice
 from nested_jax._core.extras import needs
 from nested_jax._core.files import check_path, write_file
+from nested_jax.sweeps.engine import Job, Store
+from nested_jax.sweeps.grid import Grid, check_grid
 
 if TYPE_CHECKING:
     import xarray
@@ -76,6 +79,43 @@ def best_point(
 def _check_dataset(results):
     if not hasattr(results, "data_vars"):
         raise TypeError(f"`results` must be a dataset as `sweep` returns it, got {results!r}.")
+
+
+def stored_chunks(store: str | os.PathLike[str], grid: Grid) -> tuple[int, int]:
+    """Count the finished chunks of a sweep in its store, without computing anything.
+
+    The files are counted, not read: `sweep` computes a damaged one again.
+
+    Args:
+        store: The folder that was or will be passed to `sweep`.
+        grid: The grid of that sweep.
+
+    Returns:
+        The number of stored chunks, and of all chunks. Both are 0 if the store is new.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If `store` is neither new nor a store, or holds a sweep of another grid.
+        OSError: If it cannot be read.
+
+    Example:
+        >>> import tempfile, nested_jax as nj
+        >>> grid = nj.Grid(x=[1.0, 2.0, 3.0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     before = nj.sweeps.stored_chunks(folder, grid)
+        ...     results = nj.sweep(lambda x: {"loss": x**2}, grid, store=folder, chunk=1)
+        ...     print(before, nj.sweeps.stored_chunks(folder, grid))
+        (0, 0) (3, 3)
+    """
+    check_grid(grid)
+    kept = Store(store)
+    found = kept.recorded()
+    if found is None:
+        return 0, 0
+    shape = tuple(found.get("chunk", ()))
+    if len(shape) != sum(not axis.static for axis in grid.values()):
+        raise ValueError(f"`store` must be of this grid, got {kept.folder} with chunks of {shape}.")
+    return kept.count(), Job(Partial(len), grid, shape).chunks
 
 
 def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:

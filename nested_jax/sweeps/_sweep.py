@@ -35,7 +35,7 @@ from nested_jax.sweeps.engine import (
     share_of_this_process,
     together,
 )
-from nested_jax.sweeps.grid import Grid
+from nested_jax.sweeps.grid import Grid, check_grid
 
 if TYPE_CHECKING:
     import xarray
@@ -177,8 +177,7 @@ def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executo
     if config.jax_disable_jit:
         raise ValueError("`jax_disable_jit` must be off for a sweep, which is compiled, got on.")
     check_flag("progress", progress)
-    if not isinstance(grid, Grid):
-        raise TypeError(f"`grid` must be a nested_jax.Grid, got a {type(grid).__name__}.")
+    check_grid(grid)
     if isinstance(chunk, str):
         if chunk != "auto":
             raise ValueError(f'`chunk` must be "auto" or a number of runs, got {chunk!r}.')

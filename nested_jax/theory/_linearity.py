@@ -19,8 +19,10 @@ STEPS, BURST = 64, 16
 DELAYS = (1, 2, 7, 32)
 # They span usual clipping thresholds and epsilons in denominators; their squares fit float32.
 SCALES = (-1.0, 1e-8, 1e-4, 1e4, 1e8)
-# How far counters are moved forward; not round, so that a periodic schedule does not line up.
-JUMPS = (997, 10_007, 100_003, 1_000_003, 10_000_019)
+# How far counters are moved forward. A run lasts `STEPS`, so the first jumps leave no gap: they
+# find what happens every n steps, n <= 1,024, even if the output is 0 in between. The others are
+# not round, so that a periodic schedule does not line up.
+JUMPS = (*range(STEPS, 1024, STEPS), 997, 10_007, 100_003, 1_000_003, 10_000_019)
 MATRIX_STEPS = 2
 
 _RULES = {
@@ -71,9 +73,9 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
     of a matrix, so it fails.
 
     Adam is not homogeneous. A schedule or bias correction fails the shift test. Weight decay is
-    linear in the parameters, not in the gradients. A clip whose threshold is never reached, or
-    noise below rounding, is not detected. Sums stored in a narrower dtype than the default are not
-    linear because of rounding.
+    linear in the parameters, not in the gradients. A clip whose threshold is never reached, noise
+    below rounding, or a change after step 1,024 that lasts less than 64 steps is not detected.
+    Sums stored in a narrower dtype than the default are not linear because of rounding.
 
     Args:
         tx: The transform, applied to one scalar of JAX's default dtype. Its hyperparameters may be
@@ -83,7 +85,8 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
         The largest error of each test.
 
     Raises:
-        TypeError: If `tx` does not have `init` and `update`, or they raise an error.
+        TypeError: If `tx` does not have `init` and `update`, they raise an error, or it is an
+            `optax.MultiSteps`.
 
     Example:
         >>> import optax, nested_jax.theory as theory
@@ -93,18 +96,23 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
         >>> float(theory.linearity(optax.clip(1.0)).shift)  # clipped, but time-invariant
         0.0
     """
-    check_transformation("tx", tx)
-    with explained("tx"):
+    with explained("tx", tx):
         return tested(tx).errors
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
+def explained(name: str, tx: optax.GradientTransformation) -> Iterator[None]:
     """Say what a transform must be if it raises an error on one scalar.
 
     Raises:
-        TypeError: If the transform raises an error that is not about traced values.
+        TypeError: If `tx` is not a pair of functions, or raises an error that is not about traced
+            values.
     """
+    check_transformation(name, tx)
+    if isinstance(tx, optax.MultiSteps):
+        # It is not a pair of functions, and it accumulates gradients: it is not time-invariant.
+        rule = f"`{name}` must be linear and time-invariant"
+        raise TypeError(f"{rule}, got an optax.MultiSteps: pass the optimizer inside.")
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:

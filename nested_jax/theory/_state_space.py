@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from nested_jax._core.cascade import check_decays
-from nested_jax._core.checks import check_reals, check_transformation, is_traced
+from nested_jax._core.checks import check_reals, is_traced
 from nested_jax._core.dtypes import complement
 from nested_jax._core.jaxpr import influential
 from nested_jax._core.types import ScalarLike
@@ -211,15 +211,10 @@ def _dynamics(keeps, takes):
 
 def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
     """Return the state-space form of the argument `name`, after testing it."""
-    check_transformation(name, tx)
-    if isinstance(tx, optax.MultiSteps):
-        # It is not a pair of functions, and it accumulates gradients: it is not time-invariant.
-        rule = f"`{name}` must be linear and time-invariant"
-        raise TypeError(f"{rule}, got an optax.MultiSteps: pass the optimizer inside.")
-    with explained(name):
+    with explained(name, tx):
         errors = tested(tx).errors
     check_linearity(name, errors)
-    with explained(name):
+    with explained(name, tx):
         system, mismatch, active = _measured(tx)
     if is_traced(mismatch):
         fine = passed(jnp.max(jnp.stack([mismatch, *errors])))

@@ -141,6 +141,10 @@ def scale_by_nested_momentum(
 
     def update_fn(updates, state, params):
         del params
+        kept, gained = len(state.momenta), len(state.gains)
+        if (kept, gained) != (len(decays), debias * len(decays)):
+            rule = f"`state` must be of nested momentum with {len(decays)} stages and `debias`"
+            raise ValueError(f"{rule} {debias}, got {kept} momenta and {gained} gains.")
         if state.momenta:
             check_updates(updates, state.momenta[0])
         else:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import re
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 
 from experiments import __main__
 
+EXPERIMENTS = __main__.EXPERIMENTS
+every = pytest.mark.parametrize("name", EXPERIMENTS)
 SETTINGS = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
 
 
@@ -25,12 +28,37 @@ def run(*words):
             jax.config.update(name, value)
 
 
+def option(field):
+    """Return the option of a field of a configuration."""
+    return "--" + field.replace("_", "-")
+
+
+def seed_of(name):
+    """Return the field with the first seed of an experiment."""
+    return "model_seed" if name == "levels" else "seed"
+
+
+def refusal(capsys, *words):
+    """Return the line with which a command is refused."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", error), error
+    return error.removeprefix("error: ").rstrip()
+
+
 def finished(name, config, out):
     """Run an experiment that must succeed; return what it printed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert run(name, *options_of(config, out)) == 0
     assert printed.getvalue().endswith(f"Report: {out / 'report.html'}\n")
+    made, page = json.loads((out / "config.json").read_text()), (out / "report.html").read_text()
+    assert [*made["seconds"]] == [*EXPERIMENTS[name].parts]  # No part is without its times.
+    assert made["wall_seconds"] >= sum(part["wall_seconds"] for part in made["seconds"].values())
+    # A smoke test answers nothing.
+    quick = getattr(config, "quick", False)
+    assert ("This is a smoke test" in page) == quick == ('<p class="answer">' not in page)
     return printed.getvalue()
 
 
@@ -38,11 +66,10 @@ def options_of(config, out, **changes):
     """Return the options of a configuration, some of them changed."""
     words = []
     for name, value in {**dataclasses.asdict(config), **changes, "out": out}.items():
-        option = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            words += [option] if value else []
+            words += [option(name)] if value else []
         else:
-            words += [option, value]
+            words += [option(name), value]
     return words
 
 

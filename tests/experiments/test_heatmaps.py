@@ -373,7 +373,7 @@ def test_killed_and_started_again_it_gives_the_same_numbers(done, tmp_path, monk
     seen = {}
     monkeypatch.setattr(runs, "VARIANTS", {name: VARIANTS[name] for name in FEW})
     monkeypatch.setattr(report, "sections", lambda config, results: seen.update(results) or [])
-    support.finished("heatmaps", SMALL, out)
+    assert support.run("heatmaps", *support.options_of(SMALL, out)) == 0
     assert {path: path.stat().st_mtime_ns for path in stored} == stored, "computed again"
     for name in FEW:
         xr.testing.assert_equal(seen[name], read(done)[name])

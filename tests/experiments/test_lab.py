@@ -6,6 +6,7 @@ from typing import Annotated
 import pytest
 from matplotlib.figure import Figure
 
+import nested_jax as nj
 from experiments import lab
 from experiments.lab import _options, _report
 from tests.experiments import support
@@ -131,6 +132,47 @@ def test_a_smoke_test_says_so_and_answers_nothing(tmp_path, capsys):
     assert "1e77*" in printed
     assert "--device auto --quick</pre>" in text
     assert "smoke test" not in page(tmp_path) + shown(capsys)
+
+
+# Progress and times.
+
+
+def parts_of(folder, *wanted):
+    """Run `wanted`, pairs of a part and a piece, in an experiment of three parts."""
+    place = lab.Lab(folder, None, ("one", "two_words", "three"))
+    for part, piece in wanted:
+        if piece is None:
+            place.begin(part)
+        else:
+            grid = nj.Grid(x=[1.0, 2.0])
+            place.sweep(part, lambda x: {"y": x}, grid, piece=piece, chunk=1, progress=False)
+    place.end()
+    return place.seconds
+
+
+def test_a_part_says_what_was_read_from_the_store(tmp_path, capsys):
+    first = [("one", ""), ("two_words", "a"), ("three", None)]
+    seconds = parts_of(tmp_path, *first)
+    lines = ["part 1 of 3: one", "part 2 of 3: two words", "part 3 of 3: three"]
+    assert capsys.readouterr().out.splitlines() == lines
+    # All parts have times, those without a sweep their wall time.
+    assert {part: [*times] for part, times in seconds.items()} == {
+        "one": ["wall_seconds", "compile_seconds", "run_seconds"],
+        "two_words": ["wall_seconds", "compile_seconds", "run_seconds"],
+        "three": ["wall_seconds"],
+    }
+    for times in seconds.values():
+        wall = times.pop("wall_seconds")
+        assert wall >= sum(times.values()) > 0 or not times
+    # A sweep of which a chunk is missing, a second piece, and a part that computes again.
+    next((tmp_path / "store" / "one").glob("chunk-*")).unlink()
+    parts_of(tmp_path, ("one", ""), ("two_words", "a"), ("two_words", "b"), ("three", None))
+    partly = [f"{line} (partly from the store)" for line in lines[:2]]
+    assert capsys.readouterr().out.splitlines() == [*partly, lines[2]]
+    again = parts_of(tmp_path, ("one", ""), ("two_words", "a"), ("two_words", "b"))
+    assert {times["origin"] for times in again.values()} == {"from the store"}
+    whole = [f"{line} (from the store)" for line in lines[:2]]
+    assert capsys.readouterr().out.splitlines() == whole
 
 
 # Rules of options.

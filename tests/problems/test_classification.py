@@ -152,6 +152,20 @@ def test_a_sweep_holds_its_folds_against_the_masks():
         nj.sweep(run, nj.Grid(fold=range(4)))
 
 
+def test_a_traced_label_that_is_no_class_makes_every_loss_nan():
+    images, params = IMAGES[:2], init(KEY)
+
+    def loss(label):
+        labels = jnp.array([0, 1]).at[1].set(label)
+        problem = nj.classification(apply, init, images, labels, batch_size=1)
+        # Of the first example alone, whose label is a class.
+        return problem.loss(params, ClassificationBatch(images[:1], labels[:1]))
+
+    losses = jax.jit(jax.vmap(loss))(jnp.array([2, 0, CLASSES, -1]))
+    assert np.isfinite(losses).tolist() == [True, True, False, False]
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_images_keep_their_dtype_and_the_loss_is_wide(dtype, x64):
     problem = nj.classification(apply, init, jnp.asarray(IMAGES, dtype), LABELS, batch_size=2)

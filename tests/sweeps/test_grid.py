@@ -381,6 +381,7 @@ def test_powers_of_two_are_exact():
     assert nj.powers_of_two(-2, 3).tolist() == [0.25, 0.5, 1, 2, 4, 8]
     assert nj.powers_of_two(-1, 1, scale=0.1).tolist() == [0.05, 0.1, 0.2]
     assert nj.powers_of_two(np.int64(4), 4).tolist() == [16]
+    assert nj.powers_of_two(-1022, 1023)[[0, -1]].tolist() == [2.0**-1022, 2.0**1023]
 
 
 def test_draws_are_seeded_and_uniform_in_their_logarithm():
@@ -399,8 +400,8 @@ def test_draws_are_seeded_and_uniform_in_their_logarithm():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: nj.powers_of_two(0.5, 2), TypeError, "`low` must be an integer, got 0.5."),
-        (lambda: nj.powers_of_two(0, True), TypeError, "`high` must be an integer, got True."),
+        (lambda: nj.powers_of_two(0.5, 2), TypeError, "`low` must be an integer of at least -10"),
+        (lambda: nj.powers_of_two(0, True), TypeError, "`high` must be an integer of at least"),
         (lambda: nj.powers_of_two(1, 0), ValueError, "`high` must be at least `low` = 1, got 0."),
         (
             lambda: nj.powers_of_two(0, 1, scale=-1),
@@ -411,7 +412,33 @@ def test_draws_are_seeded_and_uniform_in_their_logarithm():
         (
             lambda: nj.log_uniform(1, math.nan, 2, seed=0),
             ValueError,
-            "`high` must be above `low` = 1",
+            "`high` must be positive and finite, got nan.",
+        ),
+        (
+            lambda: nj.log_uniform(1, math.inf, 2, seed=0),
+            ValueError,
+            "`high` must be positive and finite, got inf.",
+        ),
+        (lambda: nj.powers_of_two(0, 2000), ValueError, "`high` must be less than 1024, got 2000."),
+        (
+            lambda: nj.powers_of_two(-2000, 0),
+            ValueError,
+            "`low` must be an integer of at least -1022, got -2000.",
+        ),
+        (
+            lambda: nj.powers_of_two(0, 1000, scale=1e10),
+            ValueError,
+            "`scale` must keep all values positive and finite, got 10000000000.0 for values from ",
+        ),
+        (
+            lambda: nj.powers_of_two(-1000, 0, scale=1e-300),
+            ValueError,
+            "`scale` must keep all values positive and finite, got 1e-300 for values from 0.0 to 1",
+        ),
+        (
+            lambda: nj.log_uniform(1, 2, 10**12, seed=0),
+            ValueError,
+            "`size` must be at most 1000000000, got 1000000000000, which would need ",
         ),
         (
             lambda: nj.log_uniform(1, 2, 0, seed=0),

@@ -20,14 +20,23 @@ from tests.sweeps.stored import CHUNKS, GRID, chunks, contents, sweep
 
 def test_a_store_holds_a_manifest_and_a_file_a_chunk(tmp_path):
     store = tmp_path / "deep" / "store"
+    assert nj.sweeps.stored_chunks(store, GRID) == (0, 0)
     results = sweep(store)
     assert results.equals(sweep())
+    assert nj.sweeps.stored_chunks(store, GRID) == (CHUNKS, CHUNKS)
     names = sorted(path.name for path in store.iterdir())
     assert names[-1] == MANIFEST
     assert [name[:14] for name in names[:-1]] == [f"chunk-{i:08d}" for i in range(CHUNKS)]
     for path in chunks(store):
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         assert path.name == f"{path.name[:14]}-{checksum[:32]}.npz"
+    path.unlink()
+    assert nj.sweeps.stored_chunks(store, GRID) == (CHUNKS - 1, CHUNKS)
+    rule = "`store` must be of this grid, got .* with chunks of "
+    with pytest.raises(ValueError, match=rule):
+        nj.sweeps.stored_chunks(store, nj.Grid(x=[1.0]))
+    with pytest.raises(TypeError, match=r"`grid` must be a nested_jax.Grid, got a dict\."):
+        nj.sweeps.stored_chunks(store, {})
     manifest = json.loads((store / MANIFEST).read_text())
     assert manifest["hash"] == digest(manifest["fingerprint"]) == results.attrs["configuration"]
     assert {"programs", "arguments", "grid", "chunk", "jax", "nested_jax"} <= {

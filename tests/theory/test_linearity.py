@@ -136,6 +136,11 @@ REFUSED = {
         optax.MultiSteps(optax.trace(0.9), 2).gradient_transformation(),
         {SHIFT},
     ),
+    # Its output is 0 in all of a run from the start.
+    "optax.MultiSteps[1000]": (
+        optax.MultiSteps(optax.sgd(0.1), 1000).gradient_transformation(),
+        {SHIFT},
+    ),
     "optax.keep_params_nonnegative": (optax.keep_params_nonnegative(), None),
     "optax.add_noise": (optax.add_noise(0.1, 0.5, jax.random.key(0)), {HOMOGENEITY}),
 }

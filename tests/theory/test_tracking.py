@@ -226,6 +226,17 @@ def test_levels_may_be_traced_if_there_is_room(x64):
     assert np.isnan(bounds[5])
 
 
+def test_a_negative_variance_gives_nan_even_where_noise_hides_it():
+    # With one large input x and noise of 1, P = 1 / (x^2 + 1), which rounds to 0 or just below. The
+    # next input is 1: its S is 1 to all digits, and nothing else in the recurrence would be NaN.
+    large = np.geomspace(1e4, 1e5, 100)
+    inputs = np.stack([large, np.ones(100)], 1)[..., None].astype(np.float32)
+    bounds = jax.jit(jax.vmap(lambda x: bound_of(x, 1, 0.999999, 1.0, warmup=1)))(inputs)
+    lost = np.isnan(bounds)
+    assert 0 < lost.sum() < 100
+    np.testing.assert_allclose(bounds[~lost], 1, rtol=FLOAT32_RTOL)
+
+
 def test_a_covariance_that_rounding_made_indefinite_gives_nan():
     inputs = np.random.default_rng(0).normal(size=(500, 10))
     # Weights that are so predictable leave no digit of the covariance.

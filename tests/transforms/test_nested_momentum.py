@@ -448,14 +448,6 @@ def test_gains_are_of_the_parameters_dtype_where_float64_is_allowed(x64):
         assert {x.dtype for x in shapes} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("debias", [False, True])
-def test_rejects_the_state_of_a_cascade_of_another_depth(debias):
-    params = jnp.ones(2)
-    one, two = (nj.scale_by_nested_momentum([0.9] * k, debias=debias) for k in (1, 2))
-    with pytest.raises(ValueError, match=r"zip\(\) argument"):
-        two.update(params, one.init(params))
-
-
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.7, math.nan, math.inf])
 @pytest.mark.parametrize("convert", [list, tuple, np.array, jnp.array])
 def test_rejects_a_decay_outside_the_unit_interval(convert, decay):
@@ -508,6 +500,23 @@ def test_rejects_a_readout_it_does_not_know(make):
         make(decays=[0.5], readout=True)
 
 
+@pytest.mark.parametrize(
+    ("debias", "other", "message"),
+    [
+        (False, {"debias": True}, "2 stages and `debias` False, got 2 momenta and 2 gains."),
+        (True, {"debias": False}, "2 stages and `debias` True, got 2 momenta and 0 gains."),
+        (False, {"decays": [0.5]}, "2 stages and `debias` False, got 1 momenta and 0 gains."),
+        (True, {"decays": [0.5] * 3, "debias": True}, "2 stages and `debias` True, got 3 momenta "),
+    ],
+)
+def test_rejects_the_state_of_another_cascade(debias, other, message):
+    tx = nj.scale_by_nested_momentum([0.5, 0.5], debias=debias)
+    state = nj.scale_by_nested_momentum(**({"decays": [0.5, 0.5]} | other)).init(jnp.ones(2))
+    message = f"`state` must be of nested momentum with {message}"
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        tx.update(jnp.ones(2), state)
+
+
 @pytest.mark.parametrize("decays", [[], [0.5]], ids=str)
 def test_rejects_updates_of_integers(decays):
     tx = nj.scale_by_nested_momentum(decays)
@@ -525,6 +534,8 @@ def test_rejects_updates_of_integers(decays):
         ((4, 0.5, 3), ValueError, "`levels` must be at most `max_levels` = 3, got 4."),
         ((1, 0.5, 0), ValueError, "`max_levels` must be an integer of at least 1, got 0."),
         ((1, 0.5, 2.0), TypeError, "`max_levels` must be an integer of at least 1, got 2.0."),
+        ((10**12,), ValueError, f"`levels` must be less than 100001, got {10**12}."),
+        ((1, 0.5, 100_001), ValueError, "`max_levels` must be less than 100001, got 100001."),
     ],
 )
 def test_rejects_levels(decays, arguments, error, message):

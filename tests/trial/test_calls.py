@@ -143,6 +143,21 @@ CALLS = {
         VALUE,
         "`folds` must be at most 10, got 1000000000, which would need ",
     ),
+    "data levels huge": (
+        lambda: nj.drifting_regression(2, data_levels=10**12),
+        VALUE,
+        "`data_levels` must be less than 100001, got 1000000000000.",
+    ),
+    "workers huge": (
+        lambda: nj.sweeps.RayWorkers(10**300),
+        VALUE,
+        f"`workers` must be less than 40001, got {10**300}.",
+    ),
+    "workers beyond floats": (
+        lambda: nj.sweeps.RayWorkers(HUGE),
+        VALUE,
+        f"`workers` must be an integer of at least 1 and fit a float, got an {BITS}.",
+    ),
     "examples": (lambda: nj.split_indices(10**12, [1]), VALUE, "`examples` must be at most "),
     "parts words": (
         lambda: nj.split_indices(9, ["0.5", "0.5"]),
@@ -188,6 +203,11 @@ CALLS = {
     # Transforms that theory cannot take.
     "MultiSteps": (
         lambda: theory.state_space(optax.MultiSteps(optax.sgd(0.1), 2)),
+        TYPE,
+        "`tx` must be linear and time-invariant, got an optax.MultiSteps: pass the optimizer",
+    ),
+    "linearity of MultiSteps": (
+        lambda: theory.linearity(optax.MultiSteps(optax.sgd(0.1), 2)),
         TYPE,
         "`tx` must be linear and time-invariant, got an optax.MultiSteps: pass the optimizer",
     ),

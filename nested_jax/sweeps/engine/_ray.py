@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nested_jax._core.checks import check_non_negative, check_static_count
+from nested_jax._core.checks import check_below, check_non_negative, check_static_count
 from nested_jax._core.extras import needs
 from nested_jax.sweeps.engine._chunks import chunk_of
 from nested_jax.sweeps.engine._job import Job
@@ -22,6 +22,8 @@ from nested_jax.sweeps.grid import Grid
 
 # Maximum number of retries of a chunk whose worker died.
 MAX_RETRIES = 20
+# Ray is tested with up to 40,000 actors in a cluster. All are requested before the first answers.
+MOST_WORKERS = 40_000
 # A chunk is late after `LATE_TIMES` × the median duration, but not before `LATE_SECONDS`. With an
 # idle worker, this is checked every `POLL_SECONDS`.
 LATE_TIMES, LATE_SECONDS, POLL_SECONDS = 3, 10.0, 1.0
@@ -47,7 +49,7 @@ class RayWorkers:
     (`pip install 'nested-jax[ray]'`).
 
     Args:
-        workers: Number of actors, at least 1.
+        workers: Number of actors, from 1 to 40,000, the most that Ray is tested with.
         gpus: GPUs per actor: 0, 1, or a fraction so that actors share one.
         cpus: CPU cores per actor, at least 0.
         **init: Passed to `ray.init` if Ray is not initialized, such as `address="auto"`.
@@ -65,6 +67,7 @@ class RayWorkers:
 
     def __init__(self, workers: int, *, gpus: float = 0, cpus: float = 1, **init: Any):
         check_static_count("workers", workers, 1)
+        check_below("workers", workers, MOST_WORKERS + 1)
         check_non_negative("gpus", gpus)
         check_non_negative("cpus", cpus)
         with needs("nested_jax.sweeps.RayWorkers", "ray"):

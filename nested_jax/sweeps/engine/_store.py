@@ -119,12 +119,7 @@ class Store:
             origin: Number of a chunk to what it was saved with.
             structure: Name of an array to the shape and dtype that it has in every chunk.
         """
-        # List the folder only once: it may have many files.
-        paths: dict[int, list[Path]] = {}
-        for path in sorted(self.folder.glob("chunk-*-*.npz")):
-            index = path.name.split("-")[1]
-            if index.isdigit():
-                paths.setdefault(int(index), []).append(path)
+        paths = self._paths()
         for index in indices:
             for path in paths.get(index, ()):
                 content = _checked(path)
@@ -133,6 +128,19 @@ class Store:
                 if arrays is not None and _structure(arrays) == structure:
                     yield index, arrays
                     break
+
+    def count(self) -> int:
+        """Return the number of chunks that have a file."""
+        return len(self._paths())
+
+    def _paths(self) -> dict[int, list[Path]]:
+        # List the folder only once: it may have many files.
+        paths: dict[int, list[Path]] = {}
+        for path in sorted(self.folder.glob("chunk-*-*.npz")):
+            index = path.name.split("-")[1]
+            if index.isdigit():
+                paths.setdefault(int(index), []).append(path)
+        return paths
 
     def save(self, index: int, arrays: Mapping[str, np.ndarray], origin: bytes) -> None:
         """Write a chunk.

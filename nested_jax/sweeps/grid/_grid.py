@@ -135,6 +135,12 @@ class Grid(Mapping[str, Axis]):
         ]
 
 
+def check_grid(grid: Any) -> None:
+    """Raise unless `grid` is a `Grid`."""
+    if not isinstance(grid, Grid):
+        raise TypeError(f"`grid` must be a nested_jax.Grid, got a {type(grid).__name__}.")
+
+
 def _plain(column: np.ndarray) -> list[Any]:
     return [*map(label, column)] if column.dtype == object else column.tolist()
 

@@ -2,15 +2,18 @@
 
 import numpy as np
 
-from nested_jax._core.checks import check_number, check_positive, check_static_count
+from nested_jax._core.checks import check_below, check_length, check_positive, check_static_count
+
+LOWEST, HIGHEST = -1022, 1023
+"""Exponents of the normal powers of two of float64: below digits are lost, above is infinity."""
 
 
 def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
     """Return scaled powers of two, for an axis of `Grid`.
 
     Args:
-        low: Exponent of the first value.
-        high: Exponent of the last value, included; at least `low`.
+        low: Exponent of the first value, at least -1022.
+        high: Exponent of the last value, included; at least `low` and at most 1023.
         scale: Factor of all powers, positive.
 
     Returns:
@@ -18,7 +21,8 @@ def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
 
     Raises:
         TypeError: If an exponent is not an integer, or `scale` is not a number.
-        ValueError: If `high` is below `low`, or `scale` is not positive.
+        ValueError: If an exponent is out of range, `scale` is not positive, or a value leaves the
+            range of float64.
 
     Example:
         >>> import nested_jax as nj
@@ -26,12 +30,17 @@ def powers_of_two(low: int, high: int, scale: float = 1.0) -> np.ndarray:
         array([0.025, 0.05 , 0.1  , 0.2  ])
     """
     for name, value in (("low", low), ("high", high)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+        check_static_count(name, value, LOWEST)
+        check_below(name, value, HIGHEST + 1)
     if high < low:
         raise ValueError(f"`high` must be at least `low` = {low}, got {high}.")
-    check_positive("scale", scale)
-    return scale * 2.0 ** np.arange(low, high + 1)
+    scale = check_positive("scale", scale)
+    with np.errstate(over="ignore"):  # It is an error below.
+        values = scale * 2.0 ** np.arange(int(low), int(high) + 1)
+    if not (values[0] > 0 and values[-1] < np.inf):
+        rule = "`scale` must keep all values positive and finite"
+        raise ValueError(f"{rule}, got {scale} for values from {values[0]} to {values[-1]}.")
+    return values
 
 
 def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
@@ -39,7 +48,7 @@ def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
 
     Args:
         low: Lower end, positive.
-        high: Upper end, excluded; above `low`.
+        high: Upper end, excluded; above `low` and finite.
         size: Number of values, at least 1.
         seed: Seed of the draw, at least 0. The same seed gives the same values in any process.
 
@@ -48,8 +57,8 @@ def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If `low` is not positive, `high` is not above `low`, `size` is less than 1, or
-            `seed` is negative.
+        ValueError: If `low` or `high` is not positive and finite, `high` is not above `low`, `size`
+            is out of range, or `seed` is negative.
 
     Example:
         >>> import nested_jax as nj
@@ -63,14 +72,10 @@ def log_uniform(low: float, high: float, size: int, *, seed: int) -> np.ndarray:
         >>> grid.size
         150
     """
-    check_positive("low", low)
-    _check_draw(low, high, size, seed)
-    return np.exp(np.random.default_rng(seed).uniform(np.log(low), np.log(high), size))
-
-
-def _check_draw(low: float, high: float, size: int, seed: int) -> None:
-    check_number("high", high)
+    ends = check_positive("low", low), check_positive("high", high)
     if not high > low:
         raise ValueError(f"`high` must be above `low` = {low}, got {high}.")
-    check_static_count("size", size, 1)
+    check_length("size", size, each=8)
     check_static_count("seed", seed)
+    lowest, highest = map(np.log, ends)
+    return np.exp(np.random.default_rng(seed).uniform(lowest, highest, size))
