@@ -23,7 +23,7 @@ EXPERIMENT = lab.Experiment(
     question="When is Adafactor's second moment stale, and does update clipping help?",
     duration="about 3 minutes on 2 CPU cores",
     config=Config,
-    parts=("training", "shift", "memory"),
+    parts=("training", "shift", "factored", "memory"),
     presets={"quick": QUICK},
     learns=True,
 )
