@@ -93,7 +93,8 @@ def epsilon(first: xr.Dataset, restart: xr.Dataset) -> Figure:
     left, *others = axes[0]
     label(left, RATIO, f"largest of {FIRST_STEPS} steps / learning rate [1]", "constant gradient")
     for ax, rate in zip(others, restart.learning_rate.values, strict=True):
-        label(ax, RATIO, "largest loss / loss before [1]", f"restart, learning rate {rate:g}")
+        title = f"restart, learning rate {rate:g}"
+        label(ax, RATIO, "largest loss / loss before [1]", title, ylog=False)
     ratios = float(restart.gradient.mean()) / restart.eps
     for order, warmup in enumerate(first.warmup.values):
         name = f"warm-up of {warmup} steps" if warmup else "without warm-up"
@@ -103,7 +104,8 @@ def epsilon(first: xr.Dataset, restart: xr.Dataset) -> Figure:
         left.plot(runs.ratio, gain / (1 + 1 / runs.ratio), **PREDICTED)
         peaks = restart.peak.sel(warmup=warmup).transpose("learning_rate", "seed", "eps")
         for ax, peak in zip(others, peaks, strict=True):
-            line(ax, ratios, peak, order, name, marker=MARKS[order], mfc="none")
+            style = {"marker": MARKS[order], "mfc": "none", "geometric": True}
+            line(ax, ratios, peak, order, name, **style)
     legend(figure, left, 2)
     return figure
 

@@ -16,10 +16,10 @@ CHANGES = ("an increase by a factor of {}", "a decrease by a factor of {}")
 EPSILON = f"""
 A constant gradient g makes steps of 1 / (1 + ε / g) times the learning rate: a gradient above ε
 moves a parameter by the whole learning rate, however small it is. A linear warm-up over {WARMUP}
-steps multiplies step t by t / {WARMUP}. The network was trained until its gradients are small. A
-fresh Adam then has no second moment to tell that from a beginning. The peak is the largest training
-loss in {RESTART_STEPS} steps, divided by the loss before them. There the gradient is the root mean
-square of the entries of a batch's gradient.
+steps multiplies step t by t / {WARMUP}. On the right, the network was trained until its gradients
+are small. A fresh Adam knows no earlier gradients, so its first steps have full size again. The
+peak is the largest training loss in {RESTART_STEPS} steps, divided by the loss before them. There
+the gradient is the root mean square of all entries over batches.
 """
 STOPPED = f"""
 From step t on, m and v are used without division by 1 − β₁ᵗ and 1 − β₂ᵗ. By then m has little bias,
@@ -49,10 +49,10 @@ def epsilon(first: xr.Dataset, restart: xr.Dataset) -> lab.Section:
     return lab.Section(
         title="Are first steps too large when gradients are tiny?",
         answer=f"A constant gradient of {ratio[-1]:,.0f} times ε makes steps of {size:.4f} times "
-        f"the learning rate. On a trained network with gradients of {number(restart.gradient)}, "
-        f"a fresh Adam with ε = {EPS:g} and a learning rate of {RESTART_RATES[-1]:g} raises the "
-        f"loss to {plain} times its value, and to {warm} times with warm-up: warm-up makes "
-        f"{effect}.",
+        f"the learning rate. When a fresh Adam with ε = {EPS:g} and a learning rate of "
+        f"{RESTART_RATES[-1]:g} goes on with a trained network, whose gradients are "
+        f"{number(restart.gradient)}, the largest loss is {plain} times that before without "
+        f"warm-up and {warm} times with it: warm-up makes {effect}.",
         body=EPSILON,
         figures={
             "epsilon": (

@@ -163,7 +163,7 @@ def test_warm_up_is_judged_by_the_peaks(plain, warm, effect):
     section = further.epsilon(*restarted(plain, warm))
     assert effect in section.answer
     assert "10,000 times ε makes steps of 0.9999 times" in section.answer
-    assert f"to {plain[0]:g} [{plain[0]:g}, {plain[0]:g}] times its value" in section.answer
+    assert f"is {plain[0]:g} [{plain[0]:g}, {plain[0]:g}] times that before" in section.answer
 
 
 @pytest.mark.parametrize(
