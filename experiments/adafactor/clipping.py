@@ -7,7 +7,7 @@ import xarray as xr
 from experiments import lab
 from experiments.adafactor import figures, numbers
 from experiments.adafactor.runs import BETAS, CAP, CONSTANT, PAPER
-from experiments.lab.figures import factor, number, verdict
+from experiments.lab.figures import factor, geometric_interval, number, verdict
 
 CAPS = f"""
 The larger the step, the more a stale second moment costs. The step is at most a cap times RMS(θ);
@@ -33,9 +33,10 @@ def clipping(runs: xr.Dataset, shift: xr.Dataset) -> lab.Section:
         free, clipped = (numbers.at_best_cap(x) for x in losses)
         effects[beta2] = verdict(free / clipped, *EFFECTS)
         cells = [f"{cap:.3g}{'*' if cap in edges else ''}" for cap in caps]
-        pair = zip(cells, map(factor, (free, clipped)), strict=True)
+        means = (f"{float(geometric_interval(x)[0]):.2g}" for x in (free, clipped))
+        pair = zip(cells, means, strict=True)
         rows.append([beta2, *itertools.chain(*pair), factor(free / clipped)])
-    header = ["β₂", *(x for name in parts for x in (f"best cap {name}", "loss [nat]")), "ratio"]
+    header = ["β₂", "best cap, unclipped", "loss [nat]", "clipped", "loss [nat]", "ratio"]
     first = figures.by_clipping(runs.sel(cap=CAP, method="nearest"))[0].update_rms.isel(t=0)
     later = figures.by_clipping(shift.isel(t=shift.t.values > shift.t.values[-1] // 2))[0]
     gauges = first, later.update_rms.max("t")
@@ -57,12 +58,11 @@ def clipping(runs: xr.Dataset, shift: xr.Dataset) -> lab.Section:
         },
         tables=[
             lab.Table(
-                "Last training loss at the best cap: geometric means, with 95 % intervals over "
-                "seeds",
+                "Last training loss at the best cap, geometric means over seeds",
                 header,
                 rows,
                 [
-                    "Ratio: loss without clipping / loss with it, of the same seeds.",
+                    "Ratio: loss without clipping / loss with it, with 95 % intervals over seeds.",
                     "* The smallest or the largest cap tried.",
                 ],
                 screen=True,
