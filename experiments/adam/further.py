@@ -51,8 +51,8 @@ def epsilon(first: xr.Dataset, restart: xr.Dataset) -> lab.Section:
         answer=f"A constant gradient of {ratio[-1]:,.0f} times ε makes steps of {size:.4f} times "
         f"the learning rate. When a fresh Adam with ε = {EPS:g} and a learning rate of "
         f"{RESTART_RATES[-1]:g} goes on with a trained network, whose gradients are "
-        f"{number(restart.gradient)}, the largest loss is {plain} times that before without "
-        f"warm-up and {warm} times with it: warm-up makes {effect}.",
+        f"{number(restart.gradient)}, the largest loss of {RESTART_STEPS} steps is {plain} times "
+        f"that before without warm-up and {warm} times with it: warm-up makes {effect}.",
         body=EPSILON,
         figures={
             "epsilon": (
