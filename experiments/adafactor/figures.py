@@ -6,8 +6,17 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from experiments.adafactor.numbers import best_cap
 from experiments.adafactor.runs import BETAS, CAP, CLIPS, STEPS
-from experiments.lab.figures import COLOURS, PREDICTED, label, legend, line, panels
+from experiments.lab.figures import (
+    COLOURS,
+    PREDICTED,
+    geometric_interval,
+    label,
+    legend,
+    line,
+    panels,
+)
 
 TIME = "step t [steps]"
 RMS = "largest RMS(u) of a leaf [1]"
@@ -64,12 +73,38 @@ def caps(runs: xr.Dataset) -> Figure:
     for ax, part, title in both:
         label(ax, "cap of the relative step [1]", "last training loss [nat]", title)
         for order, beta2 in enumerate(BETAS):
-            style = {"marker": MARKS[order], "ms": 4, "geometric": True}
-            line(ax, part.cap, part.train_loss.sel(beta2=beta2), order, f"β₂ = {beta2}", **style)
+            style = {"marker": MARKS[order], "ms": 4, "mfc": "none"}
+            losses = part.train_loss.sel(beta2=beta2)
+            line(ax, part.cap, losses, order, f"β₂ = {beta2}", **style)
+            best = best_cap(losses)
+            loss = geometric_interval(losses.sel(cap=best))[0]
+            ax.plot(best, loss, MARKS[order], color=COLOURS[order], ms=5)
     lows, highs = zip(left.get_ylim(), right.get_ylim(), strict=True)
     for ax in (left, right):
         ax.set_ylim(min(lows), max(highs))
     legend(figure, left, 6)
+    return figure
+
+
+def factored(divergences: xr.DataArray) -> Figure:
+    """Draw the divergence of each approximation, by layer."""
+    figure, ((ax,),) = panels(1, height=2.8)
+    label(ax, "KL divergence / ΣV [1]", "", ylog=False)
+    places = np.arange(divergences.sizes["approximation"])
+    for order, layer in enumerate(divergences.layer.values):
+        mean, low, high = geometric_interval(divergences.sel(layer=layer))
+        style = {
+            "color": COLOURS[order],
+            "mfc": "none",
+            "ms": 6,
+            "ls": "",
+            "label": f"{layer} layer",
+        }
+        heights, bars = places + 0.16 * (order - 0.5), [mean - low, high - mean]
+        ax.errorbar(mean, heights, xerr=bars, marker=MARKS[order], **style)
+    ax.set_yticks(places, divergences.approximation.values)
+    ax.invert_yaxis()
+    legend(figure, ax, 2)
     return figure
 
 

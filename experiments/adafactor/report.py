@@ -6,10 +6,11 @@ import numpy as np
 import xarray as xr
 
 from experiments import lab
-from experiments.adafactor import figures
+from experiments.adafactor import figures, numbers
+from experiments.adafactor.clipping import clipping
 from experiments.adafactor.config import Config
-from experiments.adafactor.runs import BETAS, CAP, CONSTANT, PAPER, STEPS
-from experiments.lab.figures import number
+from experiments.adafactor.runs import BATCHES, BETAS, CAP, CONSTANT, PAPER, STEPS
+from experiments.lab.figures import factor, number
 
 DECAYS = """
 RMS(u), of u = g / √V before clipping, shows whether V keeps up with the gradients: 1 is healthy,
@@ -22,10 +23,12 @@ Half-way, every class takes the label of the next one. The gradients grow at onc
 stale; how stale and for how long depends on the memory of the decay. V counts as stale until the
 mean of RMS(u) over seeds is at most 1 again.
 """
-CAPS = f"""
-The larger the step, the more a stale second moment costs. The step is at most a cap times RMS(θ);
-the paper's cap is {CAP:g}. Losses differ by factors, so their logarithms are averaged. The
-following sections show when the second moment is stale.
+FACTORED = f"""
+V is the mean of squared gradients over {BATCHES} batches of a trained network, with a row for each
+input of a layer. Adafactor stores its row sums R and column sums C, and uses V̂ = R Cᵀ / ΣV. The
+loss is the generalized KL divergence Σ V log(V / V̂) − V + V̂, divided by ΣV: 0 is exact. No
+rank-one matrix has a smaller one. That of singular values has the least squared error, so it fits
+the largest entries. Rows or columns alone are means over the other axis.
 """
 RAMPS = f"""
 The second moment has the paper's decay, {PAPER}. The relative step is the paper's,
@@ -44,7 +47,8 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     training = results["training"]
     at_cap = training.sel(cap=CAP, method="nearest")
     return [
-        _caps(training.sel(step="relative")),
+        clipping(training.sel(step="relative"), results["shift"]),
+        _factored(results["factored"]),
         _decays(at_cap.sel(step="relative")),
         _shift(results["shift"]),
         _steps(at_cap.sel(beta2=PAPER)),
@@ -52,45 +56,37 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     ]
 
 
-def _caps(runs: xr.Dataset) -> lab.Section:
-    titles, rows, ends = (figures.UNCLIPPED, figures.CLIPPED), [], {}
-    for title, part in zip(titles, figures.by_clipping(runs), strict=True):
-        for beta2 in BETAS:
-            logs = np.log10(part.train_loss.sel(beta2=beta2).transpose("cap", "seed").values)
-            cells = [number(x) if np.isfinite(x).all() else lab.Diverged(number(x)) for x in logs]
-            rows.append([f"{beta2}, {title}", *cells])
-            ends[title, beta2] = 10 ** logs[-1].mean()
-    losses = {x: [ends[title, x] for title in titles] for x in (CONSTANT, PAPER)}
-    free, clipped = losses[CONSTANT]
-    helps = "helps" if not free <= clipped else "does not help"  # A diverged run has NaN.
-    constant, schedule = (" and ".join(map(_loss, pair)) for pair in losses.values())
+def _factored(moments: xr.Dataset) -> lab.Section:
+    found = numbers.divergences(moments)
+    layer = str(found.layer.values[0])
+    cells = {str(name): found.sel(approximation=name) for name in found.approximation.values}
+    first = {name: factor(runs.sel(layer=layer)) for name, runs in cells.items()}
+    best, *others = first
+    rows = [
+        [name, *(factor(runs.sel(layer=at)) for at in found.layer.values)]
+        for name, runs in cells.items()
+    ]
     return lab.Section(
-        title="Clipping",
-        answer="It is stale early in a run if β₂ is constant, and after the gradients change. "
-        f"Clipping {helps}: at a cap of {float(runs.cap[-1]):.3g}, the last training loss "
-        f"without it and with it is {constant} with a constant β₂ = {CONSTANT}, and {schedule} "
-        "with the paper's schedule.",
-        body=CAPS,
+        title="What does a factored second moment lose?",
+        answer=f"On the {layer} layer, {best} lose {first[best]} of the second moment's sum in KL "
+        f"divergence. The losses of other approximations are "
+        f"{', '.join(f'{first[name]} ({name})' for name in others)}.",
+        body=FACTORED,
         figures={
-            "caps": (
-                figures.caps(runs),
-                "Training loss after the last step, against the cap of the relative step. Bands "
-                "are 95 % intervals over seeds, of the logarithm.",
+            "factored": (
+                figures.factored(found),
+                "KL divergence / ΣV of each approximation: geometric means over seeds, with 95 % "
+                "intervals.",
             )
         },
         tables=[
             lab.Table(
-                "log10 of the last training loss [nat], with 95 % intervals over seeds",
-                ["β₂, clipping", *(f"cap {float(cap):.3g}" for cap in runs.cap)],
+                "KL divergence / ΣV, geometric means with 95 % intervals over seeds",
+                ["approximation", *(f"{at} layer" for at in found.layer.values)],
                 rows,
-                screen=True,
             )
         ],
     )
-
-
-def _loss(value: float) -> str:
-    return f"{value:.2g}" if np.isfinite(value) else "infinite"
 
 
 def _decays(runs: xr.Dataset) -> lab.Section:

@@ -30,11 +30,15 @@ POINTS = 50
 GAUGES = ("update_rms", "clip_factor", "step_rms", "rate")
 CAP = 1e-2
 """The paper's cap of the relative step, at which gauges are reported."""
+BATCHES = 200
+"""Number of batches whose squared gradients are averaged to a second moment."""
+LAYERS = {"first": "Dense_0", "second": "Dense_1"}
 
 
 def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
     """Run every part."""
-    results = {"training": training(config, lab), "shift": shift(config, lab)}
+    parts = (training, shift, factored)
+    results = {part.__name__: part(config, lab) for part in parts}
     lab.begin("memory")
     return results | {"memory": memory(config, lab.images)}
 
@@ -84,6 +88,35 @@ def shift(config: Config, lab: Lab) -> "xr.Dataset":
     return _swept(config, lab, "shift", run, {}, {})
 
 
+def factored(config: Config, lab: Lab) -> "xr.Dataset":
+    """Return the second moment of both layers of a trained network, a row for each input."""
+
+    def run(train: Any, *, seed: Any) -> dict[str, jax.Array]:
+        _, problem = classified(config, lab.images, train)
+        key = jax.random.fold_in(jax.random.key(config.seed), seed)
+        tx = optimizer(config, "relative", BETAS.index(PAPER), CLIPS[0], CAP)
+        trained = nj.rollout(tx, problem, key, config.steps).params
+
+        def squares(key: jax.Array) -> dict[str, jax.Array]:
+            batch, _ = problem.observe(problem.draw(key), None)
+            gradients = jax.grad(problem.loss)(trained, batch)
+            layers = {name: gradients[leaf]["kernel"] for name, leaf in LAYERS.items()}
+            return {name: jnp.square(jnp.asarray(g, float)) for name, g in layers.items()}
+
+        keys = jax.random.split(jax.random.fold_in(key, config.steps), BATCHES)
+        return jax.tree.map(lambda x: x.mean(0), jax.lax.map(squares, keys))
+
+    train = lab.images.train_images, lab.images.train_labels
+    return lab.sweep("factored", Partial(run, train), nj.Grid(seed=range(config.seeds)))
+
+
+def classified(config: Config, images: Images, train: Any) -> tuple[models.Model, nj.Problem]:
+    """Return the small network and the problem of learning images."""
+    model = models.mlp(images.train_images.shape[1], (config.hidden,), images.classes)
+    size = config.batch_size
+    return model, nj.classification(model.apply, model.init, *train, batch_size=size)
+
+
 def caps(config: Config) -> np.ndarray:
     """Return the caps of the relative step, the paper's among them."""
     return CAP * np.sqrt(10.0) ** np.arange(-1, config.caps - 1)
@@ -116,8 +149,7 @@ def train_one(
     config: Config, images: Images, train: Any, test: Any, tx: Any, seed: Any, shifts: bool = False
 ) -> dict[str, jax.Array]:
     """Return gauges and losses of one run, and its loss and error at the end."""
-    model = models.mlp(images.train_images.shape[1], (config.hidden,), images.classes)
-    base = nj.classification(model.apply, model.init, *train, batch_size=config.batch_size)
+    model, base = classified(config, images, train)
 
     def observe(draws: Any, step: Any) -> tuple[Any, Any]:
         batch, _ = base.observe(draws, None)

@@ -8,6 +8,8 @@ from experiments import lab
 
 WINDOWS = 1000
 """Windows of a game, at the end of each of which the regret is computed."""
+WINDOW = 20
+"""Steps between two losses of a network that are recorded."""
 GameSteps: TypeAlias = Annotated[int, lab.count(multiple=WINDOWS)]
 
 
@@ -15,6 +17,8 @@ GameSteps: TypeAlias = Annotated[int, lab.count(multiple=WINDOWS)]
 class Config:
     """Options."""
 
+    data: lab.Data = "digits"
+    download: lab.Download = False
     silence: lab.Count = 20_000
     """Largest number of zero gradients before the gradients that make the largest step."""
     dim: lab.Count = 500
@@ -25,6 +29,14 @@ class Config:
     """Steps on a constant gradient, with and without bias correction."""
     training_steps: lab.Count = 3_000
     """Steps on the noisy quadratic."""
+    hidden: lab.Count = 32
+    """Width of the network's hidden layer."""
+    batch_size: lab.Count = 32
+    """Examples per step of the network."""
+    pretraining_steps: lab.Count = 3_000
+    """Steps of the network before a fresh Adam goes on."""
+    network_steps: Annotated[int, lab.count(multiple=WINDOW)] = 1_000
+    """Steps of the network with each method of the ladder, a multiple of 20."""
     game_steps: GameSteps = 300_000
     """Steps of the counterexamples, a multiple of 1000."""
     short_game_steps: GameSteps = 20_000
@@ -49,6 +61,8 @@ QUICK = {
     "dim": 100,
     "early_steps": 10_000,
     "training_steps": 1_000,
+    "pretraining_steps": 1_000,
+    "network_steps": 400,
     "regret_steps": 10_000,
     "rates": 7,
     "seeds": 6,

@@ -5,13 +5,15 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.adam.corrections import FIRST_STEPS, NEVER, STOPPED_RATE
 from experiments.adam.games import METHODS, games
-from experiments.adam.numbers import bound, game_times, noise_ratio
+from experiments.adam.numbers import bound, game_times, jump, noise_ratio
 from experiments.adam.runs import B1, B2, GRADIENTS
 from experiments.lab.figures import COLOURS, PREDICTED, label, legend, line, panels
 
 MARKS = "osD^vPX"
 STEPS = "step t [steps]"
+RATIO = "gradient / ε [1]"
 GAME_STEPS = "step T [steps]"
 
 
@@ -82,6 +84,61 @@ def early(results: xr.Dataset, training: xr.Dataset, rate: float) -> Figure:
             line(middle, runs.learning_rate, runs.peak, order, name)
             line(right, runs.t, runs.loss.sel(learning_rate=rate), order, name)
     legend(figure, left, 5)
+    return figure
+
+
+def epsilon(first: xr.Dataset, restart: xr.Dataset) -> Figure:
+    """Draw first steps against gradient / epsilon, and the peak of the loss after a restart."""
+    figure, axes = panels(1 + restart.sizes["learning_rate"])
+    left, *others = axes[0]
+    label(left, RATIO, f"largest of {FIRST_STEPS} steps / learning rate [1]", "constant gradient")
+    for ax, rate in zip(others, restart.learning_rate.values, strict=True):
+        title = f"restart, learning rate {rate:g}"
+        label(ax, RATIO, "largest loss / loss before [1]", title, ylog=False)
+    ratios = float(restart.gradient.mean()) / restart.eps
+    for order, warmup in enumerate(first.warmup.values):
+        name = f"warm-up of {warmup} steps" if warmup else "without warm-up"
+        runs = first.sel(warmup=warmup)
+        left.plot(runs.ratio, runs.step, label=name, **points(order))
+        gain = FIRST_STEPS / warmup if warmup else 1
+        left.plot(runs.ratio, gain / (1 + 1 / runs.ratio), **PREDICTED)
+        peaks = restart.peak.sel(warmup=warmup).transpose("learning_rate", "seed", "eps")
+        for ax, peak in zip(others, peaks, strict=True):
+            style = {"marker": MARKS[order], "mfc": "none", "geometric": True}
+            line(ax, ratios, peak, order, name, **style)
+    legend(figure, left, 2)
+    return figure
+
+
+def stopped(results: xr.Dataset) -> Figure:
+    """Draw steps on a constant gradient and losses on the quadratic, by when correction stops."""
+    figure, ((left, right),) = panels(2)
+    label(left, STEPS, "step / learning rate [1]", "constant gradient", ylog=False)
+    title = f"noisy quadratic, learning rate {STOPPED_RATE:g}"
+    label(right, STEPS, "excess loss [1]", title)
+    left.plot(results.t, jump(results.t), **PREDICTED)
+    left.set_ylim(0, 7)
+    for order, stop in enumerate(results.stop.values):
+        name = "never stopped" if stop == NEVER else f"stopped at t = {stop:,}"
+        runs = results.sel(stop=stop).transpose("seed", ...)
+        line(left, runs.t, runs.step, order, name)
+        line(right, runs.t, runs.loss, order, name)
+    legend(figure, left, 3)
+    return figure
+
+
+def ladder(results: xr.Dataset, tuned: xr.Dataset) -> Figure:
+    """Draw losses over time at the tuned rate, and last losses at all rates."""
+    figure, ((left, right),) = panels(2)
+    label(left, STEPS, "training loss [nat]", "at the tuned learning rate", xlog=False)
+    label(right, "learning rate [1]", "last training loss [nat]", "at all learning rates")
+    for order, method in enumerate(results.optimizer.values):
+        line(left, tuned.t, tuned.loss.sel(optimizer=method), order, str(method))
+        last = results["last"].sel(optimizer=method).transpose("seed", "learning_rate")
+        line(right, results.learning_rate, last, order, "")
+        end = np.exp(np.log(tuned["last"].sel(optimizer=method)).mean())
+        right.plot(tuned.rate.sel(optimizer=method), end, "o", color=COLOURS[order], ms=5)
+    legend(figure, left, 4)
     return figure
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import norm
 
+from experiments.adam.tools import B1, B2
 from experiments.lab.figures import interval, slope
 
 FALLS = -0.1
@@ -76,3 +77,32 @@ def reported(results: xr.Dataset) -> xr.DataArray:
     """Return the regret on the seeds that chose no learning rate."""
     regret = results.regret.isel(seed=slice(results.attrs["tuning_seeds"], None))
     return regret.transpose("seed", "game", "optimizer", "learning_rate", "t")
+
+
+def jump(t: Any) -> Any:
+    """Return by how much a constant gradient's step t grows if its bias is not corrected."""
+    return (1 - B1**t) / np.sqrt(1 - B2**t)
+
+
+def small_from(share: float) -> int:
+    """Return the first step from which 1 / √(1 − β₂ᵗ) is at most 1 + `share`."""
+    return int(np.ceil(np.log(1 - (1 + share) ** -2.0) / np.log(B2)))
+
+
+def tuned(results: xr.Dataset) -> xr.Dataset:
+    """Return the ladder's runs on the seeds for the report, at the rates that the others chose.
+
+    Each method has the rate of least geometric mean of its last loss, in `rate`.
+    """
+    losses = results["last"].isel(seed=slice(0, results.attrs["tuning_seeds"]))
+    # A diverged run is never best.
+    logs = losses.copy(data=np.log(losses.values)).fillna(np.inf)
+    best = logs.mean("seed").idxmin("learning_rate")
+    found = results.sel(learning_rate=best).isel(seed=slice(results.attrs["tuning_seeds"], None))
+    return found.drop_vars("learning_rate").assign(rate=best).transpose("seed", "optimizer", ...)
+
+
+def steps_to(losses: np.ndarray, t: np.ndarray, target: float) -> np.ndarray:
+    """Return the first of the steps t at which each run's loss is at most `target`, else inf."""
+    reached = losses <= target
+    return np.where(reached.any(-1), np.asarray(t, float)[reached.argmax(-1)], np.inf)

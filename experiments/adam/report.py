@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from experiments import lab
-from experiments.adam import figures, numbers
+from experiments.adam import figures, further, numbers
 from experiments.adam.config import Config
 from experiments.adam.games import METHODS, RARE
 from experiments.adam.runs import B1, B2, CURVATURES, GAME_RATE
@@ -59,6 +59,9 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
         _bounds(results["silence"], results["bounds"]),
         _signal(results["signal"]),
         _early(results["early"], results["training"]),
+        further.epsilon(results["epsilon"], results["restart"]),
+        further.stopped(results["stopped"]),
+        further.ladder(results["ladder"]),
         _regret(results["regret"]),
     ]
 
@@ -199,7 +202,8 @@ def _regret(results: xr.Dataset) -> lab.Section:
                 "Above: the mean regret at the tuned learning rate. Below: at the end, for all "
                 "learning rates, with the chosen one marked (those of SGD and Nesterov are divided "
                 "by the largest gradient). Bands are 95 % intervals over seeds. Where Adam's line "
-                "is hidden, AMSGrad's covers it.",
+                "is hidden, AMSGrad's covers it. On logarithmic axes, lines and bands are "
+                "geometric, with gaps where a seed has R ≤ 0.",
             )
         },
         tables=[

@@ -1,23 +1,22 @@
 """The runs of the Adam experiment."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import nested_jax as nj
 from experiments.adam.config import WINDOWS, Config
+from experiments.adam.corrections import epsilon, stopped
 from experiments.adam.games import METHODS, games, play, player
+from experiments.adam.networks import ladder, restart
+from experiments.adam.tools import B1, B2, CURVATURES, adam, excess, key_of, measured, timed, times
 from experiments.lab import Lab
 
 if TYPE_CHECKING:
     import xarray as xr
 
-B1, B2 = 0.9, 0.999
-"""Adam's decays, unless others are named."""
 BURST = 400
 """Length of a growing stream: what is left out is below rounding."""
 STREAMS = {"lone": 0, "growing": 1}
@@ -34,24 +33,16 @@ GRADIENTS = {
     "mean 3": (3.0, 0.0, 1.0),
 }
 """Streams of gradients: mean, size of the alternating part, standard deviation of the noise."""
-CURVATURES = np.geomspace(1.0, 100.0, 10)
 GAME_RATE = 0.5
 RATES = (1e-3, 10.0)
 """The smallest and the largest learning rate of the tuned games."""
-POINTS = 60
-"""Times, at equal ratios, at which a run is reported."""
 
 
 def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
     """Run every part; each is a sweep and a dataset, named as in `Experiment.parts`."""
-    parts = (silence, bounds, signal, early, training, counterexamples, regret)
+    first = (silence, bounds, signal, early, training, epsilon, restart, stopped, ladder)
+    parts = (*first, counterexamples, regret)
     return {part.__name__: part(config, lab) for part in parts}
-
-
-def adam(rate: Any, b1: Any = B1, b2: Any = B2, eps: float = 1e-8, debias: bool = True) -> Any:
-    """Return Adam with its metrics."""
-    scale = nj.scale_by_adam(b1, b2=b2, eps=eps, debias=debias)
-    return nj.with_metrics(optax.chain(scale, nj.scale_by_learning_rate(rate)))
 
 
 def silence(config: Config, lab: Lab) -> "xr.Dataset":
@@ -92,19 +83,6 @@ def burst(growing: int, left: jax.Array, b1: Any, b2: Any) -> jax.Array:
     return jnp.where((left >= 0) & (left < BURST), size, 0.0)
 
 
-def measured(
-    tx: Any, draws: Callable[[Any], jax.Array], steps: int, shape: tuple[int, ...] = ()
-) -> nj.Metrics:
-    """Return the metrics of every step on the gradients `draws(t)`."""
-
-    def step(state: Any, t: Any) -> tuple[Any, nj.Metrics]:
-        _, state = tx.update(draws(t), state, params)
-        return state, nj.metrics_of(state)
-
-    params = jnp.zeros(shape)
-    return jax.lax.scan(step, tx.init(params), jnp.arange(steps))[1]
-
-
 def signal(config: Config, lab: Lab) -> "xr.Dataset":
     """Measure the signal-to-noise ratio on streams of gradients."""
     at, shape = times(config.signal_steps), (config.dim,)
@@ -141,9 +119,6 @@ def early(config: Config, lab: Lab) -> "xr.Dataset":
 def training(config: Config, lab: Lab) -> "xr.Dataset":
     """Train on a noisy quadratic with and without bias correction."""
     problem, at = nj.quadratic(CURVATURES, noise_std=1.0), times(config.training_steps)
-
-    def excess(params: Any, opt_state: Any = None) -> jax.Array:
-        return 0.5 * jnp.sum(jnp.asarray(CURVATURES) * jnp.square(params))
 
     def run(debias: bool, b2: Any, learning_rate: Any, seed: Any) -> dict[str, Any]:
         key, tx = key_of(config, seed), adam(learning_rate, b2=b2, debias=debias)
@@ -196,22 +171,3 @@ def regret(config: Config, lab: Lab) -> "xr.Dataset":
     )
     results = timed(lab.sweep("regret", run, grid), at * (steps // WINDOWS))
     return results.assign_attrs(tuning_seeds=config.tuning_seeds)
-
-
-def key_of(config: Config, seed: Any) -> jax.Array:
-    """Return the key of one of the seeds."""
-    return jax.random.fold_in(jax.random.key(config.seed), seed)
-
-
-def times(steps: int) -> np.ndarray:
-    """Return step counts from 1 to `steps` at equal ratios."""
-    return np.unique(np.geomspace(1, steps, POINTS).round().astype(int))
-
-
-def timed(results: "xr.Dataset", at: np.ndarray) -> "xr.Dataset":
-    """Return `results` with one time axis in place of one for each array."""
-
-    def renamed(array: "xr.DataArray") -> "xr.DataArray":
-        return array.rename({dim: "t" for dim in array.dims if str(dim).endswith("_0")})
-
-    return results.map(renamed, keep_attrs=True).assign_coords(t=at)

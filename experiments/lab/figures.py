@@ -58,20 +58,18 @@ def line(
     order: int,
     name: str,
     *,
-    geometric: bool = False,
+    geometric: bool | None = None,
     **style: Any,
 ) -> None:
     """Draw the mean of `runs` (seeds first) in the colour of `order`, its 95 % interval a band.
 
-    With `geometric` it is the mean of the logarithms, for what differs by factors.
+    On a logarithmic axis both are geometric, and the line has a gap where a run is not positive.
+    `geometric` says so for an axis whose scale is chosen later.
     """
     runs = np.atleast_2d(np.asarray(runs, float))
-    mean, half = interval(np.log(runs) if geometric else runs)
-    low, high = mean - half, mean + half
-    if geometric:
-        mean, low, high = map(np.exp, (mean, low, high))
-    elif ax.get_yscale() == "log":  # Below 0 there is nothing to fill.
-        low = np.maximum(low, 1e-3 * np.abs(mean))
+    if geometric is None:
+        geometric = ax.get_yscale() == "log"
+    mean, low, high = geometric_interval(runs) if geometric else _ends(*interval(runs))
     ax.plot(
         x, mean, label=name, **{"color": COLOURS[order], "ls": DASHES[order], "lw": 1.6} | style
     )
@@ -100,6 +98,42 @@ def interval(runs: Any) -> tuple[np.ndarray, np.ndarray]:
     if n < 2:
         return runs.mean(0), np.full(runs.shape[1:], np.nan)
     return runs.mean(0), stdtrit(n - 1, 0.975) * runs.std(0, ddof=1) / np.sqrt(n)
+
+
+def geometric_interval(runs: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the geometric mean over the first axis and both ends of its 95 % interval.
+
+    It is the t interval of the logarithms, exponentiated; NaN where a run is negative.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean, low, high = map(np.exp, _ends(*interval(np.log(np.asarray(runs, float)))))
+    return mean, low, high
+
+
+def _ends(mean: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return mean, mean - half, mean + half
+
+
+def factor(ratios: Any) -> str:
+    """Return the geometric mean of ratios and its 95 % interval in brackets."""
+    mean, low, high = (float(x) for x in geometric_interval(np.ravel(ratios)))
+    return f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def verdict(ratios: Any, larger: str, smaller: str) -> str:
+    """Say whether the interval of ratios is above 1, below 1, or how far from 1 it reaches.
+
+    `larger` and `smaller` have a place `{}` for the factor, which is above 1 in both.
+    """
+    ratios = np.ravel(np.asarray(ratios, float))
+    _, low, high = (float(x) for x in geometric_interval(ratios))
+    if not np.isfinite(high - low):
+        return "a difference that diverged runs leave open"
+    if low > 1:
+        return larger.format(factor(ratios))
+    if high < 1:
+        return smaller.format(factor(1 / ratios))
+    return f"no difference larger than a factor of {max(high, 1 / low):.2g}"
 
 
 def number(runs: Any) -> str:

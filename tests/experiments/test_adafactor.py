@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 import xarray as xr
 
 from experiments import lab
-from experiments.adafactor import EXPERIMENT, Config, memory, report, runs
+from experiments.adafactor import EXPERIMENT, Config, clipping, memory, numbers, report, runs
 from experiments.lab import data
+from experiments.lab import figures as lab_figures
 from tests.experiments import support
 
 FLOAT32_RTOL = 1e-5  # Parameters and statistics are float32, and 64 numbers are averaged.
@@ -108,6 +110,102 @@ def test_labels_change_half_way(results, training):
     assert np.mean(np.isclose(other[0][..., 0], other[1][..., 0], rtol=1e-2)) < 0.2
 
 
+@pytest.fixture
+def moment():
+    return np.random.default_rng(0).gamma(0.5, size=(4, 3))
+
+
+def test_rows_and_columns_are_the_optimum_of_the_divergence(moment):
+    # A rank-one matrix exp(r + c); c[0] = 0, as r and -c can be shifted together.
+    def matrix(x):
+        return np.exp(np.add.outer(x[:4], np.append(0, x[4:])))
+
+    def gradient(x):
+        excess = matrix(x) - moment
+        return np.concatenate([excess.sum(1), excess.sum(0)[1:]])
+
+    def hessian(x):
+        full = matrix(x)
+        joint = np.block([[np.diag(full.sum(1)), full], [full.T, np.diag(full.sum(0))]])
+        return np.delete(np.delete(joint, 4, 0), 4, 1)
+
+    def loss(x):
+        return moment.sum() * numbers.divergence(moment, matrix(x))
+
+    # Newton's method: the error of its last step is squared, so 1e-9 is a test of the formula.
+    options = {"method": "trust-exact", "jac": gradient, "hess": hessian}
+    found = scipy.optimize.minimize(loss, np.zeros(6), **options, options={"gtol": 1e-12})
+    expected = matrix(found.x)
+    np.testing.assert_allclose(numbers.rows_and_columns(moment), expected, rtol=1e-9)
+    least = numbers.divergence(moment, numbers.rows_and_columns(moment))
+    np.testing.assert_allclose(least, found.fun / moment.sum(), rtol=1e-9)
+
+
+def test_approximations_are_exact_for_their_kinds_of_moments(moment):
+    left, right = np.array([1.0, 4.0, 0.0]), np.array([2.0, 8.0])
+    one, equal = np.outer(left, right), np.outer(left, np.ones(2))
+    for kinds, v in (("rows × columns", "singular values"), one), (("rows alone",), equal):
+        for kind in kinds:
+            np.testing.assert_allclose(numbers.APPROXIMATIONS[kind](v), v, rtol=1e-14, atol=1e-14)
+    np.testing.assert_array_equal(numbers.columns(equal.T), equal.T)
+    # 3 log 2 - 3 + 1.5 and 1 log 2/3 - 1 + 1.5: columns alone of (3, 1), by hand.
+    v = np.array([[3.0], [1.0]])
+    by_hand = (3 * np.log(1.5) + np.log(0.5)) / 4
+    np.testing.assert_allclose(numbers.divergence(v, numbers.columns(v)), by_hand, rtol=1e-14)
+    # The divergence of sums is minimal within each family, so more freedom loses less.
+    lost = {
+        name: numbers.divergence(moment, f(moment)) for name, f in numbers.APPROXIMATIONS.items()
+    }
+    assert min(lost, key=lost.__getitem__) == "rows × columns"
+
+
+def losses_over_caps(*rows):
+    """Return losses whose rows are seeds and whose columns are caps."""
+    return xr.DataArray(np.array(rows), {"cap": [0.1, 1.0, 10.0]}, ("seed", "cap"))
+
+
+def test_a_seed_does_not_choose_its_own_cap():
+    losses = losses_over_caps([2.0, 1.0, np.nan], [2.0, 1.0, 9.0], [0.1, 1.0, 5.0])
+    assert numbers.best_cap(losses) == 0.1
+    # Best of the last two: 0.1. Of the first and the last, too. Of the first two: 1.
+    np.testing.assert_allclose(numbers.at_best_cap(losses), [2.0, 2.0, 1.0], rtol=1e-14)
+
+
+def made_up(free, clipped):
+    """Return training and shift with known losses: rows are seeds, columns caps."""
+    kinds, clips, t = [*runs.BETAS], [*runs.CLIPS], [1, 2]
+    losses = np.stack([np.array(clipped), np.array(free)])
+    training = xr.Dataset(
+        {
+            "train_loss": (("clip", "seed", "cap"), losses),
+            "update_rms": (("clip", "seed", "cap", "t"), np.full((2, 3, 2, 2), 7.0)),
+        },
+        {"clip": clips, "cap": [0.01, 0.1], "t": t},
+    )
+    gauges = np.full((2, 3, 2), 9.0)
+    shifted = xr.Dataset({"update_rms": (("clip", "seed", "t"), gauges)}, {"clip": clips, "t": t})
+    return (data.expand_dims(beta2=kinds) for data in (training, shifted))
+
+
+LOW, HIGH = [[3.0, 0.10], [3.0, 0.11], [3.0, 0.12]], [[0.4, 3.0], [0.44, 3.0], [0.48, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("free", "clipped", "effect"),
+    [
+        (HIGH, LOW, "clipping makes the last training loss 4 [4, 4] times lower"),
+        (LOW, HIGH, "clipping makes the last training loss 4 [4, 4] times higher"),
+        (LOW, LOW, "clipping makes no difference larger than a factor of 1 "),
+        ([[np.nan, np.nan]] * 3, LOW, "clipping makes a difference that diverged runs leave open"),
+    ],
+)
+def test_clipping_is_judged_at_the_best_caps(free, clipped, effect):
+    section = clipping.clipping(*made_up(free, clipped))
+    assert effect in section.answer
+    assert "begins at 7 with a constant β₂ = 0.999 and at 7 with" in section.answer
+    assert "rises to 9 and 9 when" in section.answer
+
+
 def test_states_weigh_what_their_shapes_say():
     shapes = {
         "w": jax.ShapeDtypeStruct((30, 20), jnp.float32),
@@ -157,12 +255,14 @@ def test_times_hold_the_first_step_the_change_and_the_last():
 @pytest.mark.slow
 def test_a_run_resumes_and_its_report_has_its_numbers(here, results):
     sections = report.sections(TINY, results)
-    assert [len(section.figures) for section in sections] == [1] * 5
+    assert [len(section.figures) for section in sections] == [1] * 6
     stored = {path: path.stat().st_mtime_ns for path in here.folder.glob("store/*/*.npz")}
     for name, again in simulated(here).items():
         xr.testing.assert_equal(again, results[name])
-    assert {path.parent.name for path in stored} == {"training", "shift"}
+    assert {path.parent.name for path in stored} == {"training", "shift", "factored"}
     assert {path: path.stat().st_mtime_ns for path in stored} == stored, "computed again"
+    lost = lab_figures.factor(numbers.divergences(results["factored"])[:, 0, 0])
+    assert f"On the first layer, rows × columns lose {lost} of" in sections[1].answer
     changed = results["memory"].copy(deep=True)
     changed["state"][-1, 1] = 77 * 2**20
     answers = [x.answer for x in report.sections(TINY, results | {"memory": changed})]

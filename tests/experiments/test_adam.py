@@ -12,6 +12,7 @@ import nested_jax as nj
 from experiments import lab
 from experiments.adam import EXPERIMENT, Config, numbers, report, runs
 from experiments.adam.games import METHODS, games, play, player
+from experiments.lab import data
 from experiments.lab.figures import number
 from tests.experiments import support
 
@@ -23,6 +24,10 @@ TINY = Config(
     signal_steps=300,
     early_steps=100,
     training_steps=100,
+    hidden=4,
+    batch_size=4,
+    pretraining_steps=10,
+    network_steps=40,
     game_steps=1000,
     short_game_steps=1000,
     online_dim=3,
@@ -39,7 +44,7 @@ _quickly = support.compiled_quickly
 @pytest.fixture
 def here(tmp_path):
     """Return a laboratory in a new folder."""
-    return lab.Lab(folder=tmp_path, device=None, parts=EXPERIMENT.parts)
+    return lab.Lab(folder=tmp_path, device=None, parts=EXPERIMENT.parts, images=data.load())
 
 
 def test_step_bounds_are_attained_to_the_digit(x64, here):
@@ -206,11 +211,12 @@ def test_numbers_have_the_digits_that_are_known(values, text):
 def test_a_run_resumes_and_its_report_has_its_numbers(x64, here):
     results = runs.simulate(TINY, here)
     sections = report.sections(TINY, results)
-    assert [len(section.figures) for section in sections] == [1] * 5
-    stored = {path: path.stat().st_mtime_ns for path in here.folder.glob("store/*/*.npz")}
+    assert [len(section.figures) for section in sections] == [1] * 8
+    stored = {path: path.stat().st_mtime_ns for path in here.folder.glob("store/**/*.npz")}
     for name, again in runs.simulate(TINY, here).items():
         xr.testing.assert_equal(again, results[name])
-    assert {path.parent.name for path in stored} == set(EXPERIMENT.parts)
+    parts = {path.relative_to(here.folder / "store").parts[0] for path in stored}
+    assert parts == set(EXPERIMENT.parts)
     assert {path: path.stat().st_mtime_ns for path in stored} == stored, "computed again"
     results["counterexamples"]["last"].loc[{"game": "period 3", "optimizer": "Adam"}] = 0.123456
     assert "Adam ends at 0.1235" in report.sections(TINY, results)[0].answer
