@@ -2,8 +2,9 @@
 
 Gradient descent, heavy ball and Nesterov's method on quadratics with condition numbers from 10 to
 10^4, each at its optimal constants, against the rates of theory; the velocity that they reach down
-a slope; what to do with the learning rate when momentum is introduced; and four surfaces on which
-descent is slow or gets lost, with the curvature along the way.
+a slope; what to do with the learning rate when momentum is introduced; four surfaces on which
+descent is slow or gets lost, with the curvature along the way, and what helps there; and the batch
+sizes whose noise leaves a local minimum.
 
     python -m experiments momentum            # about a minute on 2 CPU cores
     python -m experiments momentum --quick    # half of that: a smoke test
@@ -21,7 +22,17 @@ EXPERIMENT = lab.Experiment(
     question="How much faster is momentum than gradient descent, and where?",
     duration="about a minute on 2 CPU cores",
     config=Config,
-    parts=("tuning", "surfaces", "quadratics", "velocities", "regression"),
+    parts=(
+        "tuning",
+        "surfaces",
+        "quadratics",
+        "velocities",
+        "regression",
+        "newton",
+        "terminal",
+        "mitigations",
+        "escapes",
+    ),
     check=check,
     presets={"quick": QUICK},
 )
