@@ -1,12 +1,12 @@
 """Runs on the surfaces with what is said to help against bad conditioning."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.lab import Lab
@@ -101,8 +101,8 @@ def simulate(config: Config, lab: Lab) -> "xr.Dataset":
             "share": np.linspace(0, 1, config.learning_rates),
             "start": range(config.mitigation_starts),
         }
-        run = Partial(_run, config, family)
-        found.append(lab.sweep("mitigations", run, nj.Grid(**axes), piece=family))
+        run, grid = _runner(config, family), nj.Grid(**axes)
+        found.append(lab.sweep("mitigations", run, grid, piece=family))
     seconds = {
         name: sum(part.attrs[name] for part in found) for name in ("compile_seconds", "run_seconds")
     }
@@ -110,42 +110,40 @@ def simulate(config: Config, lab: Lab) -> "xr.Dataset":
     return joined.assign_attrs(seconds, steps=config.mitigation_steps)
 
 
-def _run(
-    config: Config, family: str, surface: str, case: Any, share: Any, start: Any
-) -> dict[str, Any]:
-    """Return when one run arrives, and its learning rate."""
-    place = SURFACES[surface]
+def _runner(config: Config, family: str) -> Callable[..., dict[str, Any]]:
+    """Return the function that gives when one run arrives, and its learning rate."""
+    columns = {name: np.array([getattr(case, name) for case in CASES]) for name in Case._fields}
 
-    def of(values: Any) -> jax.Array:
-        return jnp.asarray(values)[case]
+    def run(surface: str, case: Any, share: Any, start: Any) -> dict[str, Any]:
+        def of(values: Any) -> jax.Array:
+            return jnp.asarray(values)[case]
 
-    key = jax.random.fold_in(jax.random.key(config.seed), 200 + [*SURFACES].index(surface))
-    initialised = of([case.initialised for case in CASES])
-    begin = begins(place, config.mitigation_starts, key, initialised)[start]
-    matrices = np.stack([scaling(place, case.scaling) for case in CASES])
-    matrix, penalty = of(matrices), of([case.penalty for case in CASES])
+        place = SURFACES[surface]
+        key = jax.random.fold_in(jax.random.key(config.seed), 200 + [*SURFACES].index(surface))
+        begin = begins(place, config.mitigation_starts, key, of(columns["initialised"]))[start]
+        matrix = of(np.stack([scaling(place, case.scaling) for case in CASES]))
+        penalty, cycle = of(columns["penalty"]), of(columns["cycle"])
 
-    def penalized(params: jax.Array) -> jax.Array:
-        point = matrix @ params
-        return place.loss(point) + penalty / 2 * jnp.sum(point**2)
+        def penalized(params: jax.Array) -> jax.Array:
+            point = matrix @ params
+            return place.loss(point) + penalty / 2 * jnp.sum(point**2)
 
-    low, high = place.rates if family == "momentum" else ADAPTIVE_RATES
-    rate = low * (high / low) ** share
-    cycle = of([case.cycle for case in CASES])
-    cosine = nj.cosine(jnp.ceil(jnp.where(cycle > 0, cycle, 1) * config.mitigation_steps))
-    schedule = lambda step: jnp.where(cycle > 0, cosine(step), 1.0)  # noqa: E731
-    decay = config.decay * of([float(case.momentum) for case in CASES])
-    tx = optimizer(family, rate, decay, schedule)
-    trace = nj.rollout(
-        tx,
-        problem(place._replace(loss=penalized), jnp.linalg.solve(matrix, begin)),
-        jax.random.key(0),
-        config.mitigation_steps,
-        stride=1,
-        record=lambda params, opt_state: place.loss(matrix @ params),
-    )
-    losses = jnp.concatenate([place.loss(begin)[None], trace.records])
-    return {"settled": settled(losses, place.goal), "learning_rate": rate}
+        low, high = place.rates if family == "momentum" else ADAPTIVE_RATES
+        rate = low * (high / low) ** share
+        cosine = nj.cosine(jnp.ceil(jnp.where(cycle > 0, cycle, 1) * config.mitigation_steps))
+        decay = config.decay * of(columns["momentum"])
+        trace = nj.rollout(
+            optimizer(family, rate, decay, lambda step: jnp.where(cycle > 0, cosine(step), 1.0)),
+            problem(place._replace(loss=penalized), jnp.linalg.solve(matrix, begin)),
+            jax.random.key(0),
+            config.mitigation_steps,
+            stride=1,
+            record=lambda params, opt_state: place.loss(matrix @ params),
+        )
+        losses = jnp.concatenate([place.loss(begin)[None], trace.records])
+        return {"settled": settled(losses, place.goal), "learning_rate": rate}
+
+    return run
 
 
 def optimizer(

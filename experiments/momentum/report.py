@@ -113,8 +113,8 @@ def _ranks(tuning: xr.Dataset, surfaces: xr.Dataset) -> str:
         for name in RACERS[1:]
     ]
     return (
-        f"On {len(SURFACES)} badly conditioned surfaces, by the ratio of gradient descent's steps to "
-        f"its own, {'; '.join(parts)}."
+        f"On {len(SURFACES)} badly conditioned surfaces, by the ratio of the steps of gradient "
+        f"descent to its own, {'; '.join(parts)}."
     )
 
 
