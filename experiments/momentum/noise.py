@@ -18,6 +18,8 @@ deviation {noise:g} in each coordinate, which a batch of B examples divides by �
 is {rate:g} × (1 − decay), so that both methods descend equally fast. The grey line is computed
 without simulation: the transition kernel of plain descent, integrated over the dent.
 """
+SMALLEST = 1e-4
+"""Smaller probabilities are not written out: rounding ends their digits."""
 
 
 def section(escapes: xr.Dataset, steps: int) -> lab.Section:
@@ -67,12 +69,9 @@ def table(
 ) -> lab.Table:
     """Return the shares, one batch size per row."""
     header = ["batch size", "decay 0, computed", *(f"decay {decay:g}" for decay in shares)]
+    computed = [f"{100 * x:.3g} %" if x >= SMALLEST else "< 0.01 %" for x in expected]
     rows = [
-        [
-            f"{batch}",
-            f"{100 * expected[i]:.3g} %",
-            *(percent(found[i]) for found in shares.values()),
-        ]
+        [f"{batch}", computed[i], *(percent(found[i]) for found in shares.values())]
         for i, batch in enumerate(batches)
     ]
     return lab.Table(f"Share of {trials} runs that escape, with 95 % intervals", header, rows)
