@@ -40,7 +40,7 @@ class Config:
     """Learning rates to try on each surface, at least 2."""
     starts: lab.Count = 30
     """Runs on each surface from random starts around the first."""
-    mitigation_steps: lab.Count = 2000
+    mitigation_steps: lab.Count = 2500
     """Steps on each surface with a mitigation of its bad conditioning."""
     mitigation_starts: Annotated[int, lab.count(12, multiple=2)] = 40
     """Random starts on each surface with a mitigation: half to choose the learning rate, half to
