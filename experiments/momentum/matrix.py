@@ -81,6 +81,8 @@ def text(cell: Cell, steps: int) -> str:
 
 def setting(cell: Cell) -> str:
     """Return the learning rate that was chosen, with penalty and schedule."""
+    if not cell.arrived:
+        return "–"  # Without a run that arrives, no setting is better than another.
     case, parts = CASES[cell.case], [f"rate {cell.learning_rate:.3g}"]
     parts += ["(the least or largest tried)"] if cell.edge else []
     parts += [f"penalty {case.penalty:g}"] if case.penalty else []

@@ -287,6 +287,7 @@ def test_the_matrix_is_said_in_words():
     never = Cell(Estimate(np.inf, 90.5, np.inf), 4, 20, 3, 0.25, True, "more")
     assert matrix.text(never, 1000) == "> 1000 [90.5, > 1000]"
     assert matrix.setting(never) == "rate 0.25 (the least or largest tried), penalty 0.0001"
+    assert matrix.setting(never._replace(arrived=0)) == "–"
     rows = matrix.table(cells, 1000).rows
     assert rows[0][:5] == ["Collinear regression", PLAIN, "100", "20 of 20", "–"]
     assert len(matrix.figure(cells, 1000).axes) == 2
