@@ -206,14 +206,15 @@ def test_every_case_is_that_of_plain_numpy(results, x64):
 
 
 def test_the_goal_is_that_of_the_original_loss(results, x64):
-    # The largest penalty moves the minimum by more than the goal allows, at every rate and start.
+    # The largest penalty moves the minimum by more than the goal allows. At a rate of 1 it
+    # contracts the flat direction by 0.9 a step, so 60 steps end there.
     penalties = [case.penalty for case in CASES]
     found = results["mitigations"].settled.sel(case=penalties.index(max(penalties)))
     surface = SURFACES["collinear"]
     h = np.asarray(jax.hessian(surface.loss)(jnp.zeros(2)))
     moved = np.linalg.solve(h + max(penalties) * np.eye(2), h @ [2.0, -1.0])
     assert surface.loss(jnp.asarray(moved)) > GOAL
-    assert (found == -1).all()
+    assert (found.isel(share=2) == -1).all()
 
 
 def test_medians_have_exact_intervals():
