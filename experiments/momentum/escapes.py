@@ -65,7 +65,9 @@ def simulate(config: Config, lab: Lab) -> "xr.Dataset":
         return {"escaped": trace.records.any()}
 
     key = jax.random.fold_in(jax.random.key(config.seed), 100)
-    grid = nj.Grid(decay=sorted({0.0, config.decay}), batch=BATCHES, trial=range(config.escape_runs))
+    grid = nj.Grid(
+        decay=sorted({0.0, config.decay}), batch=BATCHES, trial=range(config.escape_runs)
+    )
     results = lab.sweep("escapes", Partial(run, key), grid)
     expected = [escape_probability(batch, config.escape_steps) for batch in BATCHES]
     results["expected"] = (("batch",), np.array(expected))
