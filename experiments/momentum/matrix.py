@@ -1,6 +1,6 @@
 """The section on mitigations of bad conditioning: a matrix of surfaces and mitigations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -52,8 +52,8 @@ def answer(cells: Cells, steps: int) -> str:
         if mitigation != PLAIN:
             counts.setdefault((found.count("fewer"), len(found)), []).append(mitigation)
     ordered = sorted(counts, key=lambda count: (-count[0] / count[1], -count[1]))
-    parts = [f"{' and '.join(counts[count])} on {count[0]} of {count[1]}" for count in ordered]
-    first = f"Surfaces with fewer steps than plain gradient descent: {', '.join(parts)}."
+    parts = [f"{_listed(counts[count])} on {count[0]} of {count[1]}" for count in ordered]
+    first = f"Surfaces with fewer steps than plain gradient descent: {'; '.join(parts)}."
     gains = {at: _gain(cells, at, steps) for at in cells if cells[at].verdict == "fewer"}
     if not gains:
         return f"{first} No interval lies below that of gradient descent."
@@ -62,6 +62,11 @@ def answer(cells: Cells, steps: int) -> str:
         f"{first} The largest gain is that of {name} on “{SURFACES[word].title}”: "
         f"{text(cells[word, name], steps)} steps instead of {text(cells[word, PLAIN], steps)}."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names with commas and an “and”."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _gain(cells: Cells, at: tuple[str, str], steps: int) -> float:

@@ -143,7 +143,10 @@ def margins_table(tuning: xr.Dataset, steps: int) -> lab.Table:
         for word, surface in SURFACES.items()
     ]
     caption = "Ratios of the mean steps, with 95 % intervals (bootstrap over starts and rates)"
-    notes = ["An interval that includes 1 shows no difference."]
+    notes = [
+        "An interval that includes 1 shows no difference.",
+        f"Runs that do not arrive count as {steps} steps.",
+    ]
     return lab.Table(caption, header, rows, notes)
 
 
