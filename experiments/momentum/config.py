@@ -40,6 +40,15 @@ class Config:
     """Learning rates to try on each surface, at least 2."""
     starts: lab.Count = 30
     """Runs on each surface from random starts around the first."""
+    mitigation_steps: lab.Count = 2500
+    """Steps on each surface with a mitigation of its bad conditioning."""
+    mitigation_starts: Annotated[int, lab.count(12, multiple=2)] = 40
+    """Random starts on each surface with a mitigation: half to choose the learning rate, half to
+    count steps. Even; with less than 12, six in each half, a median has no 95 % interval."""
+    escape_steps: lab.Count = 1000
+    """Steps to leave a local minimum in."""
+    escape_runs: lab.Several = 200
+    """Runs from the local minimum for each batch size, at least 2."""
     seed: lab.Seed = 0
     quick: lab.Quick = False
     device: lab.Device = "auto"
@@ -54,6 +63,9 @@ QUICK = {
     "seeds": 6,
     "learning_rates": 12,
     "starts": 10,
+    "mitigation_steps": 300,
+    "mitigation_starts": 12,
+    "escape_runs": 50,
 }
 
 

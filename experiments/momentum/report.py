@@ -4,9 +4,10 @@ import numpy as np
 import xarray as xr
 
 from experiments import lab
-from experiments.momentum import tables
+from experiments.momentum import matrix, newton, noise, tables
 from experiments.momentum.config import Config
 from experiments.momentum.figures import NAMES, figures
+from experiments.momentum.numbers import Estimate, margins
 from experiments.momentum.runs import FIRST, RACERS, effort
 from experiments.momentum.surfaces import SURFACES
 
@@ -20,6 +21,11 @@ Each surface is badly conditioned in its own way. Every method runs at the best 
 rates in the last figure, from the start, from random starts around it, and from a control.
 
 """
+VELOCITY = """
+With a constant gradient g, heavy ball tends to the speed α‖g‖/(1 − ρ), where α is the learning rate
+and ρ the decay. It is larger for ρ near 1, that is for small 1 − ρ, not for small ρ. Nesterov's
+method has the same limit.
+"""
 CURVATURE = """
 The Hessian is taken along the path of the first run. Where the loss is a squared error of a model,
 the table also has the singular values of the Jacobian of the outputs.
@@ -29,7 +35,7 @@ the table also has the singular values of the Jacobian of the outputs.
 def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section]:
     """Return the sections of the report."""
     quadratics, tuning, surfaces = (results[n] for n in ("quadratics", "tuning", "surfaces"))
-    drawn = figures(results)
+    drawn, steps = figures(results), config.surface_steps
 
     def section(title, answer, body, names, made, files=None):
         return lab.Section(title, answer, body, {n: drawn[n] for n in names}, made, files or {})
@@ -46,15 +52,19 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
             f"{_speed(quadratics)} {_ranks(tuning, surfaces)} {_accuracy(quadratics)}",
             QUADRATICS,
             ["rates", "errors"],
-            [tables.rates_table(quadratics), tables.steps_table(quadratics)],
+            [tables.rates_table(quadratics)],
             {"rates.csv": rates.to_csv(index=False, float_format="%.16e")},
         ),
+        newton.section(quadratics, results["newton"]),
         section(
             "How fast does momentum move down a slope?",
-            _velocity(results["velocities"]),
-            "",
+            _velocity(results["terminal"]),
+            VELOCITY,
             ["velocities"],
-            [tables.velocities_table(results["velocities"])],
+            [
+                tables.terminal_table(results["terminal"]),
+                tables.velocities_table(results["velocities"]),
+            ],
         ),
         section(
             "Must the learning rate change when momentum is introduced?",
@@ -68,8 +78,10 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
             _efforts(tuning, surfaces),
             SURFACES_INTRO + reasons,
             ["contours", "learning_rates"],
-            [tables.surfaces_table(tuning, surfaces)],
+            [tables.surfaces_table(tuning, surfaces), tables.margins_table(tuning, steps)],
         ),
+        matrix.section(results["mitigations"], config.decay),
+        noise.section(results["escapes"], config.escape_steps),
         section(
             "How is each surface badly conditioned?",
             _curvature(surfaces),
@@ -94,14 +106,31 @@ def _speed(quadratics: xr.Dataset) -> str:
 
 
 def _ranks(tuning: xr.Dataset, surfaces: xr.Dataset) -> str:
-    """Say on how many surfaces each kind of momentum is faster."""
-    efforts = effort(tuning.settled, surfaces.sizes["step"] - 1).min("share")
-    faster = (efforts < efforts.sel({"algorithm": "gradient_descent"})).sum("surface")
-    heavy_ball, nesterov = (int(faster.sel({"algorithm": name})) for name in RACERS[1:])
+    """Say on how many surfaces each kind of momentum is faster, and by how much."""
+    steps = surfaces.sizes["step"] - 1
+    parts = [
+        f"{NAMES[name]} {_counted(margins(tuning, steps, 'gradient_descent', name))}"
+        for name in RACERS[1:]
+    ]
     return (
-        f"On {len(SURFACES)} badly conditioned surfaces, heavy ball is faster than gradient "
-        f"descent on {heavy_ball} and Nesterov's method on {nesterov}."
+        f"On {len(SURFACES)} badly conditioned surfaces, by the ratio of the steps of gradient "
+        f"descent to its own, {'; '.join(parts)}."
     )
+
+
+def _counted(found: dict[str, Estimate]) -> str:
+    """Say on how many surfaces a ratio of steps is above 1, below, or neither, with the ratios."""
+    kinds = {
+        "is faster": [x for x in found.values() if x.low > 1],
+        "is slower": [x for x in found.values() if x.high < 1],
+        "shows no difference": [x for x in found.values() if x.low <= 1 <= x.high],
+    }
+    parts = []
+    for kind, ratios in kinds.items():
+        if ratios:
+            numbers = ", ".join(tables.ratio(x) for x in ratios)
+            parts.append(f"{kind} on {len(ratios)} ({numbers})")
+    return ", ".join(parts)
 
 
 def _accuracy(quadratics: xr.Dataset) -> str:
@@ -109,11 +138,17 @@ def _accuracy(quadratics: xr.Dataset) -> str:
     return f"The measured factors per step differ from theory by at most {difference:.1e}."
 
 
-def _velocity(velocities: xr.Dataset) -> str:
-    error = abs(velocities.speed.isel(step=-1) / velocities.predicted - 1)
+def _velocity(terminal: xr.Dataset) -> str:
+    """Compare the speeds with the formula, and say in which direction they change."""
+    error = float(abs(terminal.speed / terminal.predicted - 1).max())
+    speeds = terminal.speed.transpose("decay", ...)
+    changes = speeds.diff("decay").values
+    grows = "rises" if (changes > 0).all() else "falls" if (changes < 0).all() else "varies"
+    low, high = (float(x) for x in terminal.decay.values[[0, -1]])
+    factor = float((speeds.isel(decay=-1) / speeds.isel(decay=0)).mean())
     return (
-        f"After {velocities.sizes['step']} steps, both kinds of momentum move at 1/(1 − decay) "
-        f"times the speed of gradient descent, to a relative error of {float(error.max()):.1e}."
+        f"At α‖g‖/(1 − ρ), to a relative error of {error:.1e}. The speed {grows} with the decay ρ: "
+        f"from {low:g} to {high:g} it changes by a factor of {factor:.4g}."
     )
 
 
@@ -128,14 +163,23 @@ def _rescaling(regression: xr.Dataset) -> str:
 
 
 def _efforts(tuning: xr.Dataset, surfaces: xr.Dataset) -> str:
-    """Say which method needs the fewest steps on which surface."""
+    """Say which method needs the fewest steps on which surface, or which do not differ."""
     steps = surfaces.sizes["step"] - 1
     efforts = effort(tuning.settled, steps).min("share")
     titles: dict[str, list[str]] = {}
     for word, surface in SURFACES.items():
         found = efforts.sel(surface=word)
-        name = NAMES[found.idxmin("algorithm").item()]
-        claim = f"{name} is fastest" if found.min() < steps else "no method reaches the goal"
+        best = str(found.idxmin("algorithm").item())
+        here = tuning.sel(surface=[word])
+        ties = [
+            NAMES[name]
+            for name in RACERS
+            if name != best and margins(here, steps, name, best)[word].low <= 1
+        ]
+        claim = f"{NAMES[best]} is fastest"
+        if ties:
+            claim = f"there is no difference between {' and '.join([NAMES[best], *ties])}"
+        claim = claim if found.min() < steps else "no method reaches the goal"
         titles.setdefault(claim, []).append(f"“{surface.title}”")
     claims = [f"{claim} on {' and '.join(where)}" for claim, where in titles.items()]
     return f"With each method at its best learning rate, {'; '.join(claims)}."

@@ -9,8 +9,9 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.lab import Lab
+from experiments.momentum import escapes, mitigations, references
 from experiments.momentum.config import STRIDE, WINDOWS, Config
-from experiments.momentum.surfaces import SURFACES, problem, starts
+from experiments.momentum.surfaces import SURFACES, problem, settled, starts
 from nested_jax import theory
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
         `regression`: loss, its curve and its prediction, over rate and decay.
         `tuning`: how runs on the surfaces end, over surface, algorithm, learning rate and start.
         `surfaces`: paths and curvature at the best rates, over surface, algorithm and start.
+        `newton`: the error of Newton's method, over condition and step.
+        `terminal`: speed and terminal velocity, over learning rate, slope and decay.
+        `mitigations`: steps to the goal, over surface, case, learning rate and start.
+        `escapes`: whether runs left a local minimum, over decay, batch size and run.
     """
     tuning = _tuning(config, lab)
     races = _races(config, lab, best_rates(config, tuning))
@@ -51,6 +56,10 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
         "regression": _regression(config, lab),
         "tuning": tuning,
         "surfaces": races,
+        "newton": references.newton_errors(config, lab),
+        "terminal": references.terminal_speeds(lab),
+        "mitigations": mitigations.simulate(config, lab),
+        "escapes": escapes.simulate(config, lab),
     }
 
 
@@ -186,13 +195,13 @@ def _regression(config: Config, lab: Lab) -> "xr.Dataset":
     axes = {"rate": RATES, "decay": REGRESSION_DECAYS, "seed": range(config.seeds)}
     results = _named(lab.sweep("regression", Partial(run, key), nj.Grid(**axes)), curve_0="step")
 
-    def settled(rate, decay):
+    def stationary(rate, decay):
         drift = theory.cascade([REGRESSION["decay"]] * REGRESSION["data_levels"])
         options = {"noise_std": REGRESSION["noise_std"], "drift": drift}
         system = theory.heavy_ball(decay), REGRESSION["dim"], rescaled(rate, decay)
         return theory.stationary_loss(*system, **options).total
 
-    predicted = [_on_cpu(Partial(settled, rate), REGRESSION_DECAYS) for rate in RATES]
+    predicted = [_on_cpu(Partial(stationary, rate), REGRESSION_DECAYS) for rate in RATES]
     results["predicted"] = (("rate", "decay"), np.stack(predicted))
     return results.assign_coords(step=window * (1 + np.arange(WINDOWS)))
 
@@ -226,14 +235,12 @@ def _end(trace: nj.Rollout, surface: Any) -> dict[str, jax.Array]:
 
     A run has diverged if it ends a thousand times as high as it began, or not finite.
     """
-    above = ~(jnp.asarray(trace.loss_curve) < surface.goal)
-    settled = above.size - jnp.argmax(above[::-1])
-    settled = jnp.where(above.any(), settled, 0)
-    loss, first = surface.loss(trace.params), jnp.asarray(trace.loss_curve)[0]
+    losses = jnp.asarray(trace.loss_curve)
+    loss = surface.loss(trace.params)
     return {
         "loss": loss,
-        "settled": jnp.where(above[-1], -1, settled),
-        "diverged": ~(loss <= 1000 * first),
+        "settled": settled(losses, surface.goal),
+        "diverged": ~(loss <= 1000 * losses[0]),
     }
 
 

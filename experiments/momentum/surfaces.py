@@ -30,6 +30,9 @@ class Surface(NamedTuple):
         window: ((low, high) of the first parameter, the same of the second) to draw.
         rates: The least and the largest learning rate to try.
         names: Names of the parameters.
+        initial: Standard deviations of an initialisation that knows nothing of the minimum: for
+            weights 1/sqrt(inputs of the unit), for biases 0.
+        inputs: The inputs of a unit as columns, shape (examples, inputs); None without a model.
     """
 
     title: str
@@ -44,6 +47,8 @@ class Surface(NamedTuple):
     window: tuple[tuple[float, float], tuple[float, float]]
     rates: tuple[float, float]
     names: tuple[str, str]
+    initial: tuple[float, float]
+    inputs: np.ndarray | None = None
 
 
 def problem(surface: Surface, start: Any) -> nj.Problem:
@@ -61,6 +66,13 @@ def starts(surface: Surface, count: int, key: jax.Array) -> jax.Array:
     about = jax.random.normal(key, (count, 2)) @ jnp.asarray(surface.spread)
     start = jnp.asarray(surface.start)
     return jnp.concatenate([start[None], jnp.asarray(surface.control)[None], start + about])
+
+
+def settled(losses: jax.Array, goal: float) -> jax.Array:
+    """Return the index from which all `losses` are below the goal; -1 if the last is not."""
+    above = ~(losses < goal)
+    first = jnp.where(above.any(), above.size - jnp.argmax(above[::-1]), 0)
+    return jnp.where(above[-1], -1, first)
 
 
 def _squared(outputs, targets):
@@ -92,6 +104,8 @@ def _collinear() -> Surface:
         window=((-2.5, 4.5), (-4.0, 3.0)),
         rates=(1e-2, 1e1),
         names=("weight of the first input", "weight of the second input"),
+        initial=(2**-0.5, 2**-0.5),
+        inputs=inputs,
     )
 
 
@@ -116,6 +130,9 @@ def _saturated() -> Surface:
         window=((-2.0, 21.0), (-8.0, 8.0)),
         rates=(1e-1, 1e2),
         names=("weight", "bias"),
+        initial=(1.0, 0.0),
+        # The input of the bias is 1.
+        inputs=np.stack([inputs, np.ones(INPUTS)], axis=1),
     )
 
 
@@ -140,6 +157,8 @@ def _symmetric() -> Surface:
         window=((-3.0, 5.0), (-3.0, 5.0)),
         rates=(1e-2, 1e1),
         names=("weight of the first unit", "weight of the second unit"),
+        initial=(1.0, 1.0),
+        inputs=inputs[:, None],
     )
 
 
@@ -163,6 +182,7 @@ def _many_minima() -> Surface:
         window=((-7.0, 7.0), (-7.0, 7.0)),
         rates=(1e-3, 1.0),
         names=("first parameter", "second parameter"),
+        initial=(1.0, 1.0),
     )
 
 

@@ -6,7 +6,8 @@ import xarray as xr
 from experiments import lab
 from experiments.lab.figures import number
 from experiments.momentum.figures import NAMES
-from experiments.momentum.runs import CONTROL, FIRST, effort
+from experiments.momentum.numbers import Estimate, margins
+from experiments.momentum.runs import CONTROL, FIRST, RACERS, effort
 from experiments.momentum.surfaces import SURFACES
 
 SMALL = 1e-6
@@ -30,25 +31,6 @@ def rates_table(quadratics: xr.Dataset) -> lab.Table:
     return lab.Table("Asymptotic factor of the error per step", header, rows)
 
 
-def steps_table(quadratics: xr.Dataset) -> lab.Table:
-    """Return the steps until the error is small, one condition number per row."""
-    names = quadratics.algorithm.values
-    rows = []
-    for condition in quadratics.condition.values:
-        row = [f"{condition:.5g}"]
-        for name in names:
-            found = quadratics.sel({"algorithm": name, "condition": condition})
-            small = found.log_error.values <= np.log(SMALL)
-            # -inf once the error is 0.
-            row.append(f"{found.step.values[small.argmax()]}" if small.any() else "not reached")
-        rows.append(row)
-    stride = int(quadratics.step[0])
-    caption = (
-        f"Steps until the error is {SMALL:g} of the initial one (recorded every {stride} steps)"
-    )
-    return lab.Table(caption, ["condition number", *(NAMES[name] for name in names)], rows)
-
-
 def velocities_table(velocities: xr.Dataset) -> lab.Table:
     """Return terminal velocities, one decay per row."""
     names = velocities.algorithm.values
@@ -70,6 +52,23 @@ def velocities_table(velocities: xr.Dataset) -> lab.Table:
         "× gradient"
     )
     return lab.Table(caption, header, rows)
+
+
+def terminal_table(terminal: xr.Dataset) -> lab.Table:
+    """Return speed and formula, one decay per row."""
+    points = [
+        (rate, slope) for rate in terminal.learning_rate.values for slope in terminal.slope.values
+    ]
+    header = ["decay ρ"]
+    header += [f"α {r:g}, ‖g‖ {g:g}: {kind}" for r, g in points for kind in ("formula", "measured")]
+    rows = []
+    for decay in terminal.decay.values:
+        row = [f"{decay:g}"]
+        for rate, slope in points:
+            found = terminal.sel(learning_rate=rate, slope=slope, decay=decay)
+            row += [f"{float(found[kind]):.6g}" for kind in ("predicted", "speed")]
+        rows.append(row)
+    return lab.Table("Speed of heavy ball against α‖g‖/(1 − ρ)", header, rows)
 
 
 def rescaling_table(regression: xr.Dataset) -> lab.Table:
@@ -127,6 +126,28 @@ def surfaces_table(tuning: xr.Dataset, surfaces: xr.Dataset) -> lab.Table:
         f"stays below the goal (runs that do not arrive count as {steps})"
     )
     return lab.Table(caption, header, rows, screen=True)
+
+
+def ratio(found: Estimate) -> str:
+    """Return a ratio of steps with its interval."""
+    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+
+
+def margins_table(tuning: xr.Dataset, steps: int) -> lab.Table:
+    """Return how many times fewer steps one method takes than another, one surface per row."""
+    pairs = [(slow, fast) for i, slow in enumerate(RACERS) for fast in RACERS[i + 1 :]]
+    found = {pair: margins(tuning, steps, *pair) for pair in pairs}
+    header = ["surface", *(f"{NAMES[slow]} / {NAMES[fast]}" for slow, fast in pairs)]
+    rows = [
+        [surface.title, *(ratio(found[pair][word]) for pair in pairs)]
+        for word, surface in SURFACES.items()
+    ]
+    caption = "Ratios of the mean steps, with 95 % intervals (bootstrap over starts and rates)"
+    notes = [
+        "An interval that includes 1 shows no difference.",
+        f"Runs that do not arrive count as {steps} steps.",
+    ]
+    return lab.Table(caption, header, rows, notes)
 
 
 def curvature_table(surfaces: xr.Dataset) -> lab.Table:

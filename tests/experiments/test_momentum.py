@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from experiments import lab, momentum
-from experiments.momentum import report, runs
+from experiments.momentum import numbers, report, runs
 from experiments.momentum.surfaces import SURFACES, problem, starts
 from tests.experiments import support
 
@@ -27,6 +27,10 @@ SMALL = momentum.Config(
     surface_steps=300,
     learning_rates=4,
     starts=3,
+    mitigation_steps=20,
+    mitigation_starts=12,
+    escape_steps=20,
+    escape_runs=4,
 )
 _quickly = support.compiled_quickly
 
@@ -303,7 +307,7 @@ def test_writes_every_file(folder, results):
     made = json.loads((folder / "config.json").read_text())
     assert made["config"] == lab.describe(SMALL)
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 10
     names = {path.stem for path in (folder / "figures").iterdir()}
     assert names == {
         "rates",
@@ -313,6 +317,9 @@ def test_writes_every_file(folder, results):
         "contours",
         "along",
         "learning_rates",
+        "newton",
+        "mitigations",
+        "escapes",
     }
 
 
@@ -340,7 +347,8 @@ def test_answers_count_each_kind_of_momentum_by_itself(monkeypatch):
     surfaces = xr.Dataset(coords={"step": np.arange(101)})
     ranks = report._ranks(tuning, surfaces)
     assert ranks.endswith(
-        "heavy ball is faster than gradient descent on 1 and Nesterov's method on 2."
+        "heavy ball is faster on 1 (5 [5, 5]), is slower on 1 (0.444 [0.444, 0.444]); "
+        "Nesterov is faster on 2 (3.33 [3.33, 3.33], 1.14 [1.14, 1.14])."
     )
     fastest = report._efforts(tuning, surfaces)
     assert "heavy ball is fastest on “Collinear regression”" in fastest
@@ -349,3 +357,28 @@ def test_answers_count_each_kind_of_momentum_by_itself(monkeypatch):
     assert report._efforts(never, surfaces).endswith(
         "no method reaches the goal on “Collinear regression” and “Saturated network”."
     )
+    same = tuning.copy(data={"settled": np.full((2, 3, 1, 3), 50)})
+    assert report._efforts(same, surfaces).endswith(
+        "there is no difference between gradient descent and heavy ball and Nesterov on "
+        "“Collinear regression” and “Saturated network”."
+    )
+    assert "shows no difference on 2 (1 [1, 1], 1 [1, 1])" in report._ranks(same, surfaces)
+
+
+def test_a_ratio_of_steps_has_the_interval_of_its_starts():
+    # Constant ratios have no width; others hold the ratio of the means between the extremes.
+    rng = np.random.default_rng(1)
+    steps = rng.integers(50, 150, 40)
+    settled = np.stack([4 * steps, steps, steps[::-1]])[None, :, None]
+    settled = np.concatenate([settled, np.full_like(settled, 900)], axis=2)
+    coords = {"surface": ["a"], "algorithm": [*runs.RACERS], "start": range(40)}
+    tuning = xr.Dataset({"settled": (("surface", "algorithm", "share", "start"), settled)}, coords)
+    exact = numbers.margins(tuning, 1000, "gradient_descent", "heavy_ball")["a"]
+    np.testing.assert_allclose(exact, 4, rtol=1e-12)
+    wide = numbers.margins(tuning, 1000, "heavy_ball", "nesterov")["a"]
+    kept = np.delete(steps, runs.CONTROL), np.delete(steps[::-1], runs.CONTROL)
+    np.testing.assert_allclose(wide.value, kept[0].mean() / kept[1].mean(), rtol=1e-12)
+    # The paired deviation of the log ratio, to first order: the bootstrap agrees within a tenth.
+    relative = kept[0] / kept[0].mean() - kept[1] / kept[1].mean()
+    half = 1.96 * relative.std() / np.sqrt(39)
+    np.testing.assert_allclose(np.log([wide.high / wide.low]), 2 * half, rtol=0.1)
