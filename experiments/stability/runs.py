@@ -34,18 +34,20 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     """Measure and predict everything that is reported.
 
     Returns:
-        "growth": `growth` at the given rate over scheme, seed and model_level, with the predictions
-        of `predictions.stability`. "thresholds": `growth` over scheme, seed, model_level and rate.
-        "tuning": `loss` over scheme, rate, model_level and data_level, the mean over the tuning
-        seeds. "losses": `loss` and `slope` of `measure_losses`, the rate of each combination and
-        its `predicted_loss`.
+        "growth": `growth` at the given rate over scheme, seed and model_level, NaN for schemes
+        outside `PROBED`, with the predictions of `predictions.stability`. "thresholds": `growth`
+        over scheme, seed, model_level and rate. "tuning": `loss` over scheme, rate, model_level and
+        data_level, the mean over the tuning seeds. "losses": `loss` and `slope` of
+        `measure_losses`, the rate of each combination and its `predicted_loss`.
     """
     keys = jax.random.split(jax.random.key(config.seed), 4)
     key_losses, key_tuning, key_growth, key_thresholds = keys
+    systems = predictions.systems_of(config)
     timing = {"steps": config.steps, "warmup": config.warmup, "seeds": config.seeds}
     rate = [config.learning_rate]
-    growth = measure_growth(config, lab, "growth", key_growth, FIXED, rate, **timing)
-    growth = growth.isel(rate=0, drop=True).assign(predictions.stability(config, FIXED))
+    growth = measure_growth(config, lab, "growth", key_growth, PROBED, rate, **timing)
+    growth = growth.isel(rate=0, drop=True).reindex(scheme=[*FIXED])
+    growth = growth.assign(predictions.stability(config, systems, FIXED))
     timing = {
         "steps": PROBE_STEPS,
         "warmup": PROBE_STEPS // 3,
@@ -60,7 +62,7 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     levels = "scheme", "model_level", "data_level"
     losses = losses.isel(choice=0, drop=True).assign(
         rate=(levels, np.stack([*rates.values()])),
-        predicted_loss=(levels, predictions.losses(config, rates)),
+        predicted_loss=(levels, predictions.losses(config, systems, rates)),
     )
     return {"growth": growth, "thresholds": thresholds, "tuning": tuning, "losses": losses}
 
