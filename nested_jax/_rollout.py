@@ -146,7 +146,7 @@ def rollout(
     check_transformation("tx", tx)
     if not isinstance(problem, Problem):
         raise TypeError(f"`problem` must be a nested_jax.Problem, got {problem!r}.")
-    for name, function in zip(problem._fields, problem, strict=True):
+    for name, function in problem._asdict().items():
         check_callable(f"problem.{name}", function)
     check_static_count("unroll", unroll, 1)
     valid = _check(key, steps, warmup, bound, stride, record, initial, draws)

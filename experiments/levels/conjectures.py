@@ -43,24 +43,17 @@ class Cascades(NamedTuple):
     shares: dict[int, np.ndarray]
 
 
-def cascades(config: Config) -> Cascades:
-    """Return what theory says, computed for all levels at once."""
+def cascades(config: Config, growth: np.ndarray) -> Cascades:
+    """Return what theory says, given the growth of the mean square by model levels."""
     most = config.model_levels
     shown = [m for m in SHOWN if m <= most]
 
-    def cascade(level):
-        return theory.cascade(nj.nested_decays(level, decay=config.decay, max_levels=most))
-
-    def growth(level):
-        return theory.mean_square_growth(cascade(level), config.dim, config.learning_rate)
-
     def response(level):
-        return theory.step_response(cascade(level), STEPS)
+        decays = nj.nested_decays(level, decay=config.decay, max_levels=most)
+        return theory.step_response(theory.cascade(decays), STEPS)
 
-    # JAX computes the eigenvalues of matrices that are not symmetric on CPUs only.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        grows = np.asarray(jax.jit(jax.vmap(growth))(jnp.arange(1, most + 1))) > 0
-        shares = np.asarray(jax.jit(jax.vmap(response))(jnp.asarray(shown)))
+    shares = np.asarray(jax.jit(jax.vmap(response))(jnp.asarray(shown)))
+    grows = growth > 0
     stable = int(grows.argmax()) if grows.any() else most
     return Cascades(stable, dict(zip(shown, shares, strict=True)))
 

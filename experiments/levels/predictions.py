@@ -22,11 +22,14 @@ def initial_loss(config: Config) -> float:
     return MODEL_INIT_STD**2 * (config.dim + 1) + config.dim + config.noise_std**2
 
 
-def predict(config: Config) -> "xr.DataArray":
-    """Return the mean loss that theory expects of every combination of levels.
+def predict(config: Config) -> "xr.Dataset":
+    """Return what theory expects of every combination of levels.
 
-    Where the mean square of the error settles, this is the stationary loss. Elsewhere, the loss of
-    the untrained model grows at every step by the long-run growth factor of the mean square.
+    Returns:
+        `predicted_growth`, the growth of the mean square error per step, by model_level; and
+        `predicted_loss`, the mean loss, by model_level and data_level. Where the mean square of the
+        error settles, that is the stationary loss. Elsewhere, the loss of the untrained model grows
+        at every step by the predicted growth.
     """
     import xarray as xr
 
@@ -38,31 +41,38 @@ def predict(config: Config) -> "xr.DataArray":
         name: getattr(config, name)
         for name in ("dim", "decay", "learning_rate", "steps", "warmup", "noise_std")
     }
-    # JAX computes the eigenvalues of matrices that are not symmetric on CPUs only.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        losses = _predicted(numbers, initial_loss(config), *levels.values())
+    growth, losses = _predicted(numbers, initial_loss(config), *levels.values())
     attributes = {"long_name": "predicted mean loss after warm-up", "units": "squared error"}
-    return xr.DataArray(np.asarray(losses), levels, [*levels], attrs=attributes)
+    variables = {
+        "predicted_growth": ("model_level", np.asarray(growth)),
+        "predicted_loss": ([*levels], np.asarray(losses), attributes),
+    }
+    return xr.Dataset(variables, levels)
 
 
 @jax.jit
 def _predicted(numbers, initial, model_levels, data_levels):
     most = model_levels.size, data_levels.size
 
-    def predicted(model_level, data_level):
-        decay, dim, rate = (numbers[name] for name in ("decay", "dim", "learning_rate"))
-        system = theory.cascade(nj.nested_decays(model_level, decay=decay, max_levels=most[0]))
-        drift = theory.cascade(
-            nj.nested_decays(data_level + 1, decay=decay, max_levels=most[1] + 1)
-        )
+    decay, dim, rate = (numbers[name] for name in ("decay", "dim", "learning_rate"))
+
+    def cascade(levels, at_most):
+        return theory.cascade(nj.nested_decays(levels, decay=decay, max_levels=at_most))
+
+    def growth(model_level):
+        return theory.mean_square_growth(cascade(model_level, most[0]), dim, rate)
+
+    def loss(model_level, growth, data_level):
+        drift = cascade(data_level + 1, most[1] + 1)
         settled = theory.stationary_loss(
-            system, dim, rate, noise_std=numbers["noise_std"], drift=drift
+            cascade(model_level, most[0]), dim, rate, noise_std=numbers["noise_std"], drift=drift
         ).total
-        growth = theory.mean_square_growth(system, dim, rate)
         # The mean of exp(growth t) over the steps after warm-up, divided by its last value.
         span = growth * (numbers["steps"] - numbers["warmup"])
         mean = jnp.where(span == 0, 1, -jnp.expm1(-span) / jnp.where(span == 0, 1, span))
         grown = initial * jnp.exp(growth * numbers["steps"] + jnp.log(mean))
         return jnp.where(jnp.isfinite(settled), settled, grown)
 
-    return jax.vmap(jax.vmap(predicted, (None, 0)), (0, None))(model_levels, data_levels)
+    growths = jax.vmap(growth)(model_levels)
+    over_data = jax.vmap(loss, (None, None, 0))
+    return growths, jax.vmap(over_data, (0, 0, None))(model_levels, growths, data_levels)

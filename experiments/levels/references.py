@@ -1,10 +1,9 @@
 """The two losses that every result lies between: the best possible, and always answering 0."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,14 +17,39 @@ ALL_INPUTS = 5
 """With up to this many data levels, the bound is the mean over all inputs that a run counts."""
 FEW = 3_000, 1_000
 """With more, it is over this many steps, the second number excluded: within 1 %."""
+TOGETHER = 3
+"""Neighbouring levels whose bounds share a program. Fewer compile more, more compute more."""
 
 
-def references(config: Config, inputs: dict[int, np.ndarray]) -> "xr.Dataset":
+def groups(levels: Iterable[int]) -> list[list[int]]:
+    """Return levels in groups, each with one number of steps, for `bounds`."""
+    return [[*group] for _, group in itertools.groupby(levels, lambda d: d // TOGETHER)]
+
+
+def bounds(config: Config, inputs: Mapping[int, np.ndarray]) -> dict[int, float]:
+    """Return the best possible losses by data level, computed by one program.
+
+    Args:
+        config: Options.
+        inputs: By data level, of shape (steps, dim).
+    """
+    most = max(inputs)
+
+    def bound(d: int) -> float:
+        steps, warmup = _steps(config, d)
+        counted = {"inputs": jnp.asarray(inputs[d][:steps]), "warmup": warmup}
+        drift = config.decay, config.noise_std
+        return float(theory.tracking_bound(config.dim, d, *drift, **counted, max_levels=most))
+
+    return {d: bound(d) for d in inputs}
+
+
+def references(config: Config, bounds: Mapping[int, float]) -> "xr.Dataset":
     """Return the references of each number of data levels.
 
     Args:
         config: Options.
-        inputs: The inputs of a run by number of data levels, each of shape (steps, dim).
+        bounds: The best possible losses by data level.
 
     Returns:
         `tracking_bound`, `zero_loss` and `bound_steps`, the number of steps that the bound is the
@@ -33,30 +57,14 @@ def references(config: Config, inputs: dict[int, np.ndarray]) -> "xr.Dataset":
     """
     import xarray as xr
 
-    levels = [*inputs]
-    timing = {d: _steps(config, d) for d in levels}
+    levels = sorted(bounds)
     drift = config.decay, config.noise_std
-    wide = jnp.result_type(float) == np.float64
-
-    def bound(d: int) -> float:
-        steps, warmup = timing[d]
-        # A thread has contexts of its own. One run is too little work for a GPU.
-        with jax.enable_x64(wide), jax.default_device(jax.local_devices(backend="cpu")[0]):
-            chosen = {"inputs": inputs[d][:steps], "warmup": warmup}
-            return float(theory.tracking_bound(config.dim, d, *drift, **chosen))
-
-    # Each number of levels is a program, and compilation uses one core.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bounds = [*pool.map(bound, levels[::-1])][::-1]
-    zeros = [
-        theory.predict_zero_loss(config.dim, d, config.decay, config.noise_std) for d in levels
-    ]
     found = {
-        "tracking_bound": np.asarray(bounds),
-        "zero_loss": np.asarray(zeros),
-        "bound_steps": np.asarray([steps - warmup for steps, warmup in timing.values()]),
+        "tracking_bound": [bounds[d] for d in levels],
+        "zero_loss": [float(theory.predict_zero_loss(config.dim, d, *drift)) for d in levels],
+        "bound_steps": [steps - warmup for steps, warmup in (_steps(config, d) for d in levels)],
     }
-    variables = {name: ("data_level", values) for name, values in found.items()}
+    variables = {name: ("data_level", np.asarray(values)) for name, values in found.items()}
     return xr.Dataset(variables, {"data_level": levels})
 
 

@@ -49,7 +49,7 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     predicted = predicted_regression(found)
     loss, diverged, over = distance.over_seeds(found)
     heatmap = plots.heatmap(loss, diverged=diverged, label=f"mean loss{over}")
-    cascades = conjectures.cascades(config)
+    cascades = conjectures.cascades(config, found.predicted_growth.values)
     # The hypothesis and the two conjectures of the published experiment, by name.
     answers = [
         f"Hypothesis: {_hypothesis(found)}",

@@ -1,6 +1,10 @@
 """The runs of the level sweep: nested momentum on the published random numbers, or on JAX's."""
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,7 @@ from experiments.lab import Lab, UsageError
 from experiments.levels import kernels
 from experiments.levels.config import Config
 from experiments.levels.predictions import MODEL_INIT_STD, initial_loss, predict
-from experiments.levels.references import references
+from experiments.levels.references import bounds, groups, references
 from experiments.levels.rust_stream import published_stream
 from nested_jax.problems import DriftingRegressionDraws, DriftingRegressionWorld
 
@@ -27,7 +31,7 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
         "results", over model_level, data_level and, if there are several, seed: `loss`, the mean
         after warm-up; `first_beyond`, the first step whose loss exceeds a thousand times that of
         the untrained model (-1 if none); `diverged`, whether the mean loss exceeds that of the
-        untrained model; and `predicted_loss`, which uses none of the runs.
+        untrained model; and what uses none of the runs: `predict` and `references`.
     """
     if config.implementation == "pallas" and lab.device.platform != "gpu":
         raise UsageError('`--implementation` must be "scan" without a GPU, got "pallas".')
@@ -42,9 +46,31 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     results["diverged"] = ~(results.loss <= initial_loss(config))
     results.loss.attrs = {"long_name": "mean loss after warm-up", "units": "squared error"}
     results = results if config.seeds > 1 else results.isel(seed=0, drop=True)
-    results = results.assign(predicted_loss=predict(config))
-    inputs = {d: _inputs(config, run, d) for d in axes["data_level"]}
-    return {"results": results.assign(references(config, inputs))}
+    # The longest first.
+    inputs = [
+        {d: _inputs(config, run, d) for d in group} for group in groups(axes["data_level"])[::-1]
+    ]
+    predicted, *found = _at_once(
+        [partial(predict, config), *(partial(bounds, config, each) for each in inputs)]
+    )
+    bounds_found = {d: bound for each in found for d, bound in each.items()}
+    return {"results": results.assign(predicted).assign(references(config, bounds_found))}
+
+
+def _at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Return what functions return, called in threads: each compiles a program on one core."""
+    wide = jnp.result_type(float) == np.float64
+    # One run is too little work for a GPU, and JAX has the eigenvalues of matrices that are not
+    # symmetric on CPUs only.
+    device = jax.local_devices(backend="cpu")[0]
+
+    def call(function: Callable[[], Any]) -> Any:
+        # A thread has contexts of its own.
+        with jax.enable_x64(wide), jax.default_device(device):
+            return function()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [*pool.map(call, calls)]
 
 
 def _inputs(config: Config, run: Partial, data_level: int) -> np.ndarray:

@@ -84,11 +84,11 @@ def _two_steps(case: Case, values: Any, dtype: str, change: float = 0.0) -> Any:
 def check_counters(case: Case) -> None:
     """Assert that counters at the end of their range stay there, as `optax.safe_increment` does.
 
-    Counters are the integers in the state that grow by one a step, up to the largest of their
-    dtype. An int32 to which 1 is added after 2^31 - 1 steps is negative, and so is what is divided
-    by it. With what counters at their end turn into, updates must be finite and, the rest of the
-    state being the same, like those of a thousand steps before: within their range, by half of
-    the largest.
+    Counters are the numbers in the state that grow by one a step. They must be integers: float32
+    loses the 1 that is added to 2^24. An int32 to which 1 is added after 2^31 - 1 steps is
+    negative, and so is what is divided by it. With what counters at their end turn into, updates
+    must be finite and, the rest of the state being the same, like those of a thousand steps before:
+    within their range, by half of the largest.
     """
     params, gradients = example(), example(seed=1)
     tx = case.build()
@@ -98,7 +98,13 @@ def check_counters(case: Case) -> None:
 
     what = "the update after the last step its counters can count"
     with explained(case, what):
-        state, counters = _counters(update, tx.init(params))
+        states = _three_states(update, tx.init(params))
+    counting = _counting(states)
+    for i, (path, leaf) in enumerate(named_leaves(states[-1]).items()):
+        if i in counting and not jnp.issubdtype(leaf.dtype, jnp.integer):
+            fail(case, f"{path} of the state counts steps in {leaf.dtype}, not in an integer")
+    with explained(case, what):
+        state, counters = states[-1], _with_an_end(update, states[-1], counting)
         if not counters:
             return
         before = [update(_replaced(state, _before_the_end(counters, n)))[0] for n in STEPS_BEFORE]
@@ -114,23 +120,31 @@ def check_counters(case: Case) -> None:
             fail(case, f"{what}: {path} is {now}, and was {then} before (first entries)")
 
 
-def _counters(update: Any, state: Any) -> tuple[Any, dict[int, Any]]:
-    """Return the state after two steps, and its leaves that count steps, by position."""
+def _three_states(update: Any, state: Any) -> list[Any]:
+    """Return the state and those after one and two steps."""
     states = [state]
     for _ in range(2):
-        _, state = update(state)
-        states.append(state)
+        states.append(update(states[-1])[1])
+    return states
+
+
+def _counting(states: list[Any]) -> dict[int, Any]:
+    """Return the leaves that grow by one a step, by position."""
     rows = enumerate(zip(*map(jax.tree.leaves, states), strict=True))
-    counters = {i: row[-1] for i, row in rows if _counts(*row)}
-    # A counter that starts again on its way, such as a position in a buffer, has no such end.
+    return {i: row[-1] for i, row in rows if _counts(*row)}
+
+
+def _with_an_end(update: Any, state: Any, counters: dict[int, Any]) -> dict[int, Any]:
+    """Return the counters that stay at the end of their range."""
+    # One that starts again on its way, such as a position in a buffer, has no such end.
     _, after = update(_replaced(state, _before_the_end(counters, 1)))
     after, ends = jax.tree.leaves(after), _before_the_end(counters, 0)
-    return state, {i: x for i, x in counters.items() if (after[i] == ends[i]).all()}
+    return {i: x for i, x in counters.items() if (after[i] == ends[i]).all()}
 
 
 def _counts(first: Any, second: Any, third: Any) -> bool:
     """Return whether a leaf grows by one per step over three states."""
-    if not jnp.issubdtype(third.dtype, jnp.integer) or not third.size:
+    if not third.size or jnp.issubdtype(third.dtype, jax.dtypes.extended):
         return False
     return bool(((second == first + 1) & (third == second + 1)).all())
 

@@ -1,6 +1,7 @@
 """Test whether a transform is linear and time-invariant by running it."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nested_jax._core.checks import check_transformation, is_traced
+from nested_jax.theory._remembered import remembered
 
 # The input lasts a quarter of the run, which leaves room for delays and for the response's tail.
 STEPS, BURST = 64, 16
@@ -19,6 +21,7 @@ DELAYS = (1, 2, 7, 32)
 SCALES = (-1.0, 1e-8, 1e-4, 1e4, 1e8)
 # How far counters are moved forward; not round, so that a periodic schedule does not line up.
 JUMPS = (997, 10_007, 100_003, 1_000_003, 10_000_019)
+MATRIX_STEPS = 2
 
 _RULES = {
     "homogeneity": "a multiple of the input must give that multiple of the output",
@@ -92,7 +95,7 @@ def linearity(tx: optax.GradientTransformation) -> Linearity:
     """
     check_transformation("tx", tx)
     with explained("tx"):
-        return tested(tx)[0]
+        return tested(tx).errors
 
 
 @contextlib.contextmanager
@@ -115,47 +118,115 @@ def explained(name: str) -> Iterator[None]:
         ) from error
 
 
-def tested(
-    tx: optax.GradientTransformation,
-) -> tuple[Linearity, Float[Array, " time"], Float[Array, " time"]]:
-    """Return the errors that `linearity` returns, one test input, and the output of `tx` for it."""
-    u, v = _probes()
-    scales = jnp.array(SCALES)[:, None]
-    kinds = [1, 1, 1, 1, len(SCALES), len(DELAYS), len(JUMPS)]
-    inputs = [u, v, u + v, u, scales * u, _delayed(u), jnp.tile(u, (len(JUMPS), 1))]
-    params = jnp.zeros(sum(kinds)).at[3].set(1.0)
-    # All runs but those with jumps start from `init`. One scan for all of them, since compilation
-    # takes most of the time.
+class Trial(NamedTuple):
+    """What the tests of a transform found.
+
+    Attributes:
+        errors: The errors that `linearity` returns.
+        outputs: The outputs for the first test input, `probes()[0]`.
+        rested: The state after two zero updates.
+    """
+
+    errors: Linearity
+    outputs: Float[Array, " time"]
+    rested: Any
+
+
+@remembered
+def tested(tx: optax.GradientTransformation) -> Trial:
+    """Return the errors that `linearity` returns, one output, and a state to linearise about."""
+    # Only this program differs between transforms. Nearly all of the time is compilation, so the
+    # program holds as few copies of the update as possible: one scan does all runs of scalars.
+    outputs, matrix, rested = jax.jit(functools.partial(_ran, tx))(*_inputs())
+    return Trial(_errors(outputs, matrix), outputs[0], rested)
+
+
+def probes() -> tuple[np.ndarray, np.ndarray]:
+    """Return two test inputs of `STEPS` steps, in JAX's default dtype."""
+    rng = np.random.default_rng(0)
+    burst = np.arange(STEPS) < BURST
+    # The first has one sign, so long averages do not cancel it; the second has both signs.
+    u, v = rng.uniform(0.5, 1.5, STEPS) * burst, rng.normal(size=STEPS) * burst
+    dtype = jnp.result_type(float)
+    return u.astype(dtype), v.astype(dtype)
+
+
+def _inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the inputs of all runs of scalars, their parameters, and the inputs of a matrix."""
+    u, v = probes()
+    matrix = u[: MATRIX_STEPS * 4].reshape(MATRIX_STEPS, 2, 2)
+    entries = np.zeros((4, STEPS), u.dtype)
+    entries[:, :MATRIX_STEPS] = matrix.reshape(MATRIX_STEPS, 4).T
+    scaled = np.array(SCALES, u.dtype)[:, None] * u
+    late = [np.pad(u, (delay, 0))[:STEPS] for delay in DELAYS]
+    inputs = np.vstack([u, v, u + v, u, scaled, late, entries, [u] * len(JUMPS)])
+    params = np.zeros(len(inputs), u.dtype)
+    params[3] = 1
+    return inputs, params, matrix
+
+
+def _ran(
+    tx: optax.GradientTransformation, inputs: Array, params: Array, matrix: Array
+) -> tuple[Array, Array, Any]:
+    """Return the outputs for scalars, those for a matrix, and the state after two zero updates."""
+    # Python runs the update once per shape. The function is new, so nothing outlives the call.
+    update = jax.jit(lambda *arguments: tx.update(*arguments), inline=True)
+    zero = jnp.zeros(())
+    _, before = update(zero, tx.init(zero), zero)
+    _, rested = update(zero, before, zero)
+    # All runs but those with jumps start from `init`.
     afresh = jax.vmap(tx.init)(params[: -len(JUMPS)])
-    states = jax.tree.map(
-        lambda *x: jnp.concatenate(x),
-        afresh,
-        jax.vmap(lambda jump: _rested(tx, jump))(jnp.array(JUMPS, jnp.int32)),
+    moved = jax.vmap(functools.partial(_moved, before, rested))(jnp.array(JUMPS, jnp.int32))
+    states = jax.tree.map(lambda *x: jnp.concatenate(x), afresh, moved)
+
+    def step(states, u):
+        outputs, states = jax.vmap(update)(u, states, params)
+        return states, jnp.asarray(outputs, float)
+
+    _, outputs = jax.lax.scan(step, states, inputs.T)
+    zeros = jnp.zeros_like(matrix[0])
+    state, of_matrix = tx.init(zeros), []
+    for gradient in matrix:
+        output, state = update(gradient, state, zeros)
+        of_matrix.append(jnp.asarray(output, float))
+    return outputs.T, jnp.stack(of_matrix), rested
+
+
+def _moved(before: Any, after: Any, jump: Array) -> Any:
+    """Return the state `after` with all counters moved forward by `jump`."""
+
+    def forward(x, y):
+        if not jnp.issubdtype(jnp.result_type(y), jnp.integer):
+            return y
+        end = jnp.iinfo(y.dtype).max - STEPS
+        far = y + jnp.minimum(jump, end - y).astype(y.dtype)
+        return jnp.where(y == x + 1, far, y)
+
+    return jax.tree.map(forward, before, after)
+
+
+@jax.jit
+def _errors(outputs: Array, matrix: Array) -> Linearity:
+    """Return the largest error of each test, of the outputs for `_inputs`."""
+    hu, hv, of_sum, elsewhere = outputs[:4]
+    counts = [len(SCALES), len(DELAYS), 4]
+    scaled, late, entries, jumped = jnp.split(outputs[4:], np.cumsum(counts))
+    multiples = jnp.array(SCALES)[:, None] * hu
+    delayed = jnp.stack([jnp.pad(hu, (delay, 0))[:STEPS] for delay in DELAYS])
+    by_entry = entries[:, :MATRIX_STEPS].T.reshape(matrix.shape)
+    same = jnp.broadcast_to(hu, jumped.shape)
+    return Linearity(
+        homogeneity=_worst(scaled, multiples),
+        superposition=relative_error(of_sum, hu + hv),
+        shift=jnp.maximum(_worst(late, delayed), _worst(jumped, same)),
+        parameters=relative_error(elsewhere, hu),
+        entries=relative_error(matrix, by_entry),
     )
-    outputs = jax.vmap(lambda *run: _run(tx, *run))(states, params, jnp.vstack(inputs))
-    hu, hv = outputs[:2]
-    expected = [hu + hv, hu, scales * hu, _delayed(hu), jnp.tile(hu, (len(JUMPS), 1))]
-    errors = jax.vmap(relative_error)(outputs[2:], jnp.vstack(expected))
-    groups = jnp.split(errors, np.cumsum(kinds[2:])[:-1])
-    superposition, parameters, homogeneity, shift, later = map(jnp.max, groups)
-    found = homogeneity, superposition, jnp.maximum(shift, later), parameters, _mixing(tx, u)
-    return Linearity(*found), u, hu
 
 
-def _mixing(tx, u):
-    """Return how far two updates of a matrix differ from those of its entries."""
-    inputs = u[:8].reshape(2, 2, 2)
-
-    def run(inputs):
-        zero = jnp.zeros_like(inputs[0])
-        state, outputs = tx.init(zero), []
-        for gradient in inputs:
-            output, state = tx.update(gradient, state, zero)
-            outputs.append(jnp.asarray(output, float))
-        return jnp.stack(outputs)
-
-    by_entry = jax.vmap(run, in_axes=1, out_axes=1)(inputs.reshape(2, 4))
-    return relative_error(run(inputs), by_entry.reshape(inputs.shape))
+def _worst(actual: Array, expected: Array) -> Float[Array, ""]:
+    """Return the largest relative error of several runs."""
+    return jnp.max(jax.vmap(relative_error)(actual, expected))
 
 
 def check_linearity(name: str, errors: Linearity) -> None:
@@ -182,41 +253,3 @@ def relative_error(actual: Array, expected: Array) -> Float[Array, ""]:
     """Return the largest difference as a fraction of the largest entry of either array."""
     largest = jnp.maximum(jnp.max(jnp.abs(actual)), jnp.max(jnp.abs(expected)))
     return jnp.max(jnp.abs(actual - expected)) / jnp.where(largest == 0, 1, largest)
-
-
-def _probes():
-    rng = np.random.default_rng(0)
-    burst = np.arange(STEPS) < BURST
-    # The first has one sign, so long averages do not cancel it; the second has both signs.
-    u, v = rng.uniform(0.5, 1.5, STEPS) * burst, rng.normal(size=STEPS) * burst
-    return jnp.asarray(u, float), jnp.asarray(v, float)
-
-
-def _delayed(x):
-    return jnp.stack([jnp.concatenate([jnp.zeros(steps), x[:-steps]]) for steps in DELAYS])
-
-
-def _run(tx, state, params, inputs):
-    """Return the outputs for scalar `inputs` at constant parameters."""
-
-    def step(state, u):
-        output, state = tx.update(u, state, params)
-        return state, jnp.asarray(output, float)
-
-    return jax.lax.scan(step, state, inputs)[1]
-
-
-def _rested(tx, jump):
-    """Return the state after zero updates, with all counters moved forward by `jump`."""
-    zero = jnp.zeros(())
-    _, before = tx.update(zero, tx.init(zero), zero)
-    _, after = tx.update(zero, before, zero)
-
-    def forward(x, y):
-        if not jnp.issubdtype(jnp.result_type(y), jnp.integer):
-            return y
-        end = jnp.iinfo(y.dtype).max - STEPS
-        far = y + jnp.minimum(jump, end - y).astype(y.dtype)
-        return jnp.where(y == x + 1, far, y)
-
-    return jax.tree.map(forward, before, after)

@@ -1,10 +1,11 @@
 """Responses of a linear transform to impulses, constants and waves, and its memory."""
 
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
@@ -55,7 +56,7 @@ def impulse_response(system: System, steps: int) -> Float[Array, " step"]:
     """
     system = as_state_space(system)
     check_length("steps", steps, most=MOST_STEPS)
-    return simulated(system, jnp.zeros(steps).at[0].set(1.0))
+    return simulated(system, (np.arange(steps) == 0).astype(system.drive.dtype))
 
 
 def step_response(system: System, steps: int) -> Float[Array, " step"]:
@@ -84,7 +85,7 @@ def step_response(system: System, steps: int) -> Float[Array, " step"]:
     """
     system = as_state_space(system)
     check_length("steps", steps, most=MOST_STEPS)
-    return simulated(system, jnp.ones(steps))
+    return simulated(system, np.ones(steps, system.drive.dtype))
 
 
 def frequency_response(system: System, frequencies: ArrayLike) -> Complex[Array, "*shape"]:
@@ -114,15 +115,14 @@ def frequency_response(system: System, frequencies: ArrayLike) -> Complex[Array,
     """
     system = as_state_space(system)
     check_reals("frequencies", frequencies)
-    frequencies = jnp.asarray(frequencies, float)
-    found = _responses(system, frequencies)
-    at_pole = jnp.isfinite(frequencies) & ~jnp.isfinite(found)
-    return jnp.where(at_pole, jnp.inf, found)
+    return _responses(system, jnp.asarray(frequencies, float))
 
 
 @jax.jit
 def _responses(system, frequencies):
-    return jnp.vectorize(partial(response, system))(frequencies)
+    found = jnp.vectorize(partial(response, system))(frequencies)
+    at_pole = jnp.isfinite(frequencies) & ~jnp.isfinite(found)
+    return jnp.where(at_pole, jnp.inf, found)
 
 
 def response(system: StateSpace, theta: Float[Array, ""]) -> Complex[Array, ""]:
@@ -160,10 +160,7 @@ def dc_gain(system: System) -> Float[Array, ""]:
         >>> float(theory.dc_gain(optax.trace(1.0)))
         inf
     """
-    system = as_state_space(system)
-    forgets, endless = _fate(system)
-    rest, _ = _states_of_one(system, forgets)
-    return jnp.where(forgets, system.feedthrough + system.output @ rest, endless)
+    return _checked_steady(as_state_space(system)).gain
 
 
 def mean_delay(system: System) -> Float[Array, ""]:
@@ -192,11 +189,9 @@ def mean_delay(system: System) -> Float[Array, ""]:
         >>> float(theory.mean_delay(optax.trace(0.75)))
         3.0
     """
-    system = as_state_space(system)
-    forgets, endless = _fate(system)
-    gain = _checked_gain(system, forgets)
-    _, rest = _states_of_one(system, forgets)
-    return jnp.where(forgets, system.output @ rest / gain, jnp.abs(endless))
+    steady = _checked_steady(as_state_space(system))
+    _check_gain(steady)
+    return steady.delay
 
 
 def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
@@ -227,17 +222,15 @@ def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
     """
     system = as_state_space(system)
     share = check_unit_interval("share", share)
-    forgets, endless = _fate(system)
-    gain = _checked_gain(system, forgets)
-    steps = _waited(system, gain, forgets, jnp.asarray(share, float))
-    found = jnp.where(jnp.isfinite(gain), steps.astype(float), jnp.nan)
-    return jnp.where(forgets, found, jnp.abs(endless))
+    steady = _checked_steady(system)
+    _check_gain(steady)
+    return _waited(system, steady, jnp.asarray(share, float))
 
 
 @jax.jit
-def _waited(system, gain, forgets, share):
+def _waited(system, steady, share):
     # The state is what remains of the steady state n - 1 steps after the constant input ended.
-    rest, _ = _states_of_one(system, forgets)
+    forgets, gain = steady.forgets, jnp.where(steady.is_zero, jnp.nan, steady.gain)
     allowed = 1 - share
 
     def goes_on(carry):
@@ -248,8 +241,9 @@ def _waited(system, gain, forgets, share):
         steps, state = carry
         return steps + 1, system.transition @ state
 
-    steps, _ = jax.lax.while_loop(goes_on, wait, (jnp.int32(1), rest))
-    return jnp.where((allowed == 1) & forgets, 0, steps)
+    steps, _ = jax.lax.while_loop(goes_on, wait, (jnp.int32(1), steady.state))
+    steps = jnp.where(allowed == 1, 0, steps).astype(float)
+    return jnp.where(forgets, jnp.where(jnp.isfinite(gain), steps, jnp.nan), jnp.abs(gain))
 
 
 def terminal_velocity(
@@ -285,48 +279,59 @@ def terminal_velocity(
     return -jnp.abs(dc_gain(system)) * jnp.asarray(learning_rate) * jnp.asarray(gradient)
 
 
-def _fate(system: StateSpace) -> tuple[Any, Any]:
-    """Return whether inputs are forgotten, and the gain if not: infinite, or NaN if undefined.
+class _Steady(NamedTuple):
+    """What a system does with a constant input in the end.
 
-    Raises if the gain is undefined and everything is concrete.
+    Attributes:
+        forgets: Whether it forgets its inputs.
+        state: (I - A)^-1 b, the steady state for the constant input 1.
+        gain: The output for it; if inputs are not forgotten infinite, or NaN if undefined.
+        is_zero: Whether the gain is 0 up to rounding.
+        delay: The mean delay; NaN if the gain is 0.
     """
-    forgets, endless = _late_weights(system)
-    if not is_traced(forgets) and not forgets and jnp.isnan(endless):
-        raise ValueError(
-            "`system` must forget its inputs or sum them up, got one that grows or swings for "
-            f"ever: its spectral radius is {spectral_radius(system.transition):.6g}."
-        )
-    return forgets, endless
+
+    forgets: Array
+    state: Float[Array, " state"]
+    gain: Float[Array, ""]
+    is_zero: Array
+    delay: Float[Array, ""]
 
 
 @jax.jit
-def _late_weights(system):
+def _steady(system: StateSpace) -> _Steady:
+    # One program for all numbers: compilation takes most of the time.
     late = late_power(system.transition)
     # Two late weights: equal signs for a sum of all inputs, opposite signs for an oscillation.
     reached = late @ jnp.stack([system.drive, system.transition @ system.drive], axis=1)
     one, other = system.output @ reached
     endures = jnp.isfinite(one) & (one != 0) & (jnp.sign(one) == jnp.sign(other))
-    return is_negligible(late), jnp.where(endures, jnp.sign(one) * jnp.inf, jnp.nan)
-
-
-@jax.jit
-def _states_of_one(system: StateSpace, forgets: Any) -> tuple[Array, Array]:
-    """Return (I - A)^-1 b, the steady state for the constant input 1, and (I - A)^-2 b.
-
-    If a system does not forget, I replaces I - A, so that no singular matrix is differentiated.
-    """
-    matrix = jnp.eye(system.drive.size) - system.transition
-    matrix = jnp.where(forgets, matrix, jnp.eye(system.drive.size))
+    forgets = is_negligible(late)
+    endless = jnp.where(endures, jnp.sign(one) * jnp.inf, jnp.nan)
+    # I replaces I - A if inputs are not forgotten, so that no singular matrix is differentiated.
+    unit = jnp.eye(system.drive.size)
+    matrix = jnp.where(forgets, unit - system.transition, unit)
     once = solve(matrix, system.drive[:, None])
-    return once[:, 0], solve(matrix, once)[:, 0]
+    state, twice = once[:, 0], solve(matrix, once)[:, 0]
+    gain = system.feedthrough + system.output @ state
+    size = jnp.abs(system.feedthrough) + jnp.abs(system.output) @ jnp.abs(state)
+    is_zero = forgets & (jnp.abs(gain) <= 16 * jnp.finfo(gain.dtype).eps * size)
+    divisor = jnp.where(is_zero, jnp.nan, jnp.where(forgets, gain, 1))
+    delay = jnp.where(forgets, system.output @ twice / divisor, jnp.abs(endless))
+    return _Steady(forgets, state, jnp.where(forgets, gain, endless), is_zero, delay)
 
 
-def _checked_gain(system: StateSpace, forgets: Any) -> Array:
-    """Return the gain, or NaN if it is 0; raise if it is 0 and concrete."""
-    rest, _ = _states_of_one(system, forgets)
-    gain = jnp.where(forgets, system.feedthrough + system.output @ rest, 1)
-    size = jnp.abs(system.feedthrough) + jnp.abs(system.output) @ jnp.abs(rest)
-    nothing = jnp.abs(gain) <= 16 * jnp.finfo(gain.dtype).eps * size
-    if not is_traced(nothing) and nothing:
+def _checked_steady(system: StateSpace) -> _Steady:
+    """Return the steady state; raise if the gain is undefined and everything is concrete."""
+    steady = _steady(system)
+    if not is_traced(steady.forgets) and not steady.forgets and np.isnan(steady.gain):
+        raise ValueError(
+            "`system` must forget its inputs or sum them up, got one that grows or swings for "
+            f"ever: its spectral radius is {spectral_radius(system.transition):.6g}."
+        )
+    return steady
+
+
+def _check_gain(steady: _Steady) -> None:
+    """Raise if the gain is 0 and concrete."""
+    if not is_traced(steady.is_zero) and steady.is_zero:
         raise ValueError("`system` must have a gain other than 0, got a response that ends at 0.")
-    return jnp.where(nothing, jnp.nan, gain)

@@ -1,5 +1,6 @@
 """Linear transforms as matrices, by linearising a transform or in closed form."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -17,23 +18,17 @@ from nested_jax._core.dtypes import complement
 from nested_jax._core.jaxpr import influential
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._linearity import (
-    Linearity,
     check_linearity,
     explained,
     passed,
+    probes,
     relative_error,
     tested,
 )
+from nested_jax.theory._remembered import remembered
 
-# Zero updates before linearisation: `scale_by_nesterov_momentum` stores its decay in the first one.
-SETTLING = 2
 # Most outputs of a response: 40 MB in float32, computed in a second.
 MOST_STEPS = 10**7
-# Cache of measurements: several functions are usually called on one transform, and each call would
-# compile the tests again. Key: identities of its functions and the dtype. Value: the transform, to
-# keep it alive, and its measurements.
-MOST_REMEMBERED = 16
-_REMEMBERED: dict[tuple[Any, ...], tuple[optax.GradientTransformation, Any]] = {}
 
 
 class StateSpace(NamedTuple):
@@ -222,8 +217,10 @@ def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
         rule = f"`{name}` must be linear and time-invariant"
         raise TypeError(f"{rule}, got an optax.MultiSteps: pass the optimizer inside.")
     with explained(name):
-        errors, mismatch, system, active = _measured(tx)
+        errors = tested(tx).errors
     check_linearity(name, errors)
+    with explained(name):
+        system, mismatch, active = _measured(tx)
     if is_traced(mismatch):
         fine = passed(jnp.max(jnp.stack([mismatch, *errors])))
         transition = jnp.where(active[:, None] & active, system.transition, 0)
@@ -236,57 +233,55 @@ def _extracted(name: str, tx: optax.GradientTransformation) -> StateSpace:
             f"{float(mismatch):.2g} of the largest output."
         )
     kept = np.flatnonzero(active)
-    transition = system.transition[np.ix_(kept, kept)]
-    return StateSpace(transition, system.drive[kept], system.output[kept], system.feedthrough)
+    # By NumPy: each operation of JAX would be a program of its own.
+    transition, drive, output = (np.asarray(x) for x in system[:3])
+    transition = jnp.asarray(transition[np.ix_(kept, kept)])
+    drive, output = jnp.asarray(drive[kept]), jnp.asarray(output[kept])
+    return StateSpace(transition, drive, output, system.feedthrough)
 
 
-def _measured(tx: optax.GradientTransformation) -> tuple[Linearity, Any, StateSpace, jax.Array]:
-    """Return the errors of the tests and the linearisation, the system, and its active entries."""
-    # Keyed by identity. The cached transform is kept alive, so no other can get the same id. The
-    # dtype depends on x64.
-    key = *map(id, tx), jnp.result_type(float)
-    if key in _REMEMBERED:
-        return _REMEMBERED[key][1]
-
-    def measure():
-        errors, inputs, outputs = tested(tx)
-        system = _linearised(tx)
-        mismatch = relative_error(simulated(system, inputs), outputs)
-        return errors, mismatch, system, _active(system)
-
-    found = jax.jit(measure)()
-    if not any(map(is_traced, jax.tree.leaves(found))):
-        _REMEMBERED[key] = tx, found
-        while len(_REMEMBERED) > MOST_REMEMBERED:
-            _REMEMBERED.pop(next(iter(_REMEMBERED)))
-    return found
+@remembered
+def _measured(tx: optax.GradientTransformation) -> tuple[StateSpace, Any, jax.Array]:
+    """Return the linearisation, its error on a test input, and its active entries."""
+    trial = tested(tx)
+    system = jax.jit(functools.partial(_linearised, tx))(trial.rested)
+    return system, *_judged(system, jnp.asarray(probes()[0]), trial.outputs)
 
 
-def _linearised(tx: optax.GradientTransformation) -> StateSpace:
-    """Return the derivatives of one update about the state after zero gradients."""
+@jax.jit
+def _judged(system: StateSpace, inputs: Array, outputs: Array) -> tuple[jax.Array, jax.Array]:
+    """Return how far a system is from `outputs`, and its active entries."""
+    return relative_error(simulated(system, inputs), outputs), _active(system)
+
+
+def _linearised(tx: optax.GradientTransformation, state: Any) -> StateSpace:
+    """Return the derivatives of one update about `state`.
+
+    The state has seen two zero updates: `scale_by_nesterov_momentum` stores its decay in the first.
+    """
     zero = jnp.zeros(())
-    state = tx.init(zero)
-    for _ in range(SETTLING):
-        _, state = tx.update(zero, state, zero)
     leaves, structure = jax.tree.flatten(state)
 
+    # Inlined, so that the jaxpr shows what each output depends on.
+    @functools.partial(jax.jit, inline=True)
     def update(leaves, u):
         output, after = tx.update(u, jax.tree.unflatten(structure, leaves), zero)
         return output, jax.tree.leaves(after)
 
     kept = _influential(update, leaves)
-    point, unravel = ravel_pytree([leaves[i] for i in kept])
+    point, unravel = ravel_pytree([*(leaves[i] for i in kept), zero])
 
-    def step(vector, u):
+    def step(vector):
+        *values, u = unravel(vector)
         moved = list(leaves)
-        for i, leaf in zip(kept, unravel(vector), strict=True):
+        for i, leaf in zip(kept, values, strict=True):
             moved[i] = leaf
         output, after = update(moved, u)
-        return ravel_pytree([after[i] for i in kept])[0], output
+        return ravel_pytree([*(after[i] for i in kept), output])[0]
 
-    (transition, drive), (output, feedthrough) = jax.jacfwd(step, argnums=(0, 1))(point, zero)
-    system = StateSpace(transition, drive, output, feedthrough)
-    return jax.tree.map(lambda x: jnp.asarray(x, float), system)
+    # One Jacobian of (state, output) by (state, input): two would compile the update twice.
+    jacobian = jnp.asarray(jax.jacfwd(step)(point), float)
+    return StateSpace(jacobian[:-1, :-1], jacobian[:-1, -1], jacobian[-1, :-1], jacobian[-1, -1])
 
 
 def _influential(update, leaves):

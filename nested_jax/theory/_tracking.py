@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nested_jax._core.cascade import check_levels, stage_decays
 from nested_jax._core.checks import (
     check_below,
     check_count,
@@ -34,7 +35,7 @@ from nested_jax.problems import drifting_regression
 
 def tracking_bound(
     dim: int = 10,
-    data_levels: int = 1,
+    data_levels: ScalarLike = 1,
     decay: ScalarLike = 0.95,
     noise_std: ScalarLike = 0.1,
     *,
@@ -42,6 +43,7 @@ def tracking_bound(
     steps: int | None = None,
     warmup: int = 0,
     inputs: Float[Array, "steps dim"] | None = None,
+    max_levels: int | None = None,
 ) -> Float[Array, ""]:
     r"""Return the smallest mean loss that any method can have on `drifting_regression`.
 
@@ -63,13 +65,16 @@ def tracking_bound(
 
     Args:
         dim: D >= 1, static.
-        data_levels: d >= 1, static: each number of levels is a program of its own.
+        data_levels: d >= 1; may be traced if `max_levels` is given. Otherwise each number of levels
+            is a program of its own.
         decay: :math:`a \in [0, 1)` of the true weights; may be traced.
         noise_std: :math:`\sigma \ge 0`, a standard deviation; may be traced.
         key: The inputs are those of `rollout` with this key. Needs `steps`; not with `inputs`.
         steps: Number of steps, static, at least 1.
         warmup: Number of initial steps to leave out of the mean, less than `steps`; static.
         inputs: The regressors x of every step, of shape (steps, dim), without the bias feature.
+        max_levels: The number of levels that the covariance has room for, static; `data_levels` if
+            not given. A step costs as much as with this number of levels.
 
     Returns:
         The bound, in JAX's default dtype. NaN if rounding makes :math:`S - \sigma^2` negative,
@@ -93,14 +98,14 @@ def tracking_bound(
         doi:10.1115/1.3662552.
     """
     check_static_count("dim", dim, 1)
-    check_static_count("data_levels", data_levels, 1)
     check_static_count("warmup", warmup)
-    decay = check_unit_interval("decay", decay)
     noise_std = check_non_negative("noise_std", noise_std)
+    levels, valid, decay = check_levels("data_levels", data_levels, decay, "max_levels", max_levels)
     inputs = _inputs(int(dim), key, steps, inputs)
     check_below("warmup", warmup, len(inputs))
-    numbers = decay, complement(decay), noise_std
-    return _mean_variance(*numbers, inputs, int(data_levels), int(warmup))
+    # A level of decay 0 passes its input on: with decays beyond d of 0, the process is that of d.
+    decays = or_nan(valid, stage_decays(data_levels, decay, levels))
+    return _mean_variance(decays, complement(decays), noise_std, inputs, int(warmup))
 
 
 def predict_zero_loss(
@@ -191,36 +196,36 @@ def _drawn(key, steps, dim):
     return jax.vmap(draw)(jnp.arange(steps, dtype=jnp.int32)).inputs
 
 
-@partial(jax.jit, static_argnames=("levels", "warmup"))
-def _mean_variance(decay, below, noise_std, inputs, levels, warmup):
-    """Return the mean of S. P is kept as an array [level, coordinate, level, coordinate]."""
-    a, below, noise_std = (jnp.asarray(x, inputs.dtype) for x in (decay, below, noise_std))
-    A, b = _dynamics(a, below, levels)
-    dim, highest = inputs.shape[1], jax.lax.Precision.HIGHEST
-    shape, unit = (levels, dim, levels, dim), jnp.eye(dim)
-    drive = (b[:, None, None, None] * b[:, None]) * unit[:, None]
+@partial(jax.jit, static_argnames="warmup")
+def _mean_variance(decays, below, noise_std, inputs, warmup):
+    """Return the mean of S for levels of `decays`, outermost first, and `below` = 1 - decays."""
+    decays, below, noise_std = (jnp.asarray(x, inputs.dtype) for x in (decays, below, noise_std))
+    A, b = _dynamics(decays, below)
+    levels, dim, size = b.size, inputs.shape[1], b.size * inputs.shape[1]
+    drive = jnp.kron(jnp.outer(b, b), jnp.eye(dim, dtype=inputs.dtype))
+
+    def left(P):
+        # (A (x) I) P as a product with A, of fewer operations than with the Kronecker product.
+        rows = jax.lax.dot(A, P.reshape(levels, -1), precision=jax.lax.Precision.HIGHEST)
+        return rows.reshape(size, size)
 
     def step(P, x):
-        # Products with the levels' matrix A, in O(levels^3 dim^2). The Kronecker product would
-        # cost O(levels^3 dim^3), and a recurrence over levels compiles and runs more slowly.
-        P = jax.lax.dot(A, P.reshape(levels, -1), precision=highest)
-        P = jnp.einsum("ij,njk->nik", A, P.reshape(-1, levels, dim), precision=highest)
-        P = P.reshape(shape) + drive
-        k = jnp.sum(P[:, :, 0, :] * x, -1)
-        known = jnp.sum(k[0] * x)
+        P = left(left(P).T) + drive  # P is symmetric.
+        k = jnp.sum(P[:, :dim] * x, 1)
+        known = jnp.sum(k[:dim] * x)
         # NaN from here on once P is no longer definite.
         S = jnp.where(known >= 0, known + noise_std**2, jnp.nan)
         # Without noise, inputs of 0 teach nothing.
         k = jnp.where(S == 0, 0, k / jnp.sqrt(S))
         # The same vector on both sides: an antisymmetric part of P can only shrink, with A.
-        return P - k[:, :, None, None] * k, S
+        return P - jnp.outer(k, k), S
 
-    start = jnp.eye(levels * dim, dtype=inputs.dtype).reshape(shape)
-    return jnp.mean(jax.lax.scan(step, start, inputs)[1][warmup:])
+    return jnp.mean(jax.lax.scan(step, jnp.eye(size, dtype=inputs.dtype), inputs)[1][warmup:])
 
 
-def _dynamics(a, below, levels):
-    """Return A and b: a_ij = a (1 - a)^(j - i) for j >= i, b_i = (1 - a)^(d + 1 - i)."""
-    inner = jnp.arange(levels) - jnp.arange(levels)[:, None]
-    A = jnp.where(inner >= 0, a * below ** jnp.maximum(inner, 0), 0)
-    return A, below ** jnp.arange(levels, 0, -1)
+def _dynamics(decays, below):
+    """Return A and b: a_ij = decay_j prod_{i <= k < j} below_k, b_i = prod_{k >= i} below_k."""
+    level = jnp.arange(decays.size)
+    steps = jnp.where(level[:, None] < level, jnp.roll(below, 1), 1)
+    through = jnp.triu(jnp.cumprod(steps, axis=1))
+    return through * decays, through[:, -1] * below[-1]

@@ -103,7 +103,7 @@ def test_published_regressions_are_reproduced(published):
 
 
 def test_predicted_slopes_are_those_of_the_published_losses(published, x64):
-    results = published.assign(predicted_loss=predict(Config()))
+    results = published.assign(predict(Config()))
     fitted = report.regressions(results)["log_loss"]
     predicted = report.predicted_regression(results)
     for mine, theirs in zip(predicted.terms, fitted.terms, strict=True):
@@ -409,7 +409,7 @@ def test_the_full_bound_takes_all_inputs(x64, tmp_path):
 
 
 def test_the_conjectures_are_answered_from_theory(x64):
-    stable, shares = conjectures.cascades(Config())
+    stable, shares = conjectures.cascades(Config(), predict(Config()).predicted_growth.values)
     assert stable == 5
     assert conjectures.amplification(Config(model_levels=5), 5).startswith("Amplification: no")
     assert "with up to 5 levels" in conjectures.amplification(Config(), 5)

@@ -190,6 +190,17 @@ def test_dtype_is_that_of_everything_but_narrow_weights(x64, dtype):
     )
 
 
+def test_targets_are_computed_in_their_dtype(x64):
+    noise_std = jnp.asarray(0.1, jnp.float64)
+    problem = nj.drifting_regression(1, decay=0.0, noise_std=noise_std, dtype="float32")
+    x = np.random.default_rng(0).normal(size=(3, 99)).astype(np.float32)
+    for drift, inputs, noise in x.T:
+        draws = nj.problems.DriftingRegressionDraws(*map(jnp.asarray, ([drift], [inputs], noise)))
+        world = nj.problems.DriftingRegressionWorld((jnp.zeros(1, jnp.float32),))
+        batch, _ = problem.observe(draws, world)
+        assert batch.target == inputs * drift + np.float32(0.1) * noise  # One rounding each.
+
+
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("dtype", [None, float, np.float64])
 def test_dtype_follows_the_precision_that_jax_allows(x64, dtype):

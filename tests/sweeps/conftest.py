@@ -1,4 +1,4 @@
-"""Fixtures of the tests of sweeps: what was compiled, and what was shown."""
+"""Fixtures of the tests of sweeps: what was compiled, computed and shown."""
 
 import functools
 import io
@@ -8,6 +8,8 @@ import pytest
 import rich.console
 
 from nested_jax.sweeps import _sweep
+from nested_jax.sweeps.engine._local import LocalDevices
+from nested_jax.sweeps.lanes import _layout
 
 
 @pytest.fixture
@@ -45,3 +47,26 @@ def bars(monkeypatch):
 
     monkeypatch.setattr(_sweep, "Progress", Progress)
     return made
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Return a list to which every chunk that is computed adds its index."""
+    indices = []
+    evaluate = LocalDevices.evaluate
+
+    def listen(self, job, missing):
+        missing = [*missing]
+        indices.extend(missing)
+        return evaluate(self, job, missing)
+
+    monkeypatch.setattr(LocalDevices, "evaluate", listen)
+    return indices
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let lanes, and pieces, pay for short loops over few points."""
+    monkeypatch.setattr(_layout, "STEPS", 2)
+    monkeypatch.setattr(_layout, "LANES", 2)
+    monkeypatch.setattr(_layout, "LANES_OF_A_PIECE", {4: 1, 8: 1})

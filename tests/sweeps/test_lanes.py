@@ -1,4 +1,4 @@
-"""Tests of evaluation in lanes against vmap: every rule, loops, and functions within functions."""
+"""Tests of evaluation in lanes against vmap: every rule, dtypes, and any program."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -10,57 +10,23 @@ from jax import lax
 from jax.tree_util import Partial
 
 from nested_jax._core.jaxpr import all_eqns
-from nested_jax.sweeps.engine._tracing import evaluate, trace
-from nested_jax.sweeps.grid import column_in_jax
+from nested_jax.sweeps.engine._tracing import trace
 from nested_jax.sweeps.lanes import _layout, _rules
-from nested_jax.sweeps.lanes._interpreter import Layout
 from nested_jax.sweeps.lanes._layout import layout_of
+from tests.sweeps.vmapped import (
+    AXES,
+    GRID,
+    IN_PIECES,
+    ROW,
+    RTOL,
+    as_run,
+    assert_is_vmap,
+    in_jax,
+    scan,
+    values,
+)
 
-RTOL = 1e-12  # A few hundred roundings of float64; sums may add up in another order.
-ATOL = 1e-13  # Where terms of order 1 cancel.
-# Along the first axis, of three points, in an order that is not the grid's.
-IN_PIECES = Layout(0, ((1,), (0, 2)), (frozenset(), frozenset()))
-# Fifteen points: the last of sixteen lanes is filled up.
-AXES = ({"a": [0.3, 0.45, 0.7]}, {"b": [0.2, 0.35, 0.5, 0.65, 0.8]})
-ROW, GRID = np.array([0.9, 1.0, 1.1]), np.linspace(0.8, 1.2, 6).reshape(2, 3)
 KEY = jax.random.key(0)
-
-
-def in_jax(axes):
-    """Return columns as a job would hand them on."""
-    return tuple({k: column_in_jax(k, np.asarray(c)) for k, c in axis.items()} for axis in axes)
-
-
-def values(run, layout, columns):
-    """Return the outputs of `run` on the product of the axes."""
-    lowered = evaluate.lower((), layout, Partial(run), columns)
-    # What LLVM makes of it is tested with whole sweeps: most of the time of a test is its.
-    return lowered.compile({"xla_backend_optimization_level": 0})(Partial(run), columns)
-
-
-def assert_is_vmap(run, layout=IN_PIECES, axes=AXES, rtol=RTOL, atol=ATOL):
-    """Raise unless `run` gives in lanes what it gives vmapped."""
-    columns = in_jax(axes)
-    expected, actual = (values(run, each, columns) for each in (None, layout))
-    kinds = [{k: (x.shape, x.dtype) for k, x in each.items()} for each in (actual, expected)]
-    assert kinds[0] == kinds[1]
-    for name, value in expected.items():
-        wide = complex if jnp.iscomplexobj(value) else float
-        given = np.asarray(actual[name]).astype(wide), np.asarray(value).astype(wide)
-        np.testing.assert_allclose(*given, rtol=rtol, atol=atol, err_msg=name)
-
-
-def as_run(table):
-    """Return a run with an output, or several, of each function of (a, b) in a table."""
-
-    def run(a, b):
-        outputs = {}
-        for name, function in table.items():
-            values = jax.tree.leaves(function(a, b))
-            outputs |= {f"{name} {i}": value for i, value in enumerate(values)}
-        return outputs
-
-    return run
 
 
 def primitives(run, axes=AXES):
@@ -295,152 +261,6 @@ def test_a_large_product_is_left_to_vmap(x64):
     program = trace((), Partial(as_run(table)), in_jax(AXES)).jaxpr
     dots = [eqn for eqn in all_eqns(program) if eqn.primitive.name == "dot_general"]
     assert [_rules.is_native(eqn) for eqn in dots] == [False] * 2 + [True] * 3
-
-
-# --- Loops ---
-
-
-def scan(step, start, xs=None, **options):
-    return lax.scan(step, start, xs, **{"length": 4} | options)
-
-
-def fibonacci(carry, _):
-    # The first depends on the second's axis in the second step, the last in the third.
-    first, second, last = carry
-    return (first + second, second * 0.5, last + first), last
-
-
-def nested(a, b):
-    def outer(carry, x):
-        def inner(carry, y):
-            return carry * 0.5 + y * b + x, carry + a
-
-        last, all_of = scan(inner, carry, a * jnp.arange(3.0), length=3)
-        return last, (all_of, last * x)
-
-    return scan(outer, jnp.zeros(()), b * jnp.arange(4.0))
-
-
-def thrice(a, b):
-    def outermost(carry, _):
-        def outer(carry, _):
-            # Spread in the innermost loop, from each place around it.
-            near = carry * b
-
-            def inner(x, _):
-                return 0.5 * x + near * ROW + a * ROW - b, None
-
-            return scan(inner, carry * ROW, length=2)[0].sum() * 0.1, near
-
-        return scan(outer, carry, length=2)
-
-    return scan(outermost, a, length=2)
-
-
-def of_stacked(a, b):
-    ys = scan(lambda x, _: (x * 0.5 + a, (x, x * ROW, 1.0)), jnp.ones(()))[1]
-    return scan(lambda x, y: (x + b * y[0] + y[1].sum() * y[2], x), b, ys)
-
-
-def two_in_a_row(a, b):
-    # Both ask for the same value, spread likewise, each in its own loop.
-    row = a * ROW
-    first = scan(lambda x, _: (0.5 * x + row * b, None), jnp.zeros(3))[0]
-    return scan(lambda x, _: (0.5 * x - row * b, row), first)
-
-
-def used_again(a, b):
-    row = a * ROW
-
-    def outer(x, _):
-        return scan(lambda y, _: (0.5 * y + row * y, None), x, length=2)[0], None
-
-    # What was spread in the loops is not there any more.
-    last = scan(outer, b * ROW, length=2)[0]
-    return row * last
-
-
-def keys_carried(a, b):
-    def step(key, _):
-        key, own = jax.random.split(key)
-        return key, jax.random.normal(own, (2,)) * b
-
-    return scan(step, jax.random.key((9 * a).astype(int)))[1]
-
-
-SCANS = {
-    "constants": lambda a, b: scan(lambda x, _: (0.5 * x + a * ROW, x.sum() * b), jnp.zeros(3)),
-    "carry": lambda a, b: scan(lambda x, _: (0.5 * x, None), a * b * ROW),
-    "xs": lambda a, b: scan(lambda x, y: (x * 0.5 + y, x * b), 0.0, a * jnp.arange(4.0)),
-    "xs of rows": lambda a, b: scan(lambda x, y: (x + y @ ROW, y), b, a * LEFT.reshape(4, 3)),
-    "xs without lanes": lambda a, b: scan(lambda x, y: (x * a + y, y), b, jnp.arange(4.0)),
-    "reverse": lambda a, b: scan(
-        lambda x, y: (x * b + y, x), 0.0, a * jnp.arange(4.0), reverse=True
-    ),
-    "unrolled": lambda a, b: scan(lambda x, _: (x * b + a, x), 0.0, length=5, unroll=2),
-    "later": lambda a, b: scan(fibonacci, (jnp.zeros(()), a, b)),
-    "ys without lanes": lambda a, b: scan(lambda x, _: (x + a, (2.0, ROW, b)), 0.0),
-    "no steps": lambda a, b: scan(lambda x, _: (x + a, x), b, length=0),
-    "a count": lambda a, b: scan(
-        lambda x, _: ((x[0] + 1, jnp.where(x[0] > 2, x[1] + a, x[1])), x[0]), (0, b)
-    ),
-    "sums of several": lambda a, b: lax.fori_loop(0, 5, lambda i, x: x * b + i * a, 0.0),
-    "mapped": lambda a, b: lax.map(lambda x: x * a, b * ROW),
-    "swapped": lambda a, b: scan(lambda x, _: ((x[1], x[0]), x[0]), (a, jnp.asarray(b * 2))),
-    "out of use": lambda a, b: scan(lambda x, _: ((x[0] + a, x[1] * b), x), (0.0, 1.0))[0][0],
-    "nested": nested,
-    "thrice": thrice,
-    "of stacked": of_stacked,
-    "two in a row": two_in_a_row,
-    "used again": used_again,
-    "keys": keys_carried,
-    "a large constant": lambda a, b: scan(
-        lambda x, _: (0.5 * x + (jnp.arange(70_000.0) * 1e-5 + a)[::10_000] * b, None),
-        jnp.zeros(7),
-    ),
-}
-
-
-def test_loops(x64):
-    assert_is_vmap(as_run(SCANS))
-
-
-@jax.custom_vjp
-def half_gradient(x):
-    return x * x
-
-
-half_gradient.defvjp(lambda x: (x * x, x), lambda x, g: (g * x,))
-
-
-def trained(a, b, function):
-    """Return what descends on a function: its gradient in a loop."""
-    loss = lambda x: function(x).sum() + b * (x @ x)  # noqa: E731
-    return scan(lambda x, _: (x - a * jax.grad(loss)(x), loss(x)), jnp.asarray(ROW))
-
-
-CALLS = {
-    "jit": jax.jit(jnp.sin),
-    "nested jit": jax.jit(lambda x: jax.jit(jnp.sin)(x) * x),
-    "softplus": jax.nn.softplus,
-    "relu": jax.nn.relu,
-    "logsumexp": jax.nn.logsumexp,
-    "softmax": lambda x: jax.nn.softmax(x)[0],
-    "custom_vjp": half_gradient,
-    "remat": jax.checkpoint(lambda x: jnp.sin(jnp.sin(x))),
-    "norm": jnp.linalg.norm,
-    "hessian": lambda x: jax.hessian(lambda y: jnp.prod(jnp.sin(y)))(x),
-    "jvp": lambda x: jax.jvp(jnp.cumsum, (x,), (x * x,))[1],
-    "loop": lambda x: scan(lambda y, _: (jnp.sin(y) * x, None), x)[0],
-    "batched": jax.vmap(lambda y: jnp.where(y > 1, y, jnp.sin(y))),
-}
-
-
-def test_functions_within_functions_and_their_gradients(x64):
-    table = {
-        name: lambda a, b, f=f: [f(a * b * ROW), trained(a, b, f)] for name, f in CALLS.items()
-    }
-    assert_is_vmap(as_run(table))
 
 
 # --- Dtypes ---

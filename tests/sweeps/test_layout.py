@@ -1,4 +1,4 @@
-"""Tests of how a chunk's points are laid out: which programs have lanes, and which pieces."""
+"""Tests of how a chunk's points are laid out: which pieces there are, and what they compute."""
 
 import itertools
 import math
@@ -6,13 +6,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax import lax
 from jax.tree_util import Partial
 
 import nested_jax as nj
-from nested_jax.sweeps.engine import _tracing
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._local import LocalDevices
 from nested_jax.sweeps.engine._tracing import evaluate
@@ -22,14 +20,6 @@ RTOL = 1e-12  # Some steps of float64, each a few roundings.
 ATOL = 1e-13  # Where terms of order 1 cancel.
 RUN_RTOL = 1e-9  # 120 steps of an optimizer, of which some divide by what is small.
 STAGES = 4
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Let lanes, and pieces, pay for short loops over few points."""
-    monkeypatch.setattr(_layout, "STEPS", 2)
-    monkeypatch.setattr(_layout, "LANES", 2)
-    monkeypatch.setattr(_layout, "LANES_OF_A_PIECE", {4: 1, 8: 1})
 
 
 def job_of(run, chunk=None, **axes):
@@ -224,102 +214,6 @@ def test_bits_do_not_depend_on_the_number_of_devices(small, chunk):
             np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-# --- What is known of numbers ---
-
-
-def inverse_of_sum(a, rate):
-    """Return what tells the signs of zero apart."""
-    step = lambda x, _: (x + rate / (a + a), None)  # noqa: E731
-    return {"x": lax.scan(step, jnp.zeros(()), length=4)[0]}
-
-
-RATES = [0.5, 1.0, 2.0]
-KNOWN = {
-    "not by name": (lambda x, a, r: jnp.where(a == 1, x * r, x + r), [1.0, 2.0, 3.0]),
-    "infinite": (lambda x, a, r: jnp.where(a - a >= 0, x * a, x * r), [np.inf, 1.0, 2.0]),
-    "overflow": (lambda x, a, r: jnp.where(a + a > 4, x * 1.5, x * r), [1.7e308, 1.0, 2.0]),
-    "to an integer": (lambda x, a, r: jnp.where(a.astype(int) > 3, x * 1.5, x * r), [1e30, 1, 5]),
-    "to fewer bits": (
-        lambda x, a, r: jnp.where(a.astype(jnp.int8) > 3, x * 1.5, x * r),
-        [300, 2, 5],
-    ),
-    "flushed": (lambda x, a, r: jnp.where(a == 0, x * 1.5, x * r), [1e-310, 0.0, 2.0]),
-    "flushed difference": (
-        lambda x, a, r: jnp.where(a - 2.5e-308 == 0, x * 1.5, x * r),
-        [2.6e-308, 0.0, 2.0],
-    ),
-    # In float64 the product of the first is not 0.09, but rounded once with the difference.
-    "rounded once": (lambda x, a, r: jnp.where(a * a - 0.09 == 0, x * 1.5, x * r), [0.3, 1.0]),
-    "of neither sign": (lambda x, a, r: x * r + jnp.copysign(1.0, a - a), [1.0, 2.0]),
-    "negative zero": (lambda x, a, r: x * r + jnp.copysign(1.0, a), [0.0, -0.0, 1.0]),
-    "of no entries": (
-        lambda x, a, r: (
-            x * r
-            + lax.select(jnp.arange(0) < a, jnp.zeros(0), a + jnp.zeros(0)).sum()
-            + (jnp.arange(0) < a).reshape(0, 1).sum()
-        ),
-        [1.0, 2.0],
-    ),
-    "out of range": (lambda x, a, r: lax.select_n(a, x * r, x + r, x - r), [-1, 1, 7, 0]),
-    "three cases": (lambda x, a, r: lax.select_n(a % 3, x * r, x + r, x - r), [1, 2, 3, 4]),
-    "all of one case": (lambda x, a, r: lax.select_n(a - a + 7, x * r, x + r, x - r), [5, 6, 7]),
-    "entries": (lambda x, a, r: jnp.where(jnp.arange(3) < a, x * r, x), [1, 0, 3, 2]),
-    "of entries": (
-        lambda x, a, r: sum(
-            jnp.where(d == 0, x, d * x + r) for d in jnp.where(jnp.arange(3) < a, 0.5, 0.0)
-        ),
-        [1, 0, 3, 2],
-    ),
-    "sum of bools": (lambda x, a, r: jnp.where((a > 1) | ~(a < 3), x * r, x), [1, 2, 3]),
-    "narrow": (
-        lambda x, a, r: jnp.where(
-            jnp.where(a > 1, a.astype(jnp.bfloat16), 2) == jnp.bfloat16(2), x * r, x
-        ),
-        [1.0, 2.0, 5.0],
-    ),
-    "wrapped": (
-        lambda x, a, r: jnp.where(a.astype(jnp.uint8) - jnp.uint8(3) > 9, x * r, x),
-        [1, 4, 255],
-    ),
-    "turned": (
-        lambda x, a, r: (
-            x * jnp.where(lax.reshape(jnp.arange(6).reshape(2, 3), (3, 2), (1, 0))[0, 1] > a, r, 2)
-        ),
-        [2, 4, 1],
-    ),
-}
-
-
-@pytest.mark.parametrize(("body", "values"), KNOWN.values(), ids=KNOWN)
-def test_numbers_are_what_xla_makes_of_them(x64, small, body, values):
-    axis = nj.zipped(a=values)
-    assert_is_vmap(job_of(loop(body), axis=axis, rate=RATES))
-
-
-@pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_signs_of_zero_are_told_apart(x64, small, zero):
-    # The second must not be taken for the first, which was compiled before.
-    job = job_of(inverse_of_sum, axis=nj.zipped(a=[zero, zero]), rate=RATES)
-    (layout,) = job.layouts("cpu")
-    assert len(layout.alike[0]) == 1
-    inverse = evaluate((), layout, job.run, job.columns(0))["x"]
-    np.testing.assert_array_equal(inverse, np.full((2, 3), math.copysign(math.inf, zero)))
-
-
-def test_what_differs_is_not_alike(x64, small):
-    assert not layout_of(inverse_of_sum, axis=nj.zipped(a=[0.0, -0.0]), rate=RATES).alike[0]
-    assert not layout_of(inverse_of_sum, a=[1.0, 1.0 + 1e-15], rate=RATES).alike[0]
-
-
-def test_nan_is_alike_and_its_layout_equals_itself(x64, small):
-    run = loop(lambda x, a, r: x * r + (a - a))
-    first, second = (
-        layout_of(run, axis=nj.zipped(a=[math.inf, math.inf]), rate=RATES) for _ in range(2)
-    )
-    assert len(first.alike[0]) == 1
-    assert (first, hash(first)) == (second, hash(second))
-
-
 # --- Runs beside each other ---
 
 
@@ -387,206 +281,3 @@ def test_levels_out_of_range_are_nan(x64):
     loss = in_lanes(job)["loss"]
     assert np.isfinite(loss[[1, 3]]).all()
     assert np.isnan(loss[[0, 2, 4]]).all()
-
-
-# --- Choice ---
-
-MANY = np.linspace(0.01, 0.1, 64)
-
-
-def network(rate, seed):
-    x = jax.random.normal(jax.random.key(seed), (32, 8))
-
-    def loss(params):
-        return jnp.mean((jnp.tanh(x @ params[0]) @ params[1] - x[:, :1] ** 2) ** 2)
-
-    def step(params, _):
-        return jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(loss)(params)), None
-
-    start = jnp.full((8, 16), 0.1), jnp.full((16, 1), 0.1)
-    return {"loss": loss(lax.scan(step, start, length=200)[0])}
-
-
-def repeated(body, entries=3, steps=200):
-    """Return a run of many steps of `body`, a function of (x, rate)."""
-
-    def run(rate):
-        start = jnp.linspace(0.1, 0.2, entries)
-        return {"x": lax.scan(lambda x, _: (body(x, rate), None), start, length=steps)[0]}
-
-    return run
-
-
-def shout(x):
-    jax.debug.print("{}", x)
-    return x
-
-
-def in_two_sums(x, y):
-    added = lambda p, q: (p[0] + q[0], p[1] + q[1])  # noqa: E731
-    return lax.reduce((x, y), (0.0, 0.0), added, (0,))[0]
-
-
-VMAPPED = {
-    "a network": (network, {"rate": MANY, "seed": range(2)}),
-    "few points": (repeated(lambda x, r: r * x), {"rate": MANY[:63]}),
-    "few steps": (repeated(lambda x, r: r * x, steps=99), {"rate": MANY}),
-    "no loop": (lambda rate: {"x": rate * jnp.arange(3.0)}, {"rate": MANY}),
-    "large arrays": (repeated(lambda x, r: r * x, 65), {"rate": MANY}),
-    "a branch": (
-        repeated(lambda x, r: lax.cond(x[0] > r, lambda: x, lambda: x * r)),
-        {"rate": MANY},
-    ),
-    "a loop without a count": (
-        repeated(lambda x, r: lax.while_loop(lambda y: y[0] < r, lambda y: 2 * y, x)),
-        {"rate": MANY},
-    ),
-    "effects": (repeated(lambda x, r: shout(r * x)), {"rate": MANY}),
-    "others": (repeated(lambda x, r: jnp.sort(r * x)), {"rate": MANY}),
-    "a function of its own": (repeated(lambda x, r: r * x + in_two_sums(x, r * x)), {"rate": MANY}),
-    "alike in all runs": (
-        lambda rate: {"x": repeated(lambda x, r: jnp.sin(x))(0.1)["x"] * rate},
-        {"rate": MANY},
-    ),
-}
-IN_LANES = {
-    "a loop": (repeated(lambda x, r: r * x), {"rate": MANY}),
-    "just enough steps": (repeated(lambda x, r: r * x, steps=100), {"rate": MANY}),
-    "just small enough": (repeated(lambda x, r: r * x, 64), {"rate": MANY}),
-    "a regression": (stream, {"rate": MANY, "seed": [0], "levels": [1, 2]}),
-    "larger where pieces pay": (
-        lambda rate, levels: repeated(lambda x, r: jnp.where(levels > 1, jnp.sin(x), r * x), 500)(
-            rate
-        ),
-        {"rate": MANY, "levels": [1, 2]},
-    ),
-}
-
-
-@pytest.mark.parametrize(("run", "axes"), VMAPPED.values(), ids=VMAPPED)
-def test_vmapped_are(run, axes):
-    assert layout_of(run, **axes) is None
-
-
-@pytest.mark.parametrize(("run", "axes"), IN_LANES.values(), ids=IN_LANES)
-def test_in_lanes_are(run, axes):
-    assert layout_of(run, **axes) is not None
-    assert job_of(run, **axes).layouts("NVIDIA A100-SXM4-40GB") == (None,)
-
-
-# --- Optimizers ---
-
-
-def noisy(rate, decay):
-    links = optax.centralize(), optax.add_noise(0.01, 0.55, 0), optax.ema(decay)
-    return optax.chain(*links, optax.sgd(rate))
-
-
-OPTIMIZERS = {
-    "nested momentum": lambda rate, decay: nj.nested_momentum(rate, levels=3, decay=decay),
-    "debiased": lambda rate, decay: nj.nested_momentum(rate, levels=3, decay=decay, debias=True),
-    "zero lag": lambda rate, decay: nj.nested_momentum(
-        rate, levels=3, decay=decay, readout="zero_lag"
-    ),
-    "mean": lambda rate, decay: nj.nested_momentum(rate, levels=3, decay=decay, readout="mean"),
-    "nesterov": lambda rate, decay: nj.nesterov(rate, decay=decay),
-    "momentum": lambda rate, decay: nj.momentum(rate, decay=decay),
-    "adam": lambda rate, decay: nj.adam(rate, b1=decay),
-    "amsgrad": lambda rate, decay: nj.adam(rate, b1=decay, amsgrad=True),
-    "adamw": lambda rate, decay: nj.adamw(
-        rate,
-        weight_decay=0.01,
-        b1=decay,
-        normalized=True,
-        schedule=nj.with_warmup(nj.cosine(120), 10),
-    ),
-    "adafactor": lambda rate, decay: nj.adafactor(b1=decay, decay_rate=1 - rate),
-    "adafactor, not factored": lambda rate, decay: nj.adafactor(
-        rate, b1=decay, factored=False, relative_step=False
-    ),
-    "clipped": lambda rate, decay: optax.chain(
-        nj.clip_by_block_rms(decay),
-        optax.clip_by_global_norm(decay),
-        optax.clip(0.1),
-        optax.sgd(rate),
-    ),
-    "metrics": lambda rate, decay: nj.with_metrics(nj.momentum(rate, decay=decay)),
-    "optax.adamw": lambda rate, decay: optax.adamw(rate, decay),
-    "optax.lion": lambda rate, decay: optax.lion(rate, decay),
-    "optax.sgd": lambda rate, decay: optax.sgd(rate, decay),
-    "optax.chain": noisy,
-    "injected": lambda rate, decay: optax.inject_hyperparams(optax.adam)(rate, b1=decay),
-}
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_optimizers_are_in_lanes(x64, optimizer):
-    def run(rate, decay):
-        tx = optimizer(rate, decay)
-        params = {"weight": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "bias": jnp.ones(2)}
-
-        def loss(params, target):
-            out = params["weight"] @ jnp.array([1.0, -0.5, 2.0]) + params["bias"]
-            return jnp.sum((out - target) ** 2)
-
-        def step(carry, target):
-            value, gradient = jax.value_and_grad(loss)(carry[0], target)
-            update, state = tx.update(gradient, carry[1], carry[0])
-            return (optax.apply_updates(carry[0], update), state), value
-
-        targets = jnp.sin(jnp.arange(120.0))  # Losses do not become as small as rounding.
-        (params, _), losses = lax.scan(step, (params, tx.init(params)), targets)
-        return {"loss": losses[::30], **params}
-
-    assert_is_vmap(job_of(run, rate=MANY[:32], decay=[0.9, 0.5]), RUN_RTOL)
-
-
-def test_rollouts_are_in_lanes(x64, monkeypatch):
-    def run(rate, levels, seed):
-        tx = nj.with_metrics(nj.nested_momentum(rate, levels=levels, max_levels=3))
-        trace = nj.rollout(
-            tx,
-            nj.quadratic([1.0, 0.5, 0.1], noise_std=0.1),
-            jax.random.key(seed),
-            120,
-            warmup=20,
-            bound=1.0,
-            stride=40,
-            record=lambda params, state: {"norm": nj.metrics_of(state).gradient_norm, "x": params},
-        )
-        names = "mean_loss", "loss_curve", "diverged_at", "diverged"
-        return {name: getattr(trace, name) for name in names} | trace.records
-
-    monkeypatch.setattr(_layout, "FOREIGN_SHARE", 1.0)  # Few runs share their draws.
-    assert_is_vmap(job_of(run, rate=MANY[:16], levels=[2, 1, 3], seed=[3, 1]), RUN_RTOL)
-
-
-def test_the_layout_can_be_chosen(monkeypatch):
-    """Lanes even where they would not pay, vmap even where they would; within rounding."""
-    taken = []
-    evaluate = _tracing.evaluate_in_lanes
-    monkeypatch.setattr(
-        _tracing, "evaluate_in_lanes", lambda *args: taken.append(1) or evaluate(*args)
-    )
-
-    def swept(length, layout):
-        def run(rate, power):
-            def step(x, _):
-                return x - rate * x**power, None
-
-            return {"x": jax.lax.scan(step, 1.0, length=length)[0]}
-
-        grid = nj.Grid(rate=np.linspace(0.1, 0.5, 16), power=np.linspace(1, 2, 8))
-        taken.clear()
-        results = nj.sweep(run, grid, layout=layout, progress=False)
-        return results.x, bool(taken)
-
-    for length, pays in ((3, False), (300, True)):
-        vmapped, in_lanes = swept(length, "vmap")
-        assert not in_lanes
-        for layout, expected in (("auto", pays), ("lanes", True)):
-            values, in_lanes = swept(length, layout)
-            assert in_lanes == expected
-            np.testing.assert_allclose(values, vmapped, rtol=1e-5, atol=1e-30)  # float32's powers.
-    with pytest.raises(ValueError, match="`layout` must be one of 'auto', 'lanes', 'vmap', got"):
-        swept(3, "columns")

@@ -1,5 +1,6 @@
 """Tests of curvature: matrices of known spectrum, Krylov methods, runs, errors."""
 
+import functools
 import re
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 
 import nested_jax as nj
 from nested_jax import theory
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 RTOL = 1e-12  # In float64, of eigenvalues the size of the largest.
 FLOAT32_RTOL = 1e-5  # Of the largest eigenvalue, of a spectrum of some tens of numbers.
@@ -26,6 +29,16 @@ def bowl(matrix):
     """Return the quadratic whose Hessian is `matrix`, everywhere."""
     matrix = jnp.asarray(matrix)
     return lambda p: 0.5 * p @ matrix @ p + jnp.sum(p)
+
+
+@functools.cache
+def curvature_of_bowls(iterations):
+    """Return the curvature of `bowl` as a function of the matrix: one program for all of a size."""
+
+    def found(matrix):
+        return theory.curvature(bowl(matrix), jnp.ones(len(matrix)), iterations=iterations)
+
+    return jax.jit(found)
 
 
 def network(params):
@@ -80,11 +93,16 @@ def test_formed_and_lanczos_agree_on_the_top(x64, count):
     np.testing.assert_allclose(lanczos, formed, rtol=KRYLOV_RTOL)
 
 
+@jax.jit
+def condition_of_bowls(matrix):
+    return theory.condition_number(bowl(matrix), jnp.zeros(len(matrix)))
+
+
 @pytest.mark.parametrize("condition", [10.0, 1e4, 1e8])
 def test_condition_number_is_that_of_the_curvatures(x64, condition):
-    loss = bowl(symmetric(np.geomspace(1, condition, 12)))
+    matrix = symmetric(np.geomspace(1, condition, 12))
     # The smallest eigenvalue has the absolute error of the largest.
-    actual = theory.condition_number(loss, jnp.zeros(12))
+    actual = condition_of_bowls(matrix)
     np.testing.assert_allclose(actual, condition, rtol=condition * RTOL)
 
 
@@ -110,7 +128,7 @@ def test_condition_by_lanczos_is_a_lower_bound(x64):
 def test_an_exhausted_krylov_space_is_no_division_by_zero(x64, eigenvalues, iterations):
     # On the axes as well, where the remainder is 0 exactly and not to rounding.
     for matrix in (np.diag(eigenvalues), symmetric(eigenvalues)):
-        found = theory.curvature(bowl(matrix), jnp.ones(20), iterations=iterations)
+        found = curvature_of_bowls(iterations)(matrix)
         np.testing.assert_allclose(found.largest, max(eigenvalues), rtol=RTOL, atol=RTOL)
         np.testing.assert_allclose(found.smallest, min(eigenvalues), rtol=RTOL, atol=RTOL)
         assert bool(jnp.isinf(found.condition)) == (0.0 in eigenvalues)
@@ -212,7 +230,7 @@ def test_krylov_methods_are_vmapped_over_what_the_loss_holds(x64, iterations):
 @pytest.mark.parametrize("iterations", [3, 64])
 def test_a_diverged_run_has_no_curvature(iterations):
     lost = jax.tree.map(lambda p: p * np.nan, PARAMS)
-    found = theory.curvature(network, lost, iterations=iterations)
+    found = jax.jit(lambda p: theory.curvature(network, p, iterations=iterations))(lost)
     assert all(np.isnan(x) for x in found)
 
 

@@ -1,8 +1,6 @@
-"""Tests of the mean square under online regression: exact moments, printed figures, simulation."""
+"""Tests of the growth of the mean square: exact moments, printed figures, closed forms."""
 
-import decimal
 import functools
-import itertools
 import math
 import re
 
@@ -16,6 +14,7 @@ import nested_jax as nj
 from nested_jax import theory
 from nested_jax.theory import _mean_square
 from nested_jax.theory._discounted_energy import discounted_energy
+from tests.theory.second_moments import exact_growth, lyapunov_growth, with_bias, zero_lag_growth
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -24,7 +23,6 @@ RTOL = 1e-10  # The oracle takes eigenvalues of, and solves with, matrices of up
 CLOSED_RTOL = 1e-12
 FLOAT32_RTOL = 1e-3  # Of a growth of 1e-3 a step, formed from numbers near 1.
 TINY_RTOL = 1e-6  # A growth of 4e-9 a step is formed from numbers near 1, whose eps is 2e-16.
-STANDARD_ERRORS = 3  # The issue's.
 # Two outputs that cancel lose the digits of the largest binomial, and so does what answers to them.
 CANCELLED = 16 * 2.0**-52
 # ln of the growth over 30,000 steps, by the number of averages (MATH.md, section 9): decay .95,
@@ -47,145 +45,6 @@ def growths_of_twenty():
 def systems_of(make, numbers):
     """Return the systems, of one size, that `make` gives of each of some numbers."""
     return jax.jit(jax.vmap(lambda x: theory.as_state_space(make(x))))(numbers)
-
-
-def linear_map(step, size):
-    """Return the matrix of a linear function of a vector, column by column."""
-    return np.array([step(unit) for unit in np.eye(size)]).T
-
-
-def one_step(decays, data_decays, rate, dim, chance, leak):
-    """Return the map of one step on (w, momenta, W, 1), from the recurrences as they are printed.
-
-    `chance` is (x, noise, drift): numbers. The last entry of the vector is the constant 1.
-    """
-    x, noise, drift = chance
-    k, d, n = len(decays), len(data_decays), dim + 1
-    features = np.append(x, 1.0)
-
-    def step(vector):
-        w, momenta = vector[:n], vector[n : n * (k + 1)].reshape(k, n)
-        levels, one = vector[n * (k + 1) : -1].reshape(d, dim), vector[-1]
-        inflow, fresh_levels = drift * one, []
-        for a, level in zip(data_decays[::-1], levels[::-1], strict=True):
-            inflow = a * level + (1 - a) * inflow
-            fresh_levels.append(inflow)
-        target = (inflow @ x if d else 0.0) + noise * one
-        inflow, fresh = 2 * (features @ w - target) * features, []
-        for a, momentum in zip(decays[::-1], momenta[::-1], strict=True):
-            inflow = a * momentum + (1 - a) * inflow
-            fresh.append(inflow)
-        return np.concatenate(
-            [(1 - leak) * w - rate * inflow, *fresh[::-1], *fresh_levels[::-1], [one]]
-        )
-
-    return linear_map(step, n * (k + 1) + d * dim + 1), target_row(data_decays, dim, k, chance)
-
-
-def target_row(data_decays, dim, k, chance):
-    """Return the row that makes the residual of a step from (w, momenta, W, 1)."""
-    x, noise, drift = chance
-    n, row = dim + 1, [np.append(x, 1.0), np.zeros((dim + 1) * k)]
-    # W_1 after the step is a sum over the levels before it, and the drift.
-    share, shares = 1.0, []
-    for a in data_decays:
-        shares.append(share * a)
-        share *= 1 - a
-    row += [-part * x for part in shares]
-    last = -noise - (share * (drift @ x) if data_decays else 0.0)
-    assert n == len(row[0])
-    return np.concatenate([*row, [last]])
-
-
-def moments(decays, data_decays, rate, dim, noise_std, leak=0.0):
-    """Return the mean of step (x) step, and the loss as a row on second moments.
-
-    The mean is taken over three points a number, which is exact up to fifth powers of each. All
-    numbers but the inputs enter linearly, so that two points, -1 and 1, are enough for them.
-    """
-    points = np.array([-math.sqrt(3), 0, math.sqrt(3)])
-    weights = np.array([1, 4, 1]) / 6
-    signs = list(itertools.product([-1.0, 1.0], repeat=1 + (dim if data_decays else 0)))
-    total, loss = 0.0, 0.0
-    for index in itertools.product(range(3), repeat=dim):
-        for sign in signs:
-            drift = np.array(sign[1:]) if data_decays else np.zeros(dim)
-            chance = points[list(index)], noise_std * sign[0], drift
-            weight = np.prod(weights[list(index)]) / len(signs)
-            step, row = one_step(decays, data_decays, rate, dim, chance, leak)
-            total = total + weight * np.kron(step, step)
-            loss = loss + weight * np.kron(row, row)
-    return total, loss
-
-
-def exact_growth(decays, rate, dim):
-    total, _ = moments(decays, [], rate, dim, 0.0)
-    size = math.isqrt(len(total))
-    # Without the constant: the homogeneous part.
-    kept = [i * size + j for i in range(size - 1) for j in range(size - 1)]
-    return np.log(np.max(np.abs(np.linalg.eigvals(total[np.ix_(kept, kept)]))))
-
-
-def exact_loss(decays, data_decays, rate, dim, noise_std, leak=0.0):
-    total, loss = moments(decays, data_decays, rate, dim, noise_std, leak)
-    # The second moment of the constant is 1; all others settle.
-    rest, source = total[:-1, :-1], total[:-1, -1]
-    settled = np.linalg.lstsq(np.eye(len(rest)) - rest, source, rcond=None)[0]
-    return loss @ np.append(settled, 1.0)
-
-
-def lyapunov_growth(stages, rate, weights, decay=0.95):
-    """Return the growth from the two coupled maps P and Q as a matrix, for many inputs."""
-    k = stages
-
-    def step(vector, noise):
-        e, momenta = vector[0], vector[1:]
-        inflow, fresh = e + noise, []
-        for momentum in momenta[::-1]:
-            inflow = decay * momentum + (1 - decay) * inflow
-            fresh.append(inflow)
-        return np.array([e - 2 * rate * inflow, *fresh[::-1]])
-
-    A = linear_map(lambda vector: step(vector, 0.0), k + 1)
-    b = step(np.zeros(k + 1), 1.0)
-    keep, add = np.kron(A, A), np.zeros(((k + 1) ** 2,) * 2)
-    add[:, 0] = np.kron(b, b)
-    whole = np.kron(np.eye(len(weights)), keep) + np.kron(weights, add)
-    return np.log(np.max(np.abs(np.linalg.eigvals(whole))))
-
-
-def zero_lag_growth(stages, rate, weight, decay="0.95"):
-    """Return the growth from the recurrence of the levels itself, run with 40 digits."""
-    steps = 120_000 // (stages + 1)
-    with decimal.localcontext() as context:
-        context.prec = 40
-        keep, rate, blow_up = (decimal.Decimal(x) for x in (decay, rate, "1.017"))
-        signed = [(-1) ** j * math.comb(stages, j + 1) for j in range(stages)]
-        # The first gradient is half the noise alone, of size 1. What is summed is blown up, so that
-        # nothing underflows.
-        averages, error, half_gradient, grown, squares = [0] * stages, 0, 1, 1, []
-        for _ in range(steps):
-            inflow, combined = half_gradient, 0
-            for j, sign in enumerate(signed):
-                inflow = averages[j] = keep * averages[j] + (1 - keep) * inflow
-                combined += sign * inflow
-            half_gradient = error = error - 2 * rate * combined
-            grown *= blow_up
-            squares.append(float((error * grown) ** 2))
-    squares, ages = np.array(squares), np.arange(1, steps + 1)
-    blown_up = 2 * math.log(1.017)
-    bracket = low, high = -0.04, 0.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        terms = weight * squares * np.exp(-(middle + blown_up) * ages)
-        low, high = (middle, high) if terms.sum() > 1 else (low, middle)
-    assert bracket[0] < low < high < bracket[1]
-    assert terms[-1000:].sum() < 1e-10  # The rest may be left out.
-    return low
-
-
-def with_bias(dim):
-    return np.array([[dim + 1.0, dim], [1.0, 0.0]])
 
 
 @pytest.mark.parametrize(
@@ -379,154 +238,6 @@ def test_growth_and_limit_hold_for_a_long_memory(decay):
     limit = theory.mean_square_limit(system, 1000) / CURVATURE
     assert theory.mean_square_growth(system, 1000, 0.9 * limit) < 0
     assert theory.mean_square_growth(system, 1000, 1.1 * limit) > 0
-
-
-@pytest.mark.parametrize("dim", [1, 10])
-@pytest.mark.parametrize("rate", [1e-3, 0.01, 0.07])
-def test_excess_of_gradient_descent_is_closed(dim, rate):
-    loss = theory.stationary_loss(optax.identity(), dim, rate, noise_std=0.3, bias=False)
-    expected = dim * rate * 0.09 / (1 - rate * (dim + 2))
-    np.testing.assert_allclose(loss.excess, expected, rtol=CLOSED_RTOL)
-    np.testing.assert_allclose(loss.noise, 0.09, rtol=CLOSED_RTOL)
-    assert loss.tracking == 0
-    np.testing.assert_allclose(loss.total, 0.09 + expected, rtol=CLOSED_RTOL)
-
-
-@pytest.mark.parametrize(
-    ("decays", "data_decays", "dim"),
-    [
-        ([], [], 1),
-        ([], [0.9], 2),
-        ([], [0.0], 1),
-        ([0.8], [], 2),
-        ([0.8], [0.9], 1),
-        ([0.8], [0.9, 0.7], 1),
-        ([0.5, 0.8], [0.9], 1),
-    ],
-)
-def test_stationary_loss_is_that_of_all_second_moments(decays, data_decays, dim):
-    drift = theory.cascade(data_decays) if data_decays else None
-    loss = theory.stationary_loss(theory.cascade(decays), dim, 0.05, noise_std=0.3, drift=drift)
-    expected = exact_loss(decays, data_decays, 0.05, dim, 0.3)
-    np.testing.assert_allclose(loss.total, expected, rtol=RTOL)
-    still = theory.stationary_loss(theory.cascade(decays), dim, 0.05, noise_std=0.3)
-    np.testing.assert_allclose(loss.excess, still.excess, rtol=CLOSED_RTOL)
-    np.testing.assert_allclose(still.total, exact_loss(decays, [], 0.05, dim, 0.3), rtol=RTOL)
-
-
-@pytest.mark.parametrize(
-    ("decays", "data_decays", "dim"),
-    [([], [0.9], 2), ([0.8], [0.9], 1), ([0.8], [0.9, 0.7], 1), ([], [0.0], 1)],
-)
-@pytest.mark.parametrize("leak", [0.03, 1.0])
-def test_stationary_loss_with_weight_decay_is_that_of_all_second_moments(
-    decays, data_decays, dim, leak
-):
-    system, drift = theory.cascade(decays), theory.cascade(data_decays)
-    options = {"noise_std": 0.3, "drift": drift, "weight_decay": leak}
-    loss = theory.stationary_loss(system, dim, 0.05, **options)
-    expected = exact_loss(decays, data_decays, 0.05, dim, 0.3, leak)
-    np.testing.assert_allclose(loss.total, expected, rtol=RTOL)
-
-
-def test_a_vanishing_rate_and_weight_decay_predict_zero():
-    # The weights are 0 within the precision: the loss is that of predicting 0.
-    loss = theory.stationary_loss(
-        optax.identity(), 10, 1e-13, drift=padded(3, room=3), weight_decay=1.0
-    )
-    zero = theory.predict_zero_loss(10, data_levels=3)
-    np.testing.assert_allclose(loss.total, zero, rtol=RTOL)
-
-
-def test_stationary_loss_with_weight_decay_is_that_of_long_runs():
-    seeds, data_levels = 32, 2
-
-    def run(levels, rate, leak, seed):
-        momentum = nj.nested_momentum(rate, levels=levels, max_levels=3)
-        tx = optax.chain(momentum, nj.add_decoupled_weight_decay(leak))
-        problem = nj.drifting_regression(10, data_levels=data_levels)
-        key = jax.random.key(seed)
-        return {"loss": nj.rollout(tx, problem, key, 4000, warmup=1000).mean_loss}
-
-    levels, rates, leaks = (1, 2, 3), (0.005, 0.01), (0.003, 0.01, 0.03, 0.1)
-    grid = nj.Grid(levels=levels, rate=rates, leak=leaks, seed=range(seeds))
-    losses = nj.sweep(run, grid, progress=False).loss.values
-    drift = padded(data_levels, room=data_levels)
-
-    @jax.jit
-    @functools.partial(jnp.vectorize, signature="(),(),()->()")
-    def predicted(m, rate, leak):
-        system = padded(m - 1, room=2)
-        return theory.stationary_loss(system, 10, rate, drift=drift, weight_decay=leak).total
-
-    points = jnp.meshgrid(jnp.array(levels), jnp.array(rates), jnp.array(leaks), indexing="ij")
-    predictions = predicted(*points)
-    errors = losses.std(-1, ddof=1) / math.sqrt(seeds)
-    close = np.abs(losses.mean(-1) - predictions) < STANDARD_ERRORS * errors
-    assert np.mean(close) >= 0.95
-    assert np.all(errors < 0.02 * predictions)
-
-
-def test_stationary_loss_is_that_of_long_runs():
-    data_levels, seeds = (1, 2, 5), 48
-
-    def run(levels, data_levels, seed):
-        tx = nj.nested_momentum(0.01, levels=levels, max_levels=5)
-        problem = nj.drifting_regression(10, data_levels=data_levels, max_levels=5)
-        key = jax.random.key(seed)
-        return {"loss": nj.rollout(tx, problem, key, 10_000, warmup=4000).mean_loss}
-
-    grid = nj.Grid(levels=range(1, 6), data_levels=data_levels, seed=range(seeds))
-    losses = nj.sweep(run, grid, progress=False).loss.values
-    assert losses.dtype == np.float64
-
-    def predicted(m, d):
-        drift = padded(d, room=5)
-        return theory.stationary_loss(padded(m - 1, room=4), 10, 0.01, drift=drift).total
-
-    every = jax.vmap(jax.vmap(predicted, (None, 0)), (0, None))
-    predictions = jax.jit(every)(jnp.arange(1, 6), jnp.array(data_levels))
-    errors = losses.std(-1, ddof=1) / math.sqrt(seeds)
-    assert np.all(np.abs(losses.mean(-1) - predictions) < STANDARD_ERRORS * errors)
-    # What is compared is known to a few percent, and the parts differ by much more.
-    assert np.all(errors < 0.03 * predictions)
-
-
-def test_every_matched_delay_loses_less_than_forty_percent_more_than_one_average():
-    def parts(m):
-        system = theory.cascade(nj.matched_delay_decays(m, decay=0.95, max_levels=19))
-        return theory.stationary_loss(system, 10, 0.01, drift=padded(3, room=3))
-
-    loss = jax.jit(jax.vmap(parts))(jnp.arange(2, 20))
-    assert np.all(loss.excess / loss.excess[0] < 1.4)
-    assert np.all(loss.tracking / loss.tracking[0] < 1.4)
-
-
-def test_loss_is_infinite_where_the_mean_square_grows():
-    drift = theory.cascade([0.9])
-
-    def loss(k):
-        return theory.stationary_loss(padded(k, room=18), 10, 0.01, drift=drift)
-
-    losses = jax.jit(jax.vmap(loss))(jnp.arange(19))
-    for part in (losses.excess, losses.tracking, losses.total):
-        np.testing.assert_array_equal(np.isinf(part), np.arange(19) >= 5)
-    assert np.all(losses.noise == losses.noise[0])
-    assert np.isinf(theory.stationary_loss(optax.identity(), 3, 2.0).total)
-
-
-def test_a_random_walk_is_followed():
-    # The distance follows e' = (1 - 2 eta) e - q delta.
-    dim, rate, q = 4, 0.02, 0.1
-    drift = optax.chain(optax.trace(1.0), optax.scale(q))
-    loss = theory.stationary_loss(optax.identity(), dim, rate, drift=drift, bias=False)
-    share = rate / (1 - rate)
-    expected = dim * q**2 / (4 * rate * (1 - rate)) / (1 - share * (dim + 1))
-    np.testing.assert_allclose(loss.tracking, expected, rtol=CLOSED_RTOL)
-    # What walks ever faster is not.
-    twice = optax.chain(optax.trace(1.0), optax.trace(1.0))
-    assert np.isinf(theory.stationary_loss(optax.identity(), dim, rate, drift=twice).tracking)
-    assert np.isinf(theory.stationary_loss(padded(2), dim, rate, drift=twice).tracking)
 
 
 def test_a_refused_transform_gives_nan_where_it_is_traced():

@@ -15,8 +15,10 @@ import scipy.stats
 import nested_jax as nj
 from nested_jax import theory
 from nested_jax.theory import StateSpace
-from tests.theory.test_linearity import LINEAR
-from tests.theory.test_state_space import outputs
+from tests.theory.test_linearity import LINEAR, REFUSED
+from tests.theory.test_state_space import INPUTS, outputs, ran
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 # Solving loses the digits of 1 / (1 - decay), and each of 18 stages rounds.
 RTOL = 1e-11
@@ -108,9 +110,9 @@ def test_named_systems_have_their_transfer_function(x64, name):
 @pytest.mark.parametrize("name", NAMED)
 def test_named_systems_do_what_their_transform_does(x64, name):
     make, _, tx, _ = NAMED[name]
-    impulse = jnp.zeros(120).at[0].set(1.0)
     actual = theory.impulse_response(make(), 120)
-    np.testing.assert_allclose(actual, outputs(tx, impulse), rtol=WEIGHT_RTOL, atol=1e-15)
+    expected = outputs(tx, INPUTS[1, :120])[0]
+    np.testing.assert_allclose(actual, expected, rtol=WEIGHT_RTOL, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if NAMED[name][3]])
@@ -124,11 +126,9 @@ def test_printed_stability_limits(x64, name):
 @pytest.mark.parametrize("name", LINEAR)
 def test_impulse_and_step_of_every_transform(x64, name):
     tx, steps = LINEAR[name], 60
-    for response, inputs in (
-        (theory.impulse_response, jnp.zeros(steps).at[0].set(1.0)),
-        (theory.step_response, jnp.ones(steps)),
+    for response, expected in zip(
+        (theory.impulse_response, theory.step_response), ran(name)[1:, :steps], strict=True
     ):
-        expected = outputs(tx, inputs)
         allowed = 1e-13 * max(np.max(np.abs(expected)), 1e-300)
         np.testing.assert_allclose(response(tx, steps), expected, rtol=0, atol=allowed)
 
@@ -180,12 +180,17 @@ def test_matched_delay(x64, levels):
     np.testing.assert_allclose(theory.mean_delay(system), 19, rtol=RTOL)
 
 
+@functools.cache
+def averages(stages):
+    return nj.scale_by_nested_momentum([0.95] * stages)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.99])
 @pytest.mark.parametrize("stages", [1, 2, 5, 18])
 def test_memory_of_equal_averages(x64, stages, share):
     # The number of failures before the k-th success, of which n - 1 suffice.
     expected = 1 + scipy.stats.nbinom.ppf(share, stages, 0.05)
-    assert theory.memory(nj.scale_by_nested_momentum([0.95] * stages), share) == expected
+    assert theory.memory(averages(stages), share) == expected
 
 
 def test_memory_of_slow_decays(x64):
@@ -214,7 +219,7 @@ def test_terminal_velocity(x64):
     ):
         actual = theory.terminal_velocity(system, gradient, rest)
         np.testing.assert_allclose(actual, expected, rtol=RTOL)
-    steps = outputs(nj.momentum(rate, decay=decay), jnp.full(300, gradient))
+    (steps,) = outputs(nj.momentum(rate, decay=decay), np.full(300, gradient))
     np.testing.assert_allclose(steps[-1], expected, rtol=1e-12)
 
 
@@ -251,7 +256,7 @@ def test_zero_lag_of_traced_depth(x64):
     together = jax.jit(jax.vmap(weights))(jnp.arange(1, 6))
     for levels in range(1, 6):
         tx = nj.scale_by_nested_momentum([0.9] * (levels - 1), readout="zero_lag")
-        alone = outputs(tx, jnp.zeros(40).at[0].set(1.0))
+        alone = outputs(tx, INPUTS[1, :40])[0]
         np.testing.assert_allclose(together[levels - 1], alone, rtol=1e-12, atol=1e-14)
 
 
@@ -324,9 +329,10 @@ def test_what_grows_or_swings_has_no_gain(x64, decay, radius):
         "`system` must forget its inputs or sum them up, got one that grows or swings for ever: "
         f"its spectral radius is {radius}."
     )
+    tx = optax.trace(decay)
     for number in (theory.dc_gain, theory.mean_delay, theory.memory, theory.terminal_velocity):
         with pytest.raises(ValueError, match=re.escape(message)):
-            number(optax.trace(decay))
+            number(tx)
 
 
 def test_traced_systems_without_a_gain(x64):
@@ -381,6 +387,7 @@ def test_rejects_frequencies_that_are_not_real():
 
 
 def test_refuses_what_is_not_linear(x64):
+    tx = REFUSED["optax.adam"][0]
     for number in (
         theory.dc_gain,
         theory.mean_delay,
@@ -391,7 +398,7 @@ def test_refuses_what_is_not_linear(x64):
         lambda system: theory.step_response(system, 5),
     ):
         with pytest.raises(ValueError, match=r"fails the homogeneity test by .* superposition"):
-            number(optax.adam(0.1))
+            number(tx)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tests of state-space forms against the transforms they are read off and against closed forms."""
 
+import functools
 import re
 
 import chex
@@ -11,8 +12,10 @@ import pytest
 
 import nested_jax as nj
 from nested_jax import theory
-from nested_jax.theory import StateSpace, _state_space
+from nested_jax.theory import StateSpace, _remembered
 from tests.theory.test_linearity import LINEAR, REFUSED
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 # In units of the largest output, over 200 steps of a dozen roundings each.
 TOLERANCE = 1e-13
@@ -20,14 +23,27 @@ TOLERANCE = 1e-13
 RTOL = 1e-14
 
 
-def outputs(tx, inputs):
-    """Return what a transform makes of scalar inputs, step by step."""
-    state, actual = tx.init(jnp.zeros(())), []
-    update = jax.jit(tx.update)
-    for u in inputs:
-        y, state = update(u, state, jnp.zeros(()))
-        actual.append(float(y))
-    return np.array(actual)
+def outputs(tx, *rows):
+    """Return what a transform makes of each row of scalar inputs, step by step."""
+    inputs = np.array(rows, float)
+    # By NumPy, since a weak type of the first state would compile the update a second time.
+    state = jax.tree.map(np.asarray, jax.vmap(tx.init)(np.zeros(len(rows))))
+    update, actual = jax.jit(jax.vmap(tx.update)), []
+    for u in inputs.T:
+        y, state = update(u, state, np.zeros(len(rows)))
+        actual.append(np.asarray(y))
+    return np.stack(actual, axis=1)
+
+
+# Rows: what is random, an impulse, a constant.
+INPUTS = np.array([np.random.default_rng(1).normal(size=200), np.arange(200) == 0, np.ones(200)])
+
+
+@functools.cache
+def ran(name):
+    """Return what a linear transform makes of `INPUTS`; in 64 bits."""
+    assert jax.config.jax_enable_x64
+    return outputs(LINEAR[name], *INPUTS)
 
 
 def stepped(system, inputs):
@@ -42,9 +58,8 @@ def stepped(system, inputs):
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_system_does_what_its_transform_does(x64, name):
-    inputs = np.random.default_rng(1).normal(size=200)
-    expected = outputs(LINEAR[name], jnp.asarray(inputs))
-    actual = stepped(theory.state_space(LINEAR[name]), inputs)
+    expected = ran(name)[0]
+    actual = stepped(theory.state_space(LINEAR[name]), INPUTS[0])
     allowed = TOLERANCE * max(np.max(np.abs(expected)), 1e-300)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
 
@@ -121,7 +136,7 @@ def test_traced_hyperparameters(x64, make):
         actual = stepped(jax.tree.map(lambda x, i=i: x[i], systems), inputs)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE)
     # Where nothing can be dropped, what does not matter is 0: I - A can be solved.
-    assert np.isfinite(jax.vmap(theory.dc_gain)(systems)).all()
+    assert np.isfinite(jax.jit(jax.vmap(theory.dc_gain))(systems)).all()
 
 
 @pytest.mark.parametrize("name", ["scale_by_adam", "momentum[cosine]", "optax.clip"])
@@ -235,20 +250,30 @@ def test_a_transform_is_measured_once_a_precision():
     assert len(calls) > measured
 
 
+def test_what_is_remembered_changes_nothing_under_jit():
+    linear, refused = optax.scale(2.0), optax.clip(1.0)
+    assert theory.state_space(linear).feedthrough == 2
+    with pytest.raises(ValueError, match="`tx` must be linear"):
+        theory.state_space(refused)
+    later = jax.jit(lambda: [theory.state_space(tx).feedthrough for tx in (linear, refused)])()
+    np.testing.assert_array_equal(later, [2.0, np.nan])
+
+
 def test_what_is_traced_is_not_remembered():
     def gain(factor):
         return theory.dc_gain(optax.scale(factor))
 
-    before = dict(_state_space._REMEMBERED)
+    before = dict(_remembered._REMEMBERED)
     with jax.checking_leaks():
         gains = jax.jit(jax.vmap(gain))(jnp.array([1.0, 3.0]))
     np.testing.assert_array_equal(gains, [1.0, 3.0])
-    assert _state_space._REMEMBERED.keys() == before.keys()
+    assert _remembered._REMEMBERED.keys() == before.keys()
 
 
 def test_only_the_latest_transforms_are_held(monkeypatch):
-    monkeypatch.setattr(_state_space, "MOST_REMEMBERED", 1)
+    monkeypatch.setattr(_remembered, "MOST_REMEMBERED", 1)
+    monkeypatch.setattr(_remembered, "_REMEMBERED", {})
     transforms = [optax.scale(1.0), optax.scale(2.0)]
     for tx in transforms:
         theory.state_space(tx)
-    assert [held for held, _ in _state_space._REMEMBERED.values()] == transforms[1:]
+    assert [held for held, _ in _remembered._REMEMBERED.values()] == transforms[1:]

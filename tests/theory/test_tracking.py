@@ -217,6 +217,15 @@ def test_float32_is_close_and_numbers_may_be_traced():
     assert np.isnan(zero(0))
 
 
+def test_levels_may_be_traced_if_there_is_room(x64):
+    inputs = np.random.default_rng(0).normal(size=(200, 2))
+    bounds = jax.vmap(lambda d: bound_of(inputs, d, 0.9, 0.2, max_levels=4))(jnp.arange(6))
+    expected = [bound_of(inputs, d, 0.9, 0.2) for d in range(1, 5)]
+    np.testing.assert_allclose(bounds[1:5], expected, rtol=RTOL)
+    assert np.isnan(bounds[0])
+    assert np.isnan(bounds[5])
+
+
 def test_a_covariance_that_rounding_made_indefinite_gives_nan():
     inputs = np.random.default_rng(0).normal(size=(500, 10))
     # Weights that are so predictable leave no digit of the covariance.
@@ -236,6 +245,12 @@ def test_a_covariance_that_rounding_made_indefinite_gives_nan():
             TypeError,
             "`data_levels` must be an integer of at least 1, got 1.5.",
         ),
+        (
+            {"data_levels": 3, "max_levels": 2},
+            ValueError,
+            "`data_levels` must be at most `max_levels` = 2, got 3.",
+        ),
+        ({"max_levels": 0}, ValueError, "`max_levels` must be an integer of at least 1, got 0."),
         ({"decay": 1.7}, ValueError, "`decay` must lie in [0, 1), got 1.7."),
         ({"noise_std": -1}, ValueError, "`noise_std` must be non-negative and finite, got -1."),
         ({"key": None}, ValueError, "`key` must be given unless `inputs` is, got None."),
