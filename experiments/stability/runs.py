@@ -118,8 +118,8 @@ def measure_growth(
         `growth` over scheme, seed, model_level and rate.
     """
 
-    def sweep(readout, mine, matched):
-        def run(key, matched, *, seed, scheme, model_level, rate):
+    def sweep(piece, kind, mine):
+        def run(key, *, seed, scheme, model_level, rate):
             key_init, key_draw = jax.random.split(jax.random.fold_in(key, seed))
             problem = nj.drifting_regression(config.dim, noise_std=0.0)
             weights = jax.random.normal(key_init, (config.dim + 1,))
@@ -129,8 +129,7 @@ def measure_growth(
                 drawn = problem.draw(jax.random.fold_in(key_draw, t))
                 return drawn._replace(drift=jnp.zeros_like(drawn.drift))
 
-            cascade = momentum(config, readout, matched[scheme], model_level)
-            tx = renormalized(cascade, rate, warmup)
+            tx = renormalized(momentum(config, *kind, model_level), rate, warmup)
             initial = weights / jnp.linalg.norm(weights), world
             trace = nj.rollout(tx, problem, None, steps, initial=initial, draws=draws)
             return {"growth": trace.opt_state.log_growth / (steps - warmup)}
@@ -141,9 +140,9 @@ def measure_growth(
             model_level=range(1, config.model_levels + 1),
             rate=rates,
         )
-        return lab.sweep(part, Partial(run, key, matched), grid, piece=readout)
+        return lab.sweep(part, Partial(run, key), grid, piece=piece)
 
-    return _by_readout(names, sweep)
+    return _by_kind(names, sweep)
 
 
 def measure_losses(
@@ -171,8 +170,8 @@ def measure_losses(
     """
     stride = config.steps // WINDOWS
 
-    def sweep(readout, mine, matched):
-        def run(key, matched, rates, *, seed, scheme, choice, model_level, data_level):
+    def sweep(piece, kind, mine):
+        def run(key, rates, *, seed, scheme, choice, model_level, data_level):
             problem = nj.drifting_regression(
                 config.dim,
                 data_levels=data_level,
@@ -181,10 +180,8 @@ def measure_losses(
                 max_levels=config.data_levels,
             )
             rate = rates[scheme, choice, model_level - 1, data_level - 1]
-            tx = optax.chain(
-                momentum(config, readout, matched[scheme], model_level),
-                nj.scale_by_learning_rate(rate),
-            )
+            cascade = momentum(config, *kind, model_level)
+            tx = optax.chain(cascade, nj.scale_by_learning_rate(rate))
             trace = nj.rollout(
                 tx,
                 problem,
@@ -205,27 +202,28 @@ def measure_losses(
             model_level=range(1, config.model_levels + 1),
             data_level=range(1, config.data_levels + 1),
         )
-        return lab.sweep(part, Partial(run, key, matched, tried), grid, piece=readout)
+        return lab.sweep(part, Partial(run, key, tried), grid, piece=piece)
 
-    return _by_readout([*rates], sweep)
+    return _by_kind([*rates], sweep)
 
 
-def _by_readout(
-    names: Sequence[str], sweep: Callable[[str, list[str], jax.Array], Any]
+def _by_kind(
+    names: Sequence[str], sweep: Callable[[str, tuple[str, bool], list[str]], Any]
 ) -> "xr.Dataset":
-    """Join the sweeps of each readout, which is a program of its own, along the axis `scheme`.
+    """Join the sweeps of each kind of cascade, a program each, along the axis `scheme`.
 
     Args:
         names: Schemes.
-        sweep: (readout, names of its schemes, which of them are matched) to a dataset.
+        sweep: (name of the sweep, readout and whether matched, names of its schemes) to a dataset.
     """
     import xarray as xr
 
+    kinds = {name: (SCHEMES[name].readout, SCHEMES[name].matched) for name in names}
     found = []
-    for readout in dict.fromkeys(SCHEMES[name].readout for name in names):
-        mine = [name for name in names if SCHEMES[name].readout == readout]
-        matched = jnp.asarray([SCHEMES[name].matched for name in mine])
-        found.append(sweep(readout, mine, matched).assign_coords(scheme=mine))
+    for readout, matched in dict.fromkeys(kinds.values()):
+        mine = [name for name in names if kinds[name] == (readout, matched)]
+        piece = f"{readout}_matched" if matched else readout
+        found.append(sweep(piece, (readout, matched), mine).assign_coords(scheme=mine))
     seconds = {
         name: sum(one.attrs[name] for one in found) for name in ("compile_seconds", "run_seconds")
     }
