@@ -39,10 +39,11 @@ def renormalized(
         inner: Any = inner
         moved = params - rate * updates
         norm = jnp.sqrt(jnp.sum(moved**2))
+        scale = 1 / norm  # One division a step: there are many more momenta than parameters.
         # The gains of a bias correction are no part of the linear system.
-        inner = inner._replace(momenta=jax.tree.map(lambda x: x / norm, inner.momenta))
+        inner = inner._replace(momenta=jax.tree.map(lambda x: x * scale, inner.momenta))
         growth = jnp.where(state.count >= warmup, jnp.log(norm), 0.0)
         state = RenormalizedState(inner, state.count + 1, state.log_growth + growth)
-        return moved / norm - params, state
+        return moved * scale - params, state
 
     return optax.GradientTransformation(init, update)

@@ -40,9 +40,9 @@ more: if the hypothesis held, it would be well below 0.
 THRESHOLDS = """
 Theory gives the learning rate at which the *mean square* of the error begins to grow. A single run
 grows more slowly: the mean of a logarithm is at most the logarithm of the mean (Jensen's
-inequality), and rare large runs dominate the mean square. So a run of finite length becomes
-unstable at a somewhat larger learning rate, and measured limits lie above the predicted ones. They
-lie below the limit of the mean error, which is several times larger.
+inequality), and rare large runs dominate the mean square. So single runs of finite length become
+unstable at a somewhat larger learning rate. In the table, the predicted limit is that of the mean
+square. The measured one, in parentheses, is that of single runs, with its 95 % interval over seeds.
 """
 ALL = "all runs converge"
 CAPTIONS = {
@@ -70,6 +70,7 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
     """Return the sections of the report."""
     growth, losses = results["growth"], results["losses"]
     tested = numbers.tested(config, losses)
+    deviations = numbers.deviations(config, growth, losses)
     drawn = {
         "answer": figures.draw_answer(config, results),
         "growth": figures.draw_growth(growth),
@@ -108,8 +109,8 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
         ),
         section(
             "Does theory predict the loss?",
-            _of_losses(numbers.deviations(config, growth, losses)),
-            tables.deviation_table(numbers.deviations(config, growth, losses)),
+            _of_losses(deviations),
+            tables.deviation_table(deviations),
             "stationary",
         ),
         section(
@@ -122,37 +123,43 @@ def sections(config: Config, results: dict[str, xr.Dataset]) -> list[lab.Section
 
 
 def _answer(config: Config, growth: xr.Dataset, tested: dict[str, Hypothesis]) -> str:
-    """Say why levels diverge and whether matching helps."""
+    """Say in one sentence why levels diverge and whether matching helps."""
     first = numbers.first_unstable(growth)
-    rate = f"at a learning rate of {config.learning_rate:g}"
+    where = f"with equal decays at a learning rate of {config.learning_rate:g}"
     why = (
-        f"the delays add up until the feedback loop is unstable: with equal decays {rate}, from "
-        f"{_levels(first)} on."
+        f"until the feedback loop is unstable, {where} from {_levels(first)} on"
         if first is not None
-        else f"{rate} the delays of {_levels(config.model_levels)} do not make the loop unstable."
+        else f"but {where}, {_levels(config.model_levels)} do not make the feedback loop unstable"
     )
-    link = "and " if first is not None else "but "
-    return f"Each level delays the gradient, {link}{why} {_of_matching(tested)}"
+    return f"Each level delays the gradient {why}; {_of_matching(tested)}"
 
 
 def _of_matching(tested: dict[str, Hypothesis]) -> str:
     if not tested:
-        return "Whether matching helps is open: in every tested scheme, some runs diverged."
+        return (
+            "whether matching the data's levels helps is open: in every tested scheme, some runs "
+            "diverged."
+        )
     worse = [float(x.mean_cost.mean - x.mean_cost.half_width) > 0 for x in tested.values()]
     costs = [100 * np.expm1(float(one.mean_cost.mean)) for one in tested.values()]
     low, high = min(costs), max(costs)
     span = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
     if not any(worse):
         return (
-            f"Matching the data's levels is best: no other level count wins by over {high:.0f} %."
+            f"matching the data's levels is best: no other level count wins by over {high:.0f} %."
         )
     if not all(worse):
-        return f"Matching costs {span} % in loss: in some schemes, too little to be certain."
+        return (
+            f"matching the data's levels costs {span} % in loss: in some schemes, too little to be "
+            "certain."
+        )
     best = np.unique([one.best for one in tested.values()])
     where = f" {_levels(int(best[0]))} is best at every data level, and" if best.size == 1 else ""
-    text = f"a model with as many levels as the data has a {span} % larger loss on average"
     by_scheme = ", depending on the scheme" if "to" in span else ""
-    return f"Matching the data's levels does not help:{where} {text}{by_scheme}."
+    return (
+        f"matching the data's levels does not help:{where} matching costs {span} % in loss on "
+        f"average{by_scheme}."
+    )
 
 
 def _of_hypothesis(tested: dict[str, Hypothesis]) -> str:
@@ -212,12 +219,13 @@ def _of_thresholds(config: Config, growth: xr.Dataset, thresholds: xr.Dataset) -
 
 def _of_window(scheme: str, level: int, window: Window) -> str:
     """Say why runs do not show a predicted limit."""
-    beyond = f", and at {window.next_limit:.2g} or more" if np.isfinite(window.next_limit) else ""
+    again = f", and again above {window.next_limit:.2g}" if np.isfinite(window.next_limit) else ""
     return (
-        f"The exception is “{SCHEMES[scheme].label}” with {_levels(level)}: the mean square grows "
-        f"between {window.low:.3g} and {window.high:.3g}{beyond}. In between, it grows by at most "
-        f"{1000 * window.growth:.2g} in 1,000 steps, which single runs do not show, so some of "
-        "them become unstable only at the larger rate."
+        f"An exception is “{SCHEMES[scheme].label}” with {_levels(level)}. Its mean square grows "
+        f"at learning rates between {window.low:.3g} and {window.high:.3g}{again}. Between the "
+        f"first two, its logarithm grows by at most {1000 * window.growth:.2g} in 1,000 steps. "
+        "This is too slow for single runs to show, so some of them become unstable only at a much "
+        "larger rate."
     )
 
 

@@ -34,18 +34,20 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     """Measure and predict everything that is reported.
 
     Returns:
-        "growth": `growth` at the given rate over scheme, seed and model_level, with the predictions
-        of `predictions.stability`. "thresholds": `growth` over scheme, seed, model_level and rate.
-        "tuning": `loss` over scheme, rate, model_level and data_level, the mean over the tuning
-        seeds. "losses": `loss` and `slope` of `measure_losses`, the rate of each combination and
-        its `predicted_loss`.
+        "growth": `growth` at the given rate over scheme, seed and model_level, NaN for schemes
+        outside `PROBED`, with the predictions of `predictions.stability`. "thresholds": `growth`
+        over scheme, seed, model_level and rate. "tuning": `loss` over scheme, rate, model_level and
+        data_level, the mean over the tuning seeds. "losses": `loss` and `slope` of
+        `measure_losses`, the rate of each combination and its `predicted_loss`.
     """
     keys = jax.random.split(jax.random.key(config.seed), 4)
     key_losses, key_tuning, key_growth, key_thresholds = keys
+    systems = predictions.systems_of(config)
     timing = {"steps": config.steps, "warmup": config.warmup, "seeds": config.seeds}
     rate = [config.learning_rate]
-    growth = measure_growth(config, lab, "growth", key_growth, FIXED, rate, **timing)
-    growth = growth.isel(rate=0, drop=True).assign(predictions.stability(config, FIXED))
+    growth = measure_growth(config, lab, "growth", key_growth, PROBED, rate, **timing)
+    growth = growth.isel(rate=0, drop=True).reindex(scheme=[*FIXED])
+    growth = growth.assign(predictions.stability(config, systems, FIXED))
     timing = {
         "steps": PROBE_STEPS,
         "warmup": PROBE_STEPS // 3,
@@ -60,7 +62,7 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     levels = "scheme", "model_level", "data_level"
     losses = losses.isel(choice=0, drop=True).assign(
         rate=(levels, np.stack([*rates.values()])),
-        predicted_loss=(levels, predictions.losses(config, rates)),
+        predicted_loss=(levels, predictions.losses(config, systems, rates)),
     )
     return {"growth": growth, "thresholds": thresholds, "tuning": tuning, "losses": losses}
 
@@ -116,8 +118,8 @@ def measure_growth(
         `growth` over scheme, seed, model_level and rate.
     """
 
-    def sweep(readout, mine, matched):
-        def run(key, matched, *, seed, scheme, model_level, rate):
+    def sweep(piece, kind, mine):
+        def run(key, *, seed, scheme, model_level, rate):
             key_init, key_draw = jax.random.split(jax.random.fold_in(key, seed))
             problem = nj.drifting_regression(config.dim, noise_std=0.0)
             weights = jax.random.normal(key_init, (config.dim + 1,))
@@ -127,8 +129,7 @@ def measure_growth(
                 drawn = problem.draw(jax.random.fold_in(key_draw, t))
                 return drawn._replace(drift=jnp.zeros_like(drawn.drift))
 
-            cascade = momentum(config, readout, matched[scheme], model_level)
-            tx = renormalized(cascade, rate, warmup)
+            tx = renormalized(momentum(config, *kind, model_level), rate, warmup)
             initial = weights / jnp.linalg.norm(weights), world
             trace = nj.rollout(tx, problem, None, steps, initial=initial, draws=draws)
             return {"growth": trace.opt_state.log_growth / (steps - warmup)}
@@ -139,9 +140,9 @@ def measure_growth(
             model_level=range(1, config.model_levels + 1),
             rate=rates,
         )
-        return lab.sweep(part, Partial(run, key, matched), grid, piece=readout)
+        return lab.sweep(part, Partial(run, key), grid, piece=piece)
 
-    return _by_readout(names, sweep)
+    return _by_kind(names, sweep)
 
 
 def measure_losses(
@@ -169,8 +170,8 @@ def measure_losses(
     """
     stride = config.steps // WINDOWS
 
-    def sweep(readout, mine, matched):
-        def run(key, matched, rates, *, seed, scheme, choice, model_level, data_level):
+    def sweep(piece, kind, mine):
+        def run(key, rates, *, seed, scheme, choice, model_level, data_level):
             problem = nj.drifting_regression(
                 config.dim,
                 data_levels=data_level,
@@ -179,10 +180,8 @@ def measure_losses(
                 max_levels=config.data_levels,
             )
             rate = rates[scheme, choice, model_level - 1, data_level - 1]
-            tx = optax.chain(
-                momentum(config, readout, matched[scheme], model_level),
-                nj.scale_by_learning_rate(rate),
-            )
+            cascade = momentum(config, *kind, model_level)
+            tx = optax.chain(cascade, nj.scale_by_learning_rate(rate))
             trace = nj.rollout(
                 tx,
                 problem,
@@ -203,27 +202,28 @@ def measure_losses(
             model_level=range(1, config.model_levels + 1),
             data_level=range(1, config.data_levels + 1),
         )
-        return lab.sweep(part, Partial(run, key, matched, tried), grid, piece=readout)
+        return lab.sweep(part, Partial(run, key, tried), grid, piece=piece)
 
-    return _by_readout([*rates], sweep)
+    return _by_kind([*rates], sweep)
 
 
-def _by_readout(
-    names: Sequence[str], sweep: Callable[[str, list[str], jax.Array], Any]
+def _by_kind(
+    names: Sequence[str], sweep: Callable[[str, tuple[str, bool], list[str]], Any]
 ) -> "xr.Dataset":
-    """Join the sweeps of each readout, which is a program of its own, along the axis `scheme`.
+    """Join the sweeps of each kind of cascade, a program each, along the axis `scheme`.
 
     Args:
         names: Schemes.
-        sweep: (readout, names of its schemes, which of them are matched) to a dataset.
+        sweep: (name of the sweep, readout and whether matched, names of its schemes) to a dataset.
     """
     import xarray as xr
 
+    kinds = {name: (SCHEMES[name].readout, SCHEMES[name].matched) for name in names}
     found = []
-    for readout in dict.fromkeys(SCHEMES[name].readout for name in names):
-        mine = [name for name in names if SCHEMES[name].readout == readout]
-        matched = jnp.asarray([SCHEMES[name].matched for name in mine])
-        found.append(sweep(readout, mine, matched).assign_coords(scheme=mine))
+    for readout, matched in dict.fromkeys(kinds.values()):
+        mine = [name for name in names if kinds[name] == (readout, matched)]
+        piece = f"{readout}_matched" if matched else readout
+        found.append(sweep(piece, (readout, matched), mine).assign_coords(scheme=mine))
     seconds = {
         name: sum(one.attrs[name] for one in found) for name in ("compile_seconds", "run_seconds")
     }

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 
 import nested_jax as nj
@@ -43,14 +42,13 @@ TUNED = ("tuned_equal", "tuned_matched", "tuned_zero_lag")
 
 
 def momentum(
-    config: Config, readout: str, matched: Any, level: Any
+    config: Config, readout: str, matched: bool, level: Any
 ) -> optax.GradientTransformation:
-    """Return the cascade of `level` levels with equal decays or, where `matched`, equal delay."""
-    equal, delayed = (
-        decays(level, decay=config.decay, max_levels=config.model_levels)
-        for decays in (nj.nested_decays, nj.matched_delay_decays)
-    )
+    """Return the cascade of `level` levels with equal decays or, if `matched`, equal delay."""
+    decays = nj.matched_delay_decays if matched else nj.nested_decays
     debias = readout == "debiased"
     return nj.scale_by_nested_momentum(
-        jnp.where(matched, delayed, equal), debias=debias, readout="last" if debias else readout
+        decays(level, decay=config.decay, max_levels=config.model_levels),
+        debias=debias,
+        readout="last" if debias else readout,
     )

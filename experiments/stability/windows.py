@@ -2,15 +2,12 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from experiments.stability.config import Config
 from experiments.stability.numbers import crossings
-from experiments.stability.predictions import system_of
-from nested_jax import theory
+from experiments.stability.predictions import growth_at, system_of
 
 FAR = 1.5
 """A measured limit this many times the predicted one is explained."""
@@ -58,11 +55,7 @@ def windows(
 def _window(config: Config, scheme: str, level: int, limit: float) -> Window | None:
     """Return the first window, or None if no larger rate is stable again."""
     rates = 0.999 * limit * np.geomspace(1, LARGEST, RATES)
-    system = system_of(config, scheme, level)
-    growth = jax.jit(jax.vmap(lambda rate: theory.mean_square_growth(system, config.dim, rate)))
-    # JAX computes the eigenvalues of matrices that are not symmetric on CPUs only.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        grows = np.asarray(growth(jnp.asarray(rates)))
+    grows = growth_at(config, system_of(config, scheme, level), rates)
     first, end, beyond = _crossings(grows)[:3]
     if first is None or end is None:
         return None

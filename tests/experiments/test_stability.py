@@ -108,7 +108,6 @@ def made_up(models=4, data=3, seeds=6):
                 "growth": growth,
                 "mean_growth": growth.mean("seed") - 1e-2,
                 "mean_square_growth": growth.mean("seed") + 1e-2,
-                "mean_limit": 0.5 / m + limits,
                 "mean_square_limit": 0.1 / m + limits,
             }
         ),
@@ -172,36 +171,35 @@ def test_losses_are_those_of_rollouts(x64, tmp_path):
         trace = nj.rollout(tx, problem, jax.random.fold_in(key, seed), 400, warmup=100, stride=20)
         at = {"scheme": name, "choice": 0, "seed": seed, "model_level": m, "data_level": d}
         np.testing.assert_allclose(results.loss.sel(at), trace.mean_loss, rtol=RENORMALIZED_RTOL)
-        slope = np.polyfit(20 * np.arange(10), np.log(trace.loss_curve[10:]), 1)[0]
+        slope = np.polyfit(20 * np.arange(10), np.log(np.asarray(trace.loss_curve)[10:]), 1)[0]
         np.testing.assert_allclose(results.slope.sel(at), slope, rtol=1e-6, atol=1e-12)
 
 
-def test_systems_are_those_of_their_schemes(x64):
-    # Some of them are one: each has to come back at its own place.
-    names = ("equal", "tuned_zero_lag", "debiased", "tuned_matched")
-    readouts = ("last", "zero_lag", "last", "last")
-    decays = [nj.nested_decays(3, decay=0.95)] * 3 + [nj.matched_delay_decays(3, decay=0.95)]
-
-    @jax.jit
-    def systems():
-        alone = [
-            theory.as_state_space(nj.scale_by_nested_momentum(d, readout=readout))
-            for d, readout in zip(decays, readouts, strict=True)
-        ]
-        together = predictions.systems_of(SMALL, names)
-        return together, alone
-
-    together, alone = systems()
-    for i, one in enumerate(alone):
-        for found, expected in zip(together, one, strict=True):
-            np.testing.assert_allclose(found[i, 2], expected, atol=RTOL)
+def test_predictions_are_those_of_each_system_and_its_rates(x64):
+    # The first two schemes have one system, the last two one table of rates.
+    factors = {"debiased": 2.0, "equal": 1.0, "tuned_zero_lag": 1.0}
+    rates = {name: x * np.linspace(0.01, 0.03, 6).reshape(3, 2) for name, x in factors.items()}
+    systems = predictions.systems_of(SMALL)
+    losses = predictions.losses(SMALL, systems, rates)
+    found = predictions.stability(SMALL, systems, [*rates])
+    drift = theory.cascade([0.95, 0.95])
+    for i, (name, readout) in enumerate(zip(rates, ("last", "last", "zero_lag"), strict=True)):
+        tx = nj.scale_by_nested_momentum(nj.nested_decays(3), readout=readout)
+        loss = theory.stationary_loss(tx, 3, rates[name][2, 1], drift=drift).total
+        np.testing.assert_allclose(losses[i, 2, 1], loss, rtol=RTOL)
+        limit = theory.mean_square_limit(tx, 3) / predictions.CURVATURE
+        np.testing.assert_allclose(found.mean_square_limit[i, 2], limit, rtol=RTOL)
+    matched = nj.scale_by_nested_momentum(nj.matched_delay_decays(3))
+    of_matched = systems[predictions.kind_of("tuned_matched")]
+    for part, expected in zip(of_matched, theory.as_state_space(matched), strict=True):
+        np.testing.assert_allclose(part[2], expected, atol=RTOL)
 
 
 @pytest.mark.slow
 def test_growth_lies_between_its_predictions(x64, tmp_path):
     """At the published rate: levels on both sides of the edge, each to a twentieth."""
     config = Config(model_levels=12, seeds=4)
-    bounds = predictions.stability(config, ["equal"]).isel(scheme=0)
+    bounds = predictions.stability(config, predictions.systems_of(config), ["equal"]).isel(scheme=0)
     timing = {"steps": 20_000, "warmup": 5_000, "seeds": 4}
     with support.compiling(quickly=False):
         measured = runs.measure_growth(
@@ -244,7 +242,13 @@ def test_a_window_explains_a_limit_that_runs_do_not_show(x64):
     assert window.growth == pytest.approx(float(growth[-1]), rel=0.1)
     text = report._of_window(*at, window)
     assert "“equal, mean of the levels” with 11 levels" in text
-    assert "between 0.0367 and 0.045" in text
+    assert "between 0.0367 and 0.045, and again above" in text
+
+
+def test_a_window_without_a_limit_above_it_names_none():
+    text = report._of_window("mean", 2, windows.Window(0.03, 0.05, 2e-5, np.inf))
+    assert "with two levels. Its mean square grows at learning rates between 0.03 and 0.05." in text
+    assert "at most 0.02 in 1,000 steps" in text
 
 
 def test_without_a_second_stable_range_there_is_no_window(x64):
@@ -312,8 +316,8 @@ def test_deviations_are_in_standard_errors():
 def test_the_first_answer_says_why_and_whether():
     config, results = made_up()
     first = next(iter(answers(config, results).values()))
-    assert "at a learning rate of 0.03, from three levels on." in first
-    assert "does not help: one level is best at every data level, and a model" in first
+    assert "at a learning rate of 0.03 from three levels on; " in first
+    assert "does not help: one level is best at every data level, and matching costs" in first
     assert "all runs with 1 to 2 levels converge, no others" in answers(config, results)[GROWTH]
 
 
@@ -327,7 +331,9 @@ def test_few_levels_make_a_report(shape):
 def test_where_every_scheme_diverges_matching_is_open():
     config, results = made_up()
     results["losses"]["loss"] = results["losses"].loss * np.nan
-    assert "Whether matching helps is open" in next(iter(answers(config, results).values()))
+    assert "; whether matching the data's levels helps is open" in next(
+        iter(answers(config, results).values())
+    )
 
 
 def test_where_matching_helps_the_report_says_so():
@@ -336,7 +342,7 @@ def test_where_matching_helps_the_report_says_so():
     same = losses.model_level == losses.data_level
     results["losses"] = losses.assign(loss=xr.where(same, 0.01 * losses.loss, losses.loss))
     said = answers(config, results)
-    assert "Matching the data's levels is best" in next(iter(said.values()))
+    assert "; matching the data's levels is best" in next(iter(said.values()))
     assert "In 12 of 12 cases" in said[MATCHING]
 
 
@@ -353,7 +359,7 @@ def test_a_sweep_without_divergence_says_so():
     assert numbers.first_unstable(results["growth"]) is None
     said = answers(config, results)
     assert "Theory expects no level count to grow." in said[GROWTH]
-    assert "do not make the loop unstable" in next(iter(said.values()))
+    assert "do not make the feedback loop unstable" in next(iter(said.values()))
 
 
 @pytest.mark.slow
