@@ -129,7 +129,7 @@ def measure_growth(
                 drawn = problem.draw(jax.random.fold_in(key_draw, t))
                 return drawn._replace(drift=jnp.zeros_like(drawn.drift))
 
-            tx = renormalized(momentum(config, *kind, model_level), rate, warmup)
+            tx = renormalized(momentum(config, *kind, level=model_level), rate, warmup)
             initial = weights / jnp.linalg.norm(weights), world
             trace = nj.rollout(tx, problem, None, steps, initial=initial, draws=draws)
             return {"growth": trace.opt_state.log_growth / (steps - warmup)}
@@ -180,7 +180,7 @@ def measure_losses(
                 max_levels=config.data_levels,
             )
             rate = rates[scheme, choice, model_level - 1, data_level - 1]
-            cascade = momentum(config, *kind, model_level)
+            cascade = momentum(config, *kind, level=model_level)
             tx = optax.chain(cascade, nj.scale_by_learning_rate(rate))
             trace = nj.rollout(
                 tx,
