@@ -43,11 +43,11 @@ def clipping(runs: xr.Dataset, shift: xr.Dataset) -> lab.Section:
     starts, peaks = ([number(x.sel(beta2=name)) for name in (CONSTANT, PAPER)] for x in gauges)
     return lab.Section(
         title="Clipping",
-        answer=f"RMS(u), which is 1 when the second moment is up to date, begins at {starts[0]} "
-        f"with a constant β₂ = {CONSTANT} and at {starts[1]} with the paper's schedule, and rises "
-        f"to {peaks[0]} and {peaks[1]} when the gradients change. With each method at its best "
-        f"cap, clipping makes {effects[CONSTANT]} with the constant β₂, and {effects[PAPER]} with "
-        "the schedule.",
+        answer="With each method at its best cap of the step, clipping makes "
+        f"{effects[CONSTANT]} with a constant β₂ = {CONSTANT}, and {effects[PAPER]} with the "
+        "paper's schedule. RMS(u), which is 1 when the second moment is up to date, begins at "
+        f"{starts[0]} and {starts[1]}, and rises to {peaks[0]} and {peaks[1]} when the gradients "
+        "change.",
         body=CAPS,
         figures={
             "caps": (

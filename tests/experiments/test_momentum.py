@@ -347,8 +347,8 @@ def test_answers_count_each_kind_of_momentum_by_itself(monkeypatch):
     surfaces = xr.Dataset(coords={"step": np.arange(101)})
     ranks = report._ranks(tuning, surfaces)
     assert ranks.endswith(
-        "heavy ball is faster on 1 (5 [5, 5]), is slower on 1 (0.444 [0.444, 0.444]); "
-        "Nesterov is faster on 2 (3.33 [3.33, 3.33], 1.14 [1.14, 1.14])."
+        "heavy ball is faster than gradient descent on 1, is slower on 1; "
+        "Nesterov is faster than gradient descent on 2."
     )
     fastest = report._efforts(tuning, surfaces)
     assert "heavy ball is fastest on “Collinear regression”" in fastest
@@ -362,7 +362,7 @@ def test_answers_count_each_kind_of_momentum_by_itself(monkeypatch):
         "there is no difference between gradient descent and heavy ball and Nesterov on "
         "“Collinear regression” and “Saturated network”."
     )
-    assert "shows no difference on 2 (1 [1, 1], 1 [1, 1])" in report._ranks(same, surfaces)
+    assert "shows no difference on 2" in report._ranks(same, surfaces)
 
 
 def test_a_ratio_of_steps_has_the_interval_of_its_starts():
