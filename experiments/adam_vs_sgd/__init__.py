@@ -18,15 +18,25 @@ points.
 """
 
 from experiments import lab
-from experiments.adam_vs_sgd.config import FULL, QUICK, Config, check
+from experiments.adam_vs_sgd.config import FULL, QUICK, Config, check_images
 
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="Is Adam still better than SGD once both are tuned?",
     duration="about 5 minutes on 2 CPU cores, with `--quick` less than one",
     config=Config,
-    parts=("online", "tuning", "activations", "timing", "final"),
-    check=check,
+    parts=(
+        "online",
+        "one_pass",
+        "tuning",
+        "schedules",
+        "activations",
+        "races",
+        "timing",
+        "final",
+        "generalization",
+    ),
+    check_images=check_images,
     presets={"quick": QUICK, "full": FULL},
     x64=False,  # Networks are trained in single precision.
     learns=True,
