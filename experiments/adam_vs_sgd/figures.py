@@ -119,7 +119,7 @@ def ticks(axis: Axis) -> None:
     """Write plain numbers along a logarithmic axis of few decades."""
     low, high = axis.get_view_interval()
     marks = [m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]
-    axis.setticks([mark for mark in marks if low <= mark <= high])
+    axis.set_ticks([mark for mark in marks if low <= mark <= high])
     axis.set_major_formatter(PLAIN)
     axis.set_minor_formatter(NullFormatter())
 
