@@ -5,6 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import lab
+from experiments.adam_vs_sgd import figures
 from experiments.adam_vs_sgd.config import FIFTHS
 from experiments.adam_vs_sgd.figures import title
 from experiments.adam_vs_sgd.methods import PAIR
@@ -62,7 +63,7 @@ def generalization(results: xr.Dataset) -> lab.Section:
     )
     return lab.Section(
         title="Does SGD generalize better?",
-        answer=verdict(found, errors),
+        answer=f"{verdict(found, errors)} {_summary(results, best, batches)}",
         body=body,
         figures={"generalization": (_figure(results, best, batches), caption)},
         tables=[
@@ -89,6 +90,25 @@ def verdict(found: Paired, errors: dict[str, np.ndarray]) -> str:
         f"(p = {found.by_seed:.2g} over splits; 95 % interval over images {low} to {high}). SGD is "
         f"wrong more often on {found.worse} images and Adam on {found.better} "
         f"(p = {found.by_image:.2g})."
+    )
+
+
+def _summary(results: xr.Dataset, best: xr.Dataset, batches: list[str]) -> str:
+    """Return the measurements of the notes' three reasons, for SGD and Adam."""
+    found = {m: _reasons(results, best.sel(optimizer=m), m, batches) for m in PAIR}
+    distance, change = ({m: found[m][i] for m in PAIR} for i in (2, -1))
+    error = {m: [_median(x) for x in _by_batch(results, m, batches)] for m in PAIR}
+    noise = (
+        f"from batches of {batches[0]} to {batches[-1]}, the median error goes from "
+        f"{error['sgd'][0]} to {error['sgd'][-1]} % for SGD and from {error['adam'][0]} to "
+        f"{error['adam'][-1]} % for Adam; "
+        if len(batches) > 1
+        else ""
+    )
+    return (
+        f"The notes' three reasons: SGD ends {distance['sgd']} of the initial norm from its "
+        f"initial weights and Adam {distance['adam']}; {noise}the effective rate of Adam's median "
+        f"weight changes by a factor of {change['adam']} after the first fifth of the run."
     )
 
 
@@ -133,6 +153,7 @@ def _figure(results: xr.Dataset, best: xr.Dataset, batches: list[str]) -> Figure
         axes[0, 2].plot(sizes, error, ls=lines.DASHES[i], **style)
     lines.label(axes[0, 0], "share of the run", "distance / initial norm", xlog=False, ylog=False)
     lines.label(axes[0, 1], "share of the run", "effective rate", xlog=False)
+    figures.ticks(axes[0, 1].yaxis)
     lines.label(axes[0, 2], "batch size", "test error [% of images]", ylog=False)
     axes[0, 2].set_xticks(sizes, batches)
     axes[0, 2].minorticks_off()

@@ -53,11 +53,7 @@ def scheduled_stages(schedules: "xr.Dataset", method: str) -> dict[str, dict[str
     part, found = schedules.sel(optimizer=method), {}
     for free in range(1 + len(SCHEDULED)):
         fixed = {name: [value] for name, value in [*SCHEDULED.items()][free:]}
-        stage = (
-            "learning rate"
-            if free == 0
-            else f"+ {[*SCHEDULED][free - 1]}".replace("warmup", "warm-up")
-        )
+        stage = f"+ {[*SCHEDULED][free - 1]}" if free else "learning rate"
         found[stage] = _chosen(part.sel(fixed), ("learning_rate", *SCHEDULED))
     return found
 
