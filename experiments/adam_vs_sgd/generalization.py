@@ -95,7 +95,7 @@ def generalization(config: Config, lab: Lab) -> "xr.Dataset":
 def relative_distance(params: Any, initial: Any) -> jax.Array:
     """Return the distance of parameters to their initial values, relative to those' norm."""
     moved = jax.tree.map(jnp.subtract, params, initial)
-    return optax.global_norm(moved) / optax.global_norm(initial)
+    return optax.tree.norm(moved) / optax.tree.norm(initial)
 
 
 def effective_rate(method: str, learning_rate: Any, state: Any) -> jax.Array:

@@ -142,6 +142,7 @@ WRONG = {
         ("folds", 2000, "be at most the 1438 training images, got 2000."),
         ("seeds", 1, "be an integer of at least 2, got 1."),
         ("tuning_seeds", 0, "be an integer of at least 1, got 0."),
+        ("splits", 1, "be an integer of at least 2, got 1."),
         ("penalty", -1, "be non-negative and finite, got -1."),
         ("weight_decay", "nan", "be non-negative and finite, got nan."),
         ("levels", 1, "be an integer of at least 2, got 1."),
