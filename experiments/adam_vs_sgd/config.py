@@ -53,8 +53,8 @@ class Config:
     """Number of hidden layers."""
     examples: Annotated[int, lab.count(multiple=WINDOW)] = 20_000
     """Examples of each training run at any batch size; a multiple of 1000."""
-    online: Annotated[str, lab.choice("all", "pair")] = "all"
-    """Methods that learn one example at a time and train other models: all, or SGD and Adam."""
+    methods: Annotated[str, lab.choice("all", "few")] = "all"
+    """Methods that are compared: all, or a few: SGD, momentum and Adam."""
     batch_sizes: Annotated[int, lab.count(below=len(BATCHES) + 1)] = 3
     """Number of batch sizes to choose from: the first 1, 2 or 3 of 50, 10 and 200."""
     folds: lab.Several = 5
@@ -84,7 +84,7 @@ QUICK = {
     "width": 16,
     "depth": 1,
     "examples": 5_000,
-    "online": "pair",
+    "methods": "few",
     "batch_sizes": 1,
     "folds": 3,
     "seeds": 4,

@@ -18,7 +18,7 @@ from experiments.adam_vs_sgd.config import (
     UNTUNED,
     Config,
 )
-from experiments.adam_vs_sgd.methods import METHODS, PAIR, build
+from experiments.adam_vs_sgd.methods import build, compared
 from experiments.adam_vs_sgd.training import evaluate, network, start, train, training_set
 from experiments.lab import Lab, data, models
 
@@ -97,17 +97,12 @@ def races(config: Config, lab: Lab) -> "xr.Dataset":
 
     grid = nj.Grid(
         model=[*RACES],
-        optimizer=entrants(config),
+        optimizer=compared(config),
         learning_rate=RACE_RATES,
         momentum=MOMENTA,
         fold=range(config.folds),
     )
     return lab.sweep("races", Partial(run, *training_set(images), jnp.asarray(folds), begun), grid)
-
-
-def entrants(config: Config) -> list[str]:
-    """Return the methods that learn one example at a time and race on other models."""
-    return [*METHODS] if config.online == "all" else [*PAIR]
 
 
 def collapse(model: models.Model, params: Any, images: Any) -> jax.Array:
@@ -144,7 +139,7 @@ def one_pass(config: Config, lab: Lab) -> "xr.Dataset":
 
     begun = start(passing, lab.images, "one_pass", runs)
     grid = nj.Grid(
-        optimizer=entrants(config), learning_rate=ONLINE_RATES, replaced=[0, 1], seed=range(runs)
+        optimizer=compared(config), learning_rate=ONLINE_RATES, replaced=[0, 1], seed=range(runs)
     )
     height, width = lab.images.shape
     about = {

@@ -25,7 +25,7 @@ from experiments.adam_vs_sgd.config import (
     Config,
 )
 from experiments.adam_vs_sgd.generalization import SPREAD, generalization
-from experiments.adam_vs_sgd.methods import METHODS, PAIR, build
+from experiments.adam_vs_sgd.methods import PAIR, build, compared
 from experiments.adam_vs_sgd.numbers import ACTIVATED, tuned
 from experiments.adam_vs_sgd.races import RACES, one_pass, races
 from experiments.adam_vs_sgd.timing import timing
@@ -68,7 +68,7 @@ def online(config: Config, lab: Lab) -> "xr.Dataset":
 
     bound = Partial(run, *training_set(lab.images), start(config, lab.images, "online", runs))
     grid = nj.Grid(
-        optimizer=[*METHODS] if config.online == "all" else [*PAIR],
+        optimizer=compared(config),
         learning_rate=ONLINE_RATES,
         penalised=[0, 1],
         seed=range(runs),
@@ -85,7 +85,7 @@ def tuning(config: Config, lab: Lab) -> "xr.Dataset":
         `error` of the examples that the fold holds out, and `diverged`.
     """
     grid = nj.Grid(
-        optimizer=[*METHODS],
+        optimizer=compared(config),
         batch=[str(size) for size in BATCHES[: config.batch_sizes]],
         learning_rate=RATES,
         momentum=MOMENTA,
@@ -200,7 +200,7 @@ def final(config: Config, lab: Lab, validated: "xr.Dataset") -> "xr.Dataset":
 
     test = jnp.asarray(lab.images.test_images), jnp.asarray(lab.images.test_labels)
     begun = start(config, lab.images, "final", config.seeds)
-    grid = nj.Grid(optimizer=[*METHODS], seed=range(config.seeds))
+    grid = nj.Grid(optimizer=compared(config), seed=range(config.seeds))
     bound = Partial(run, training_set(lab.images), test, begun)
     return lab.sweep("final", bound, grid).rename(curve_0="span")
 
@@ -216,12 +216,13 @@ def estimate(config: Config, lab: Lab) -> float:
         swept = nj.sweep(_validated(shorter, lab.images), grid, progress=False)
         seconds.append(swept.attrs["run_seconds"])
     an_example = max(seconds[1] - seconds[0], 0.0) / (10 * SPAN * runs)
-    in_batches = len(METHODS) * config.batch_sizes * len(RATES) * len(MOMENTA) * runs
-    compared = (len(models.ACTIVATIONS) - 1) * len(ACTIVATED) * len(RATES) * runs
-    compared += len(PAIR) * len(RATES) * len(SCHEDULES) * len(WARMUPS) * runs
-    compared += len(RACES) * len(METHODS) * len(RACE_RATES) * len(MOMENTA) * config.folds
-    compared += len(SPREAD) * len(RATES) * config.batch_sizes * config.splits
+    methods = len(compared(config))
+    in_batches = methods * config.batch_sizes * len(RATES) * len(MOMENTA) * runs
+    others = (len(models.ACTIVATIONS) - 1) * len(ACTIVATED) * len(RATES) * runs
+    others += len(PAIR) * len(RATES) * len(SCHEDULES) * len(WARMUPS) * runs
+    others += len(RACES) * methods * len(RACE_RATES) * len(MOMENTA) * config.folds
+    others += len(SPREAD) * len(RATES) * config.batch_sizes * config.splits
     # An example costs many times as much one at a time as in mini-batches.
-    alone = 10 * len(METHODS) * len(ONLINE_RATES) * 2 * (config.tuning_seeds + config.seeds)
+    alone = 10 * methods * len(ONLINE_RATES) * 2 * (config.tuning_seeds + config.seeds)
     once = alone * len(lab.images.train_labels) / config.examples
-    return config.examples * an_example * (in_batches + compared + alone + once)
+    return config.examples * an_example * (in_batches + others + alone + once)

@@ -136,7 +136,7 @@ WRONG = {
         ("depth", "two", "be an integer of at least 1, got 'two'."),
         ("examples", 1500, "be a multiple of 1000, got 1500."),
         ("examples", 2**31, f"be less than {2**31}, got {2**31}."),
-        ("online", "both", "be one of 'all', 'pair', got 'both'."),
+        ("methods", "both", "be one of 'all', 'few', got 'both'."),
         ("batch_sizes", 4, "be less than 4, got 4."),
         ("folds", 1, "be an integer of at least 2, got 1."),
         ("folds", 2000, "be at most the 1438 training images, got 2000."),
