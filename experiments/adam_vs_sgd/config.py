@@ -83,7 +83,7 @@ class Config:
 QUICK = {
     "width": 16,
     "depth": 1,
-    "examples": 5_000,
+    "examples": 3_000,
     "methods": "few",
     "batch_sizes": 1,
     "folds": 3,
