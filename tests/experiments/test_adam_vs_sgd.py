@@ -453,7 +453,7 @@ def test_images_are_read_once(monkeypatch, tmp_path):
 )
 def test_schedules_are_their_formulas(kind, reference):
     found = jax.jit(
-        lambda kind, share: jnp.stack([runs.scheduled(0.5, kind, share, 20)(t) for t in range(20)])
+        lambda kind, share: jax.vmap(runs.scheduled(0.5, kind, share, 20))(jnp.arange(20))
     )
     for share, ramp in ((0.0, 1), (0.1, 2)):
         expected = [0.5 * reference(t) * min((t + 1) / ramp, 1) for t in range(20)]
