@@ -15,6 +15,8 @@ INITIALISATIONS = ("he", "glorot", "small")
 MOMENTA = (0.5, 0.9, 0.97)
 RATES = 10.0 ** (np.arange(-8, 2) / 2)
 """Learning rates in mini-batches: half decades from 0.0001 to 3.16."""
+RACE_RATES = 10.0 ** (np.arange(-8, 5) / 2)
+"""Learning rates on other models, up to 100: gradients of a squared error a pixel are small."""
 ONLINE_RATES = 10.0 ** (np.arange(-8, 0) / 2)
 """Learning rates for one example at a time: half decades from 0.0001 to 0.316."""
 UNTUNED: dict[str, Any] = {
@@ -28,6 +30,15 @@ WINDOW = 1000
 """Examples of a running mean."""
 SPAN = 200
 """Examples of a point of a loss curve; a multiple of every batch size."""
+SCHEDULES = ("constant", "cosine", "step drop")
+WARMUPS = (0.0, 0.1)
+"""Shares of the steps in which the learning rate rises."""
+FIFTHS = 5
+"""Times in a run at which distances and rates are recorded; it divides all numbers of steps."""
+DIVERGED = 1.5
+"""A run with a validation loss above this times the untrained network's has diverged."""
+FAILED = 0.5
+"""A run that misclassifies more than this share has failed, as one that overflows has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +53,8 @@ class Config:
     """Number of hidden layers."""
     examples: Annotated[int, lab.count(multiple=WINDOW)] = 20_000
     """Examples of each training run at any batch size; a multiple of 1000."""
-    online: Annotated[str, lab.choice("all", "pair")] = "all"
-    """Methods that learn one example at a time: all, or only SGD and Adam."""
+    methods: Annotated[str, lab.choice("all", "few")] = "all"
+    """Methods that are compared: all, or a few: SGD, momentum and Adam."""
     batch_sizes: Annotated[int, lab.count(below=len(BATCHES) + 1)] = 3
     """Number of batch sizes to choose from: the first 1, 2 or 3 of 50, 10 and 200."""
     folds: lab.Several = 5
@@ -58,6 +69,8 @@ class Config:
     """Weight decay of AdamW, which replaces the penalty; it is multiplied by the learning rate."""
     levels: lab.Several = 3
     """Levels of nested momentum; the gradient is the first."""
+    splits: lab.Several = 20
+    """Random splits of all images, to compare how well SGD and Adam generalize."""
     rounds: lab.Count = 5
     """Number of times that a training run of every method is timed."""
     seed: lab.Seed = 0
@@ -70,20 +83,21 @@ class Config:
 QUICK = {
     "width": 16,
     "depth": 1,
-    "examples": 5_000,
-    "online": "pair",
+    "examples": 3_000,
+    "methods": "few",
     "batch_sizes": 1,
     "folds": 3,
     "seeds": 4,
     "tuning_seeds": 2,
+    "splits": 4,
     "rounds": 3,
 }
 FULL = {"data": "fashion-mnist", "width": 256, "examples": 240_000}
 
 
-def check(config: Config) -> None:
+def check_images(config: Config, images: data.Images) -> None:
     """Raise if there are more folds than training images."""
-    examples = len(data.load(config.data, download=config.download).train_labels)
+    examples = len(images.train_labels)
     if config.folds > examples:
         raise ValueError(
             f"`--folds` must be at most the {examples} training images, got {config.folds}."

@@ -21,6 +21,8 @@ FAMILIES = {
     "a rate for every weight": ("adagrad", "rmsprop", "adamw", "adafactor"),
 }
 """Each has a panel, with SGD and Adam for comparison."""
+LEAST = 0.1
+"""Errors in percent are drawn at no less: a logarithmic axis has no 0."""
 PLAIN = FuncFormatter(lambda x, _: f"{x:,g}")
 
 
@@ -107,13 +109,13 @@ def _finish(axes: np.ndarray) -> None:
     values = values[np.isfinite(values)]
     for ax in axes.flat:
         ax.set_ylim(values.min() / 1.3, values.max() * 1.3)
-        _ticks(ax.yaxis)
+        ticks(ax.yaxis)
     for ax in axes[-1]:  # The panels of a column have the same lines.
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22)}
         ax.legend(ncols=3, frameon=False, fontsize=8.5, handlelength=2.8, **place)
 
 
-def _ticks(axis: Axis) -> None:
+def ticks(axis: Axis) -> None:
     """Write plain numbers along a logarithmic axis of few decades."""
     low, high = axis.get_view_interval()
     marks = [m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]
@@ -123,19 +125,21 @@ def _ticks(axis: Axis) -> None:
 
 
 def gains(series: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw the errors of every method in each of three series, over folds or seeds, in percent."""
+    """Draw medians and ranges of every method's errors in percent, over folds or seeds."""
     figure, axes = lines.panels(1, height=4.6)
     ax, looks = axes[0, 0], (("o", "0.45"), ("s", lines.COLOURS[0]), ("D", lines.COLOURS[1]))
     for i, ((name, errors), (marker, colour)) in enumerate(zip(series.items(), looks, strict=True)):
-        mean, half = lines.interval(np.stack([*errors.values()], axis=1))
-        low = np.minimum(half, 0.98 * mean)  # A logarithmic axis has no 0.
+        runs = np.stack([*errors.values()])
+        middle = np.maximum(np.median(runs, axis=1), LEAST)
+        low, high = middle - np.maximum(runs.min(1), LEAST), runs.max(1) - middle
+        ends = np.maximum([low, high], 0)  # Rounding, and errors that are all 0.
         places = np.arange(len(errors))[::-1]
         style = {"fmt": marker, "color": colour, "capsize": 3, "ms": 6}
-        ax.errorbar(mean, places + 0.2 * (1 - i), xerr=[low, half], label=name, **style)
+        ax.errorbar(middle, places + 0.2 * (1 - i), xerr=ends, label=name, **style)
         ax.set_yticks(places, [title(method) for method in errors])
     lines.label(ax, "error [% of images]", "", ylog=False)
-    smallest = min(np.mean(x) for errors in series.values() for x in errors.values())
-    ax.set_xlim(max(smallest, 0.1) / 4, 120)
-    _ticks(ax.xaxis)
+    smallest = min(np.min(x) for errors in series.values() for x in errors.values())
+    ax.set_xlim(max(smallest, LEAST) / 2, 120)
+    ticks(ax.xaxis)
     lines.legend(figure, ax, 3)
     return figure

@@ -81,6 +81,12 @@ METHODS = {
 }
 PAIR = ("sgd", "adam")
 """Those of the notes."""
+FEW = ("sgd", "momentum", "adam")
+
+
+def compared(config: Config) -> list[str]:
+    """Return the methods that are compared."""
+    return [*(METHODS if config.methods == "all" else FEW)]
 
 
 def build(config: Config, method: str, rate: Any, momentum: Any, share: Any = 1.0) -> Any:

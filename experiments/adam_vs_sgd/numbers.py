@@ -1,12 +1,14 @@
 """Numbers from the results: the settings that are chosen, and running losses."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 import nested_jax as nj
-from experiments.adam_vs_sgd.config import SPAN, UNTUNED, WINDOW
+from experiments.adam_vs_sgd.config import FAILED, SPAN, UNTUNED, WINDOW
+from experiments.lab.figures import interval
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -15,6 +17,21 @@ STAGES = ("learning rate", "+ momentum", "+ initialisation", "+ batch size")
 """What is tuned, one after the other, in the order of `UNTUNED`."""
 ACTIVATED = ("momentum", "adam")
 """Methods under which activations are compared."""
+
+
+SCHEDULED: dict[str, Any] = {"schedule": 0, "warmup": 0.0, "initialisation": 0}
+"""What is tuned after the learning rate in `schedules`, and its untuned values."""
+
+
+def spread(errors: Any) -> str:
+    """Return the median of errors in percent, their range, and how many runs failed.
+
+    A mean with an interval would say little of runs of which some learn and some do not.
+    """
+    errors = np.ravel(np.asarray(errors, float))
+    median, failed = np.median(errors), int((~(errors <= 100 * FAILED)).sum())
+    text = f"{median:.2f} [{errors.min():.2f}, {errors.max():.2f}]"
+    return text + (f", {failed} of {len(errors)} failed" if failed else "")
 
 
 def tuned(tuning: "xr.Dataset") -> dict[str, dict[str, Any]]:
@@ -31,9 +48,19 @@ def stages(tuning: "xr.Dataset", method: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _chosen(results: "xr.Dataset") -> dict[str, Any]:
+def scheduled_stages(schedules: "xr.Dataset", method: str) -> dict[str, dict[str, Any]]:
+    """Return a method's settings in `schedules` as more and more of them are tuned."""
+    part, found = schedules.sel(optimizer=method), {}
+    for free in range(1 + len(SCHEDULED)):
+        fixed = {name: [value] for name, value in [*SCHEDULED.items()][free:]}
+        stage = f"+ {[*SCHEDULED][free - 1]}" if free else "learning rate"
+        found[stage] = _chosen(part.sel(fixed), ("learning_rate", *SCHEDULED))
+    return found
+
+
+def _chosen(results: "xr.Dataset", names: Iterable[str] = UNTUNED) -> dict[str, Any]:
     best = nj.best_point(results, by="loss", over="fold")
-    return {name: best[name].item() for name in UNTUNED}
+    return {name: best[name].item() for name in names}
 
 
 def mean_loss(results: "xr.Dataset", over: str) -> "xr.DataArray":
@@ -60,6 +87,82 @@ def online_rates(online: "xr.Dataset", penalised: int = 1) -> dict[str, float]:
     """Return every method's best rate one example at a time, on the seeds kept for tuning."""
     seeds = slice(online.attrs["tuning_seeds"])
     return best_rates(online.sel(penalised=penalised).isel(seed=seeds), "seed")
+
+
+def chosen_by_seed(results: "xr.Dataset", *axes: str) -> "xr.Dataset":
+    """Return the results at the axes' point of smallest validation loss, for each seed alone."""
+    flat = results.stack(point=axes).reset_index("point")
+    loss = flat.loss.where(~flat.diverged).fillna(np.inf)
+    return flat.isel(point=loss.argmin("point"))
+
+
+def by_image(wrong: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return the mean of `wrong` of every image that was tested at least once.
+
+    Args:
+        wrong: What is averaged, of shape (seeds, tested).
+        image: Which image each entry is of, likewise.
+    """
+    tested = np.bincount(image.ravel())
+    total = np.bincount(image.ravel(), np.asarray(wrong, float).ravel())
+    return total[tested > 0] / tested[tested > 0]
+
+
+class Paired(NamedTuple):
+    """A paired comparison; differences are SGD's errors minus Adam's, in percentage points.
+
+    Attributes:
+        mean: The mean difference over seeds.
+        by_seed: Two-sided p of Wilcoxon's signed-rank test over seeds; 1 if all are equal.
+        worse: Images that SGD misclassifies more often.
+        better: Images that Adam misclassifies more often.
+        by_image: Two-sided p of the sign test over these images; 1 if there are none.
+        low: End of the 95 % interval of the mean difference over images.
+        high: Its other end.
+    """
+
+    mean: float
+    by_seed: float
+    worse: int
+    better: int
+    by_image: float
+    low: float
+    high: float
+
+
+def paired(wrong: Mapping[str, np.ndarray], image: np.ndarray) -> Paired:
+    """Compare SGD with Adam on the same test images, over seeds and over images.
+
+    Args:
+        wrong: Method -> whether an image is misclassified, of shape (seeds, tested).
+        image: Which image each entry is of, likewise.
+    """
+    difference = 100 * (np.asarray(wrong["sgd"], float) - np.asarray(wrong["adam"], float))
+    seeds, images = difference.mean(1), by_image(difference, image)
+    worse, better = int((images > 0).sum()), int((images < 0).sum())
+    sign = stats.binomtest(worse, worse + better).pvalue if worse + better else 1.0
+    rank = np.asarray(stats.wilcoxon(seeds))[1] if np.any(seeds) else 1.0
+    mean, half = (float(x) for x in interval(images))
+    return Paired(
+        float(seeds.mean()), float(rank), worse, better, float(sign), mean - half, mean + half
+    )
+
+
+def rank_correlation(results: "xr.Dataset", fitted: float = 0.01) -> np.ndarray:
+    """Return Spearman's correlation of the final distance with the test error, for each seed.
+
+    Args:
+        results: Those of `generalization`.
+        fitted: Only runs with a smaller training error count; NaN where fewer than three are left.
+    """
+    found = []
+    for _, part in results.groupby("seed"):
+        at = ~part.diverged & (part.train_error < fitted)
+        pair = [x.values[at.values] for x in (part.distance.isel(fifth=-1), part.test_error)]
+        ranks = [stats.rankdata(x) for x in pair]
+        spreads = [len(x) > 2 and np.ptp(x) > 0 for x in ranks]
+        found.append(np.corrcoef(ranks)[0, 1] if all(spreads) else np.nan)
+    return np.array(found)
 
 
 def activated(tuning: "xr.Dataset", others: "xr.Dataset") -> dict[str, "xr.Dataset"]:

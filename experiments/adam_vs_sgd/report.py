@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 
 from experiments import lab
-from experiments.adam_vs_sgd import figures, further
+from experiments.adam_vs_sgd import figures, further, generalization_report, races_report
 from experiments.adam_vs_sgd.config import INITIALISATIONS, UNTUNED, Config
 from experiments.adam_vs_sgd.figures import title
 from experiments.adam_vs_sgd.methods import METHODS
-from experiments.adam_vs_sgd.numbers import best_of, stages
+from experiments.adam_vs_sgd.numbers import best_of, spread, stages
 from experiments.lab.figures import interval, number
 
 ByMethod = Mapping[str, np.ndarray]
@@ -24,9 +24,10 @@ cross-validation. All methods are tuned on the same grid: {rates} learning rates
 the initialisations {initialisations}, and batches of {batches}. Each tuned method is then trained
 on all training images with {seeds} seeds, and only then evaluated on the test images.
 
-Losses are cross-entropies without the penalty. Intervals are 95 % t intervals, over folds for
-cross-validated values and over seeds for all others. Folds share training images, so their
-intervals are somewhat too narrow.
+Losses are cross-entropies without the penalty. Errors are given as the median of the folds or seeds
+with their range, and how many failed, which means that they misclassify more than half. Intervals
+are 95 % t intervals, over folds for cross-validated values and over seeds for all others. Folds
+share training images, so their intervals are somewhat too narrow.
 """
 
 
@@ -47,7 +48,11 @@ def sections(config: Config, results: Mapping[str, xr.Dataset]) -> list[lab.Sect
         _answer(tuning, errors, test),
         _tuning(tuning, errors, tuned),
         _final(tuning, final, tuned, test),
+        generalization_report.generalization(results["generalization"]),
         further.online(results["online"]),
+        races_report.one_pass(results["one_pass"]),
+        races_report.schedules(results["schedules"]),
+        races_report.races(results["races"]),
         further.activations(tuning, results["activations"]),
         further.timing(results["timing"]),
     ]
@@ -73,13 +78,13 @@ def _answer(tuning: xr.Dataset, errors: Mapping[str, ByMethod], test: ByMethod) 
         "tuned, cross-validated": tuned,
         "tuned, test images": test,
     }
-    caption = "Errors before and after tuning, with 95 % intervals over folds or seeds."
+    caption = "Errors before and after tuning: medians and ranges of the folds or seeds."
     return lab.Section(
         title="Is Adam still better once both are tuned?",
-        answer=f"{verdict}: tuned, SGD misclassifies {number(test['sgd'])} % of the test images "
-        f"and Adam {number(test['adam'])} %, a difference of {number(difference)} percentage "
-        f"points. Untuned, their errors on held-out images are {number(untuned['sgd'])} % and "
-        f"{number(untuned['adam'])} %.",
+        answer=f"{verdict}: tuned, SGD misclassifies {spread(test['sgd'])} % of the test images "
+        f"and Adam {spread(test['adam'])} %, a mean difference of {number(difference)} percentage "
+        f"points. Untuned, their errors on held-out images are {spread(untuned['sgd'])} % and "
+        f"{spread(untuned['adam'])} %.",
         body=body,
         figures={"gains": (figures.gains(series), caption)},
     )
@@ -88,7 +93,7 @@ def _answer(tuning: xr.Dataset, errors: Mapping[str, ByMethod], test: ByMethod) 
 def _tuning(
     tuning: xr.Dataset, errors: Mapping[str, ByMethod], tuned: Mapping[str, Mapping[str, Any]]
 ) -> lab.Section:
-    untuned, rate, *_, last = (np.mean([*found.values()]) for found in errors.values())
+    untuned, rate, *_, last = (np.median([*found.values()]) for found in errors.values())
     panels = {}
     for batch in sorted(tuning.batch.values.tolist(), key=int):
         best = best_of(tuning.sel(batch=batch), "momentum", "initialisation")
@@ -96,7 +101,7 @@ def _tuning(
         for m, setting in tuned.items():
             if setting["batch"] == batch:
                 found[m] = found[m].assign_attrs(chosen=setting["learning_rate"])
-    rows = [[title(m), *(number(found[m]) for found in errors.values())] for m in tuned]
+    rows = [[title(m), *(spread(found[m]) for found in errors.values())] for m in tuned]
     header = ["method", *errors]
     caption = (
         "Cross-validated loss against the learning rate, each at the best momentum and "
@@ -105,7 +110,7 @@ def _tuning(
     )
     return lab.Section(
         title="What does each setting contribute?",
-        answer=f"The cross-validated error, averaged over the {len(tuned)} methods, is "
+        answer=f"The median cross-validated error of the {len(tuned)} methods is "
         f"{untuned:.1f} % untuned, {rate:.1f} % with a tuned learning rate and {last:.1f} % with "
         "all settings tuned.",
         body="Settings are chosen by their loss, so an error may rise from one column of the table "
@@ -128,7 +133,7 @@ def _final(
     tuned: Mapping[str, Mapping[str, Any]],
     test: ByMethod,
 ) -> lab.Section:
-    best, *_, worst = sorted(test, key=lambda m: test[m].mean())
+    best, *_, worst = sorted(test, key=lambda m: np.median(test[m]))
     header = ["method", "learning rate", "momentum", "initialisation", "batch",
               "cross-validated error", "test error", "test loss", "training loss"]  # fmt: skip
     rows = []
@@ -141,8 +146,8 @@ def _final(
                 "–" if momentum is None else momentum(setting["momentum"]),
                 INITIALISATIONS[setting["initialisation"]],
                 setting["batch"],
-                number(100 * tuning.error.sel(optimizer=m, **setting).values),
-                number(test[m]),
+                spread(100 * tuning.error.sel(optimizer=m, **setting).values),
+                spread(test[m]),
                 number(part.test_loss.values),
                 number(part.train_loss.values),
             ]
@@ -154,8 +159,8 @@ def _final(
     )
     return lab.Section(
         title="How do all methods compare on the test images?",
-        answer=f"{title(best)} has the smallest error, {number(test[best])} %, and {title(worst)} "
-        f"the largest, {number(test[worst])} %.",
+        answer=f"{title(best)} has the smallest median error, {spread(test[best])} %, and "
+        f"{title(worst)} the largest, {spread(test[worst])} %.",
         body="Nothing was chosen after the test images had been seen. Seeds differ in initial "
         "weights and order of the examples; their intervals do not include the choice of test "
         "images.",

@@ -1,7 +1,8 @@
 """The runs of Adam against SGD, each part a sweep."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,23 @@ from jax.tree_util import Partial
 import nested_jax as nj
 from experiments.adam_vs_sgd.config import (
     BATCHES,
+    DIVERGED,
     INITIALISATIONS,
     MOMENTA,
     ONLINE_RATES,
+    RACE_RATES,
     RATES,
+    SCHEDULES,
     SPAN,
     UNTUNED,
+    WARMUPS,
     WINDOW,
     Config,
 )
-from experiments.adam_vs_sgd.methods import METHODS, PAIR, build
+from experiments.adam_vs_sgd.generalization import SPREAD, generalization
+from experiments.adam_vs_sgd.methods import PAIR, build, compared
 from experiments.adam_vs_sgd.numbers import ACTIVATED, tuned
+from experiments.adam_vs_sgd.races import RACES, one_pass, races
 from experiments.adam_vs_sgd.timing import timing
 from experiments.adam_vs_sgd.training import evaluate, network, start, train, training_set
 from experiments.lab import Lab, data, models
@@ -28,15 +35,14 @@ from experiments.lab import Lab, data, models
 if TYPE_CHECKING:
     import xarray as xr
 
-DIVERGED = 1.5
-"""A run with a validation loss above this times the untrained network's has diverged."""
-
 
 def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     """Run all parts; return their results by name."""
-    results = {part.__name__: part(config, lab) for part in (online, tuning, activations, timing)}
-    # Last, when everything is chosen: the only part that sees the test images.
+    parts = (online, one_pass, tuning, schedules, activations, races, timing)
+    results = {part.__name__: part(config, lab) for part in parts}
+    # Last, when everything is chosen: only these see the test images.
     results["final"] = final(config, lab, results["tuning"])
+    results["generalization"] = generalization(config, lab)
     return results
 
 
@@ -62,7 +68,7 @@ def online(config: Config, lab: Lab) -> "xr.Dataset":
 
     bound = Partial(run, *training_set(lab.images), start(config, lab.images, "online", runs))
     grid = nj.Grid(
-        optimizer=[*METHODS] if config.online == "all" else [*PAIR],
+        optimizer=compared(config),
         learning_rate=ONLINE_RATES,
         penalised=[0, 1],
         seed=range(runs),
@@ -79,7 +85,7 @@ def tuning(config: Config, lab: Lab) -> "xr.Dataset":
         `error` of the examples that the fold holds out, and `diverged`.
     """
     grid = nj.Grid(
-        optimizer=[*METHODS],
+        optimizer=compared(config),
         batch=[str(size) for size in BATCHES[: config.batch_sizes]],
         learning_rate=RATES,
         momentum=MOMENTA,
@@ -87,6 +93,40 @@ def tuning(config: Config, lab: Lab) -> "xr.Dataset":
         fold=range(config.folds),
     )
     return lab.sweep("tuning", _validated(config, lab.images), grid)
+
+
+def schedules(config: Config, lab: Lab) -> "xr.Dataset":
+    """Cross-validate SGD and Adam at every rate, schedule, warm-up and initialisation.
+
+    Returns:
+        As `tuning`, over optimizer, learning_rate, schedule, warmup, initialisation and fold.
+    """
+    grid = nj.Grid(
+        optimizer=[*PAIR],
+        learning_rate=RATES,
+        schedule=range(len(SCHEDULES)),
+        warmup=WARMUPS,
+        initialisation=range(len(INITIALISATIONS)),
+        fold=range(config.folds),
+    )
+    return lab.sweep("schedules", _validated(config, lab.images), grid)
+
+
+def scheduled(rate: Any, schedule: Any, warmup: Any, steps: int) -> Callable[[Any], Any]:
+    """Return a learning rate that follows one of `SCHEDULES`, whose index may be traced.
+
+    Args:
+        rate: The largest learning rate.
+        schedule: An index of `SCHEDULES`.
+        warmup: Share of the steps in which the rate rises.
+        steps: Number of steps of the run.
+    """
+    kinds = nj.constant(steps), nj.cosine(steps), nj.step_drop(steps)
+    chosen = nj.Schedule(
+        lambda step: jnp.stack([kind(step) for kind in kinds])[schedule], kinds[0].cycle_steps
+    )
+    warmed = nj.with_warmup(chosen, jnp.floor(warmup * steps))
+    return lambda step: rate * warmed(step)
 
 
 def activations(config: Config, lab: Lab) -> "xr.Dataset":
@@ -108,8 +148,12 @@ def _validated(config: Config, images: data.Images) -> Partial:
     networks = {word: network(config, images, activation=word) for word in models.ACTIVATIONS}
 
     def run(images, labels, folds, start, *, optimizer, learning_rate, initialisation, fold,
-            momentum=0.9, batch=UNTUNED["batch"], activation="relu"):  # fmt: skip
+            momentum=0.9, batch=UNTUNED["batch"], activation="relu",
+            schedule=None, warmup=0.0):  # fmt: skip
         model, size = networks[activation], int(batch)
+        if schedule is not None:
+            steps = config.examples // size
+            learning_rate = scheduled(learning_rate, schedule, warmup, steps)
         params = jax.tree.map(lambda x: x[initialisation, fold], start.params)
         problem = nj.classification(
             model.apply, model.init, images, labels, batch_size=size, folds=folds, fold=fold
@@ -156,7 +200,7 @@ def final(config: Config, lab: Lab, validated: "xr.Dataset") -> "xr.Dataset":
 
     test = jnp.asarray(lab.images.test_images), jnp.asarray(lab.images.test_labels)
     begun = start(config, lab.images, "final", config.seeds)
-    grid = nj.Grid(optimizer=[*METHODS], seed=range(config.seeds))
+    grid = nj.Grid(optimizer=compared(config), seed=range(config.seeds))
     bound = Partial(run, training_set(lab.images), test, begun)
     return lab.sweep("final", bound, grid).rename(curve_0="span")
 
@@ -172,8 +216,13 @@ def estimate(config: Config, lab: Lab) -> float:
         swept = nj.sweep(_validated(shorter, lab.images), grid, progress=False)
         seconds.append(swept.attrs["run_seconds"])
     an_example = max(seconds[1] - seconds[0], 0.0) / (10 * SPAN * runs)
-    in_batches = len(METHODS) * config.batch_sizes * len(RATES) * len(MOMENTA) * runs
-    compared = (len(models.ACTIVATIONS) - 1) * len(ACTIVATED) * len(RATES) * runs
+    methods = len(compared(config))
+    in_batches = methods * config.batch_sizes * len(RATES) * len(MOMENTA) * runs
+    others = (len(models.ACTIVATIONS) - 1) * len(ACTIVATED) * len(RATES) * runs
+    others += len(PAIR) * len(RATES) * len(SCHEDULES) * len(WARMUPS) * runs
+    others += len(RACES) * methods * len(RACE_RATES) * len(MOMENTA) * config.folds
+    others += len(SPREAD) * len(RATES) * config.batch_sizes * config.splits
     # An example costs many times as much one at a time as in mini-batches.
-    alone = 10 * len(METHODS) * len(ONLINE_RATES) * 2 * (config.tuning_seeds + config.seeds)
-    return config.examples * an_example * (in_batches + compared + alone)
+    alone = 10 * methods * len(ONLINE_RATES) * 2 * (config.tuning_seeds + config.seeds)
+    once = alone * len(lab.images.train_labels) / config.examples
+    return config.examples * an_example * (in_batches + others + alone + once)

@@ -11,7 +11,7 @@ import numpy as np
 
 import nested_jax as nj
 from experiments.adam_vs_sgd.config import BATCHES, Config
-from experiments.adam_vs_sgd.methods import METHODS, build
+from experiments.adam_vs_sgd.methods import build, compared
 from experiments.adam_vs_sgd.training import network, start, train, training_set
 from experiments.lab import Lab
 
@@ -50,16 +50,17 @@ def timing(config: Config, lab: Lab) -> "xr.Dataset":
 
         return once.lower(*arguments).compile()
 
+    methods = compared(config)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        programs = [*pool.map(program, METHODS)]
+        programs = [*pool.map(program, methods)]
     # Methods take turns, so that a busy machine slows all of them; the first turn warms up.
     turns = [[_seconds(once, arguments) for once in programs] for _ in range(1 + config.rounds)]
     steps = config.examples // size
     seconds = np.transpose(turns[1:]) / steps
-    held = [_held(config, name, params) for name in METHODS]
+    held = [_held(config, name, params) for name in methods]
     results = xr.Dataset(
         {"seconds": (("optimizer", "round"), seconds), "state": ("optimizer", held)},
-        {"optimizer": [*METHODS]},
+        {"optimizer": methods},
         {"steps": steps, "batch": size},
     )
     nj.sweeps.save(results, path)

@@ -1,5 +1,6 @@
 """A training run: the network, how it starts, what it learns, and how it is evaluated."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import nested_jax as nj
 from experiments.adam_vs_sgd.config import INITIALISATIONS, SPAN, Config
 from experiments.lab import data, models
 
-PURPOSES = ("online", "tuning", "final", "timing")
+PURPOSES = ("online", "tuning", "final", "timing", "one_pass", "races", "generalization")
 """Each has its own random numbers."""
 EVALUATED = 2000
 """Number of images that are evaluated at once."""
@@ -41,9 +42,26 @@ def training_set(images: data.Images) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
 
 
-def start(config: Config, images: data.Images, purpose: str, runs: int) -> Start:
-    """Draw weights and examples for a number of runs."""
-    networks = [network(config, images, initialisation=word) for word in INITIALISATIONS]
+def start(
+    config: Config,
+    images: data.Images,
+    purpose: str,
+    runs: int,
+    networks: Sequence[models.Model] = (),
+    loss: Callable[[Any, Any, Any], Any] | None = None,
+) -> Start:
+    """Draw weights and examples for a number of runs.
+
+    Args:
+        config: The options.
+        images: What is learned.
+        purpose: One of `PURPOSES`.
+        runs: How many.
+        networks: Alike but for their initialisation; the classifier's if none is given.
+        loss: (params, images, labels) -> the initial loss; the cross-entropy if not given.
+    """
+    networks = networks or [network(config, images, initialisation=w) for w in INITIALISATIONS]
+    loss = loss or (lambda params, *examples: evaluate(networks[0], params, *examples)[0])
     examples = training_set(images)
 
     @jax.jit
@@ -52,7 +70,7 @@ def start(config: Config, images: data.Images, purpose: str, runs: int) -> Start
         keys = jax.random.split(key_params, runs)
         trees = [jax.vmap(model.init)(keys) for model in networks]
         params = jax.tree.map(lambda *x: jnp.stack(x), *trees)
-        losses = [jax.lax.map(lambda p: evaluate(networks[0], p, *examples)[0], x) for x in trees]
+        losses = [jax.lax.map(lambda p: loss(p, *examples), x) for x in trees]
         # Drawn once and not step by step: programs are smaller, and all batch sizes learn the
         # examples in the same order.
         draws = jax.random.bits(key_draws, (runs, config.examples), jnp.uint32)
@@ -79,6 +97,12 @@ def train(
 
 def evaluate(model: models.Model, params: Any, images: Any, labels: Any) -> tuple[Any, Any]:
     """Return the mean cross-entropy and the share of errors."""
+    losses, wrong = evaluate_each(model, params, images, labels)
+    return jnp.mean(losses), jnp.mean(wrong, dtype=losses.dtype)
+
+
+def evaluate_each(model: models.Model, params: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    """Return the cross-entropy of each image, and whether it is misclassified."""
 
     def of_some(images, labels):
         logits = model.apply(params, images)
@@ -87,11 +111,9 @@ def evaluate(model: models.Model, params: Any, images: Any, labels: Any) -> tupl
         return losses, ~right
 
     if len(labels) <= EVALUATED:  # A smaller program.
-        losses, wrong = of_some(images, labels)
-    else:
-        losses, wrong = jax.lax.map(
-            lambda example: jax.tree.map(lambda x: x[0], of_some(*(x[None] for x in example))),
-            (images, labels),
-            batch_size=EVALUATED,
-        )
-    return jnp.mean(losses), jnp.mean(wrong, dtype=losses.dtype)
+        return of_some(images, labels)
+    return jax.lax.map(
+        lambda example: jax.tree.map(lambda x: x[0], of_some(*(x[None] for x in example))),
+        (images, labels),
+        batch_size=EVALUATED,
+    )

@@ -128,6 +128,7 @@ class Experiment(Generic[C]):
         config: The dataclass of its options. Their types carry their rules.
         parts: Names of the parts of `simulate`, in the order in which they run.
         check: Raises for rules between several options.
+        check_images: Raises for rules between options and images.
         presets: For each flag, the options that it changes if they are at their defaults.
         x64: Whether floats have 64 bits.
         learns: Whether it learns images, those of the option `data`.
@@ -139,6 +140,7 @@ class Experiment(Generic[C]):
     config: type[C]
     parts: Sequence[str]
     check: Callable[[C], None] = lambda config: None
+    check_images: Callable[[C, data.Images], None] = lambda config, images: None
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     x64: bool = True
     learns: bool = False
@@ -174,6 +176,8 @@ def run(experiment: Experiment[Any], config: Any) -> None:
             raise ValueError(f"{flags[0]} cannot be combined with {flags[1]}.")
         experiment.check(config)
         images = data.load(config.data, download=config.download) if experiment.learns else None
+        if images:
+            experiment.check_images(config, images)
     device = use_device(config.device, x64=experiment.x64)
     with _folder.claimed(config) as folder:
         lab = Lab(folder, device, experiment.parts, images)

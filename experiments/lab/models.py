@@ -31,6 +31,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": nn.sigmoid,
     "softplus": nn.softplus,
 }
+LINEAR = "linear"
+"""Leaves the activation out. It is no choice among `ACTIVATIONS`: layers collapse without one."""
 # Standard deviations of the weights of a layer with n inputs and k outputs; biases begin at 0.
 INITIALISATIONS: dict[str, Any] = {
     "he": nn.initializers.he_normal(),  # sqrt(2 / n)
@@ -83,10 +85,11 @@ def mlp(
         inputs: Pixels of an image, at least 1.
         hidden: Widths of the hidden layers, each at least 1; none is logistic regression.
         classes: Number of outputs, at least 1.
-        activation: One of `ACTIVATIONS`, after every hidden layer.
+        activation: One of `ACTIVATIONS`, after every hidden layer, or `LINEAR`.
         initialisation: One of `INITIALISATIONS`, of all weights.
     """
-    layers = _Layers((*hidden, classes), ACTIVATIONS[activation], INITIALISATIONS[initialisation])
+    function = (lambda x: x) if activation == LINEAR else ACTIVATIONS[activation]
+    layers = _Layers((*hidden, classes), function, INITIALISATIONS[initialisation])
     return Model(
         init=lambda key: layers.init(key, jnp.zeros((1, inputs)))["params"],
         apply=lambda params, images: jnp.asarray(layers.apply({"params": params}, images)),
@@ -128,6 +131,24 @@ def autoencoder(
 def reconstruction(model: Model, params: Any, images: Float[Array, "batch pixels"]) -> jax.Array:
     """Return the mean squared error of an autoencoder, a pixel."""
     return jnp.mean(jnp.square(model.apply(params, images) - images))
+
+
+def collapsed(params: Any) -> tuple[jax.Array, jax.Array]:
+    r"""Return the one layer that equals a network of dense layers without activations.
+
+    .. math:: W = W_1 W_2 \cdots W_L, \quad b = (\cdots(b_1 W_2 + b_2) \cdots) W_L + b_L,
+
+    with images as rows: a layer maps x to x W + b.
+
+    Args:
+        params: Of `mlp(..., activation=LINEAR)`.
+    """
+    layers = [params[f"Dense_{i}"] for i in range(len(params))]
+    weights, biases = layers[0]["kernel"], layers[0]["bias"]
+    for layer in layers[1:]:
+        weights = weights @ layer["kernel"]
+        biases = biases @ layer["kernel"] + layer["bias"]
+    return weights, biases
 
 
 def squared_norm(params: Any) -> jax.Array:

@@ -90,6 +90,21 @@ def test_parameters_are_float32_and_vmappable_over_keys():
     assert jax.vmap(model.apply, (0, None))(params, jnp.ones((2, 6))).shape == (4, 2, 3)
 
 
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_network_without_activations_equals_one_layer(depth, x64):
+    model = _models.mlp(6, (5, 4, 7)[:depth], 3, activation=_models.LINEAR)
+    params = double(model.init(KEY))
+    images = np.random.default_rng(0).normal(size=(7, 6))
+    weights, biases = _models.collapsed(params)
+    assert (weights.shape, biases.shape) == ((6, 3), (3,))
+    outputs = model.apply(params, images)
+    np.testing.assert_allclose(outputs, images @ weights + biases, rtol=RTOL)
+    # An affine map is fixed by what it does to 0 and to the unit vectors.
+    at_zero = model.apply(params, np.zeros((1, 6)))[0]
+    np.testing.assert_allclose(biases, at_zero, rtol=RTOL)
+    np.testing.assert_allclose(weights, model.apply(params, np.eye(6)) - at_zero, rtol=RTOL)
+
+
 def test_squared_norm_is_that_of_the_weights_alone():
     params = jax.tree.map(jnp.ones_like, _models.mlp(6, (5,), 3).init(KEY))
     assert float(_models.squared_norm(params)) == 6 * 5 + 5 * 3
