@@ -35,6 +35,9 @@ CASES = {
     "step_drop none": ("step_drop", 5, ()),
     "cosine": ("cosine", 20),
     "cosine floor": ("cosine", 10, 0.25),
+    "linear": ("warmup_linear_decay", 20, 6, 0.125),
+    "linear without warm-up": ("warmup_linear_decay", 12, 0),
+    "linear without decay": ("warmup_linear_decay", 9, 9),
     "restarts": ("warm_restarts", 10),
     "restarts doubled": ("warm_restarts", 3, 2, 0.125),
     "restarts 1.5": ("warm_restarts", 8, 1.5),
@@ -263,6 +266,21 @@ def test_a_drop_is_the_decimal_that_it_is_written_as():
         assert both(nj.step_drop(10**7, drops=[drop], factor=0.5), steps)[0].tolist() == [1, 0.5]
 
 
+def test_linear_decay_is_exact_in_float32_at_steps_that_it_rounds():
+    # float32 rounds every other integer above 2**24; the rest of a run is an exact difference.
+    total, warmup = 2**25 + 1, 2**24 + 1
+    schedule = nj.warmup_linear_decay(total, warmup_steps=warmup)
+    steps = jnp.array([total - 3, total - 1, total, 2**31 - 1])
+    np.testing.assert_array_equal(both(schedule, steps)[0], [3 / 2**24, 1 / 2**24, 0, 0])
+    # A traced warm-up that is one step too long gives NaN.
+    at = jax.jit(lambda w, n: nj.warmup_linear_decay(n, warmup_steps=w)(total - 3))
+    for ends in ((total - 1, total), (total, total)):
+        assert np.isfinite(at(*ends)), ends
+    assert np.isnan(at(total, total - 1))
+    alone = jax.jit(lambda n: nj.warmup_linear_decay(n, warmup_steps=3_000_000_000)(0))
+    assert np.isnan(alone(total))
+
+
 def test_warmup_of_all_step_counters():
     schedule = nj.with_warmup(nj.constant(10), 5)
     assert float(schedule(jnp.int32(2**31 - 1))) == 1
@@ -287,6 +305,11 @@ def test_equals_optax_where_they_coincide():
     tolerance = {"rtol": FLOAT32_RTOL, "atol": 2 * EPS}
     theirs = optax.cosine_decay_schedule(1.0, 40, alpha=0.1)
     np.testing.assert_allclose(nj.cosine(40, floor=0.1)(steps), theirs(steps), **tolerance)
+    theirs = optax.join_schedules(
+        [optax.linear_schedule(1 / 8, 1, 7), optax.linear_schedule(1, 0.1, 32)], [8]
+    )
+    ours = nj.warmup_linear_decay(40, warmup_steps=8, floor=0.1)
+    np.testing.assert_allclose(ours(steps), theirs(steps), **tolerance)
     theirs = optax.piecewise_constant_schedule(1.0, {3: 0.1, 6: 0.1, 8: 0.1})
     np.testing.assert_allclose(nj.step_drop(10)(steps), jax.vmap(theirs)(steps), **tolerance)
     cycles = [
@@ -303,6 +326,7 @@ VMAPPED = {
     "step_drop": [[10, 23], [[0.3, 0.6, 0.8], [0.1, 0.5, 0.9]], [0.1, 0.5]],
     "cosine": [[10, 33], [0.0, 0.2]],
     "warm_restarts": [[10.0, 3.0], [1.0, 1.5], [0.0, 0.1]],
+    "warmup_linear_decay": [[40, 33], [8, 20], [0.0, 0.2]],
     "with_warmup": [[0, 9]],
 }
 
@@ -384,6 +408,7 @@ def test_output_dtypes(dtype, enabled):
             nj.step_drop(one(8), drops=[one(1)], factor=one(1)),
             nj.cosine(one(8), floor=one(1)),
             nj.warm_restarts(one(8), growth=one(2), floor=one(1)),
+            nj.warmup_linear_decay(one(8), warmup_steps=one(2), floor=one(1)),
             nj.with_warmup(nj.constant(one(8)), one(4)),
             nj.with_warmup(nj.constant(one(8)), 4),
         ):
@@ -397,7 +422,9 @@ def test_output_dtypes(dtype, enabled):
 def test_gradients_are_those_of_differences(x64, name):
     points = [jnp.asarray(column, float) for column in VMAPPED[name]]
     # Away from the ends of ranges, beyond which there is NaN.
-    inwards = {"cosine": (0, 1e-3), "warm_restarts": (0, 1e-3, 1e-3)}.get(name, [0] * len(points))
+    inwards = {"cosine": (0, 1e-3), "warm_restarts": (0, 1e-3, 1e-3)}
+    inwards["warmup_linear_decay"] = (0, 0, 1e-3)
+    inwards = inwards.get(name, [0] * len(points))
     points = [column + shift for column, shift in zip(points, inwards, strict=True)]
     # In no boundary's reach; in the first cycles and in later ones.
     for output, step in itertools.product(("multiplier", "cycle_steps"), (6.25, 31.25)):
@@ -422,7 +449,9 @@ def test_gradients_are_those_of_differences(x64, name):
 @pytest.mark.parametrize("name", VMAPPED)
 def test_gradients_are_finite_at_every_step(name):
     numbers = [jnp.asarray(column, float) for column in VMAPPED[name]]
-    extremes = {"step_drop": 0.0, "cosine": 1.0, "warm_restarts": 1.0}
+    extremes = {"step_drop": 0.0, "cosine": 1.0, "warm_restarts": 1.0, "warmup_linear_decay": 1.0}
+    if name == "warmup_linear_decay":
+        numbers[1] = numbers[0]  # No decay.
     if name in extremes:
         numbers[-1] = jnp.array([extremes[name], 0.0])
 
@@ -563,6 +592,30 @@ def test_normalized_decay_knows_the_cycle(x64):
         ),
         ("step_drop", {"factor": -1}, ValueError, "`factor` must lie in [0, 1], got -1."),
         ("cosine", {"floor": 1.5}, ValueError, "`floor` must lie in [0, 1], got 1.5."),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": 6},
+            ValueError,
+            "`warmup_steps` must be at most `total_steps` = 5, got 6.",
+        ),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": -1},
+            ValueError,
+            "`warmup_steps` must be a whole number of at least 0, got -1.",
+        ),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": None},
+            TypeError,
+            "`warmup_steps` must be a whole number of at least 0, got None.",
+        ),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": 2, "floor": 1.5},
+            ValueError,
+            "`floor` must lie in [0, 1], got 1.5.",
+        ),
         (
             "warm_restarts",
             {"first_cycle": 0.5},
