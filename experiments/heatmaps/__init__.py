@@ -17,14 +17,14 @@ slopes. With Adafactor's second moment and relative step the slopes are about ha
 """
 
 from experiments import lab
-from experiments.heatmaps.config import FULL, LENGTHS, QUICK, VARIANTS, Config, check
+from experiments.heatmaps.config import FULL, PARTS, QUICK, Config, check
 
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="Can learning rate and weight decay be tuned independently?",
     duration="about 4 minutes on 2 CPU cores",
     config=Config,
-    parts=(*VARIANTS, LENGTHS),
+    parts=PARTS,
     check=check,
     presets={"quick": QUICK, "full": FULL},
     x64=False,  # Networks are trained in single precision.

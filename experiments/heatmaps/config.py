@@ -96,5 +96,12 @@ VARIANTS = {
     "adafactor": Variant("Adafactor", None, False, None),
     "adafactor-momentum": Variant("Adafactor", None, False, 0.9),
 }
+# Under a schedule of one cycle, a normalized decay gives the trainings of the same heatmap without
+# normalization, in other units. They are not trained twice.
+ALIASES = {
+    f"adamw-{schedule}-normalized": f"adamw-{schedule}"
+    for schedule in ("fixed", "step_drop", "cosine")
+}
 LENGTHS = "run_length"
 """Name of the part that compares runs of different lengths."""
+PARTS = (*(name for name in VARIANTS if name not in ALIASES), LENGTHS)

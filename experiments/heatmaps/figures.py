@@ -149,6 +149,7 @@ def lengths(steps: np.ndarray, found: Lengths) -> Figure:
         (axes[0, 0], -0.5, "best decay λ [per step]"),
         (axes[0, 1], 0.0, "best normalized decay λ√T [per √step]"),
     ):
+        ax.set_yscale("log")  # Before the points, of which there may be none.
         for order, (rate, trend) in enumerate(zip(found.rates, found.trends, strict=True)):
             name = f"$\\alpha = 2^{{{round(np.log2(rate))}}}$"
             style: dict[str, Any] = {"color": COLOURS[order], "ls": DASHES[order], "marker": "o"}
@@ -156,10 +157,11 @@ def lengths(steps: np.ndarray, found: Lengths) -> Figure:
         label(ax, "length of the run T [steps]", y)
         ax.set_xticks(steps, [f"{n:,}" for n in steps])
         ax.set_xticks([], minor=True)
-    # One scale per factor in both panels, so that slopes can be compared by eye.
-    reach = max(np.ptp(np.log(ax.get_ylim())) for ax in axes[0])
-    for ax in axes[0]:
-        middle = np.exp(np.log(ax.get_ylim()).mean())
-        ax.set_ylim(middle * np.exp(-reach / 2), middle * np.exp(reach / 2))
+    # The same factor has the same height in both panels, so that slopes can be compared by eye.
+    limits = [np.log(ax.get_ylim()) for ax in axes[0]]
+    reach = max(map(np.ptp, limits)) / 2
+    for ax, ends in zip(axes[0], limits, strict=True):
+        middle = ends.mean()
+        ax.set_ylim(np.exp(middle - reach), np.exp(middle + reach))
     legend(figure, axes[0, 0], len(found.rates))
     return figure

@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.heatmaps.best import best_cell
-from experiments.heatmaps.config import LENGTHS, VARIANTS, Config, Variant
+from experiments.heatmaps.config import ALIASES, LENGTHS, PARTS, VARIANTS, Config, Variant
 from experiments.heatmaps.variants import axes_of, length_axes, lengths, optimizer, units
 from experiments.lab import Lab, models
 from experiments.lab.data import Images, with_validation
@@ -47,6 +47,9 @@ def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
     finish = _finisher(config, images)
     drawn = chance(config, images)
     for name, variant in VARIANTS.items():
+        if name in ALIASES:
+            results[name] = _normalized(results[ALIASES[name]], config.steps)
+            continue
         cells = finish(
             lab.sweep(
                 name,
@@ -60,6 +63,15 @@ def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
         results[name] = cells.assign(_tested(config, lab, name, best_cell(cells), drawn))
     results[LENGTHS] = finish(_by_length(config, lab, images))
     return results
+
+
+def _normalized(results: "xr.Dataset", steps: int) -> "xr.Dataset":
+    """Return trainings under a schedule of one cycle with the decays in normalized units."""
+    decays = results.weight_decay * math.sqrt(steps)
+    units_of = {"units": units(VARIANTS["adamw-cosine-normalized"])["weight_decay"]}
+    same = results.assign_coords(weight_decay=decays.assign_attrs(units_of))
+    # The time was spent once.
+    return same.drop_attrs(deep=False).assign_attrs(guess=results.attrs["guess"])
 
 
 def _finisher(config: Config, images: Images) -> "Callable[[xr.Dataset], xr.Dataset]":
@@ -233,9 +245,10 @@ def estimate(config: Config, lab: Lab) -> float:
     # The time that does not grow with the steps is the evaluation.
     a_run, longer = seconds(4), seconds(24)
     a_step = max(longer - a_run, 0.0) / 20
-    heatmaps = len(VARIANTS) * grid(config, variant).size
+    count = len(PARTS) - 1
+    heatmaps = count * grid(config, variant).size
     each_length = math.prod(map(len, length_axes().values())) * config.seeds
     # The best cells are trained again, for the test images.
-    runs = heatmaps + len(VARIANTS) * config.seeds
+    runs = heatmaps + count * config.seeds
     steps = runs * config.steps + each_length * sum(lengths(config.steps))
     return (runs + each_length * len(lengths(config.steps))) * a_run + steps * a_step

@@ -287,7 +287,7 @@ def test_validation_takes_at_most_half_of_the_training_images(tmp_path):
     few = images._replace(train_images=images.train_images[:5], train_labels=np.arange(5))
     assert len(_data.with_validation(few).test_labels) == 2
     one = images._replace(train_images=images.train_images[:1], train_labels=np.arange(1))
-    with pytest.raises(_data.DataError, match="needs at least 2 training images, got 1."):
+    with pytest.raises(_data.DataError, match="needs at least 2 training images, got 1"):
         _data.with_validation(one)
 
 
