@@ -1,10 +1,11 @@
 """AdamW's learning rate and weight decay cannot be tuned independently: 16 heatmaps on images.
 
-AdamW with its paper's decay (scaled by the schedule, not by the learning rate) under five schedules,
-normalized by the length of the cycle or not; Adam with an L2 penalty; AdamW with Adafactor's second
-moment and relative step; and Adafactor over its step cap and clip threshold. Each heatmap has
-11 x 12 cells, and each cell one training per seed. Cells are compared on validation images, and the
-test images are evaluated once, for the best cell. A last part trains AdamW for five lengths.
+AdamW with its paper's decay (scaled by the schedule, not by the learning rate) under five
+schedules, normalized by the length of the cycle or not; Adam with an L2 penalty; AdamW with
+Adafactor's second moment and relative step; and Adafactor over its step cap and clip threshold.
+Each heatmap has 11 x 12 cells, and each cell one training per seed. Cells are compared on
+validation images, and the test images are evaluated once, for the best cell. A last part trains
+AdamW for five lengths.
 
     python -m experiments heatmaps            # 11,814 trainings on digits
     python -m experiments heatmaps --quick    # smoke test: fewer steps and seeds

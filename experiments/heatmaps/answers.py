@@ -8,7 +8,7 @@ from experiments.heatmaps import numbers
 from experiments.heatmaps.best import best_cell
 from experiments.heatmaps.config import VARIANTS
 from experiments.heatmaps.numbers import Lengths, Trends
-from experiments.heatmaps.slopes import farther_from_zero
+from experiments.heatmaps.slopes import Slope, farther_from_zero
 from experiments.heatmaps.variants import SCHEDULES
 
 ADAMW = tuple(f"adamw-{schedule}" for schedule in SCHEDULES)
@@ -34,30 +34,37 @@ def independence(found: Trends) -> Iterable[str]:
 
 
 def decoupled(found: Trends) -> Iterable[str]:
-    """Say how the units of the decay change the slope, and whether L2 is less separable."""
-    slopes = {name: both["tolerable"] for name, both in numbers.decoupling(found).items()}
-    paper, scaled, l2 = (slopes[name] for name in (numbers.PAPER, numbers.SCALED, numbers.L2))
-    if paper is None or scaled is None or l2 is None:
-        yield "Too few learning rates have a clear tolerable decay to compare the slopes."
+    """Say whether L2 is less separable than the better units of AdamW's decay, and the slopes."""
+    slopes, says = numbers.decoupling(found), {}
+    for which in ("best", "tolerable"):
+        paper, scaled, l2 = (slopes[x][which] for x in (numbers.PAPER, numbers.SCALED, numbers.L2))
+        if paper is None or scaled is None or l2 is None:
+            continue
+        closest = min(paper, scaled, key=lambda slope: abs(slope.estimate))
+        change = farther_from_zero(closest, l2)
+        assert change is not None
+        word = "less" if change.low > 0 else "more" if change.high < 0 else "no less"
+        says[which] = (word, _compared(which, word, paper, scaled, l2))
+    words = {word for word, _ in says.values()}
+    if not words:
+        yield "Too few learning rates have a clear decay to compare the slopes."
         return
-    closest = min(paper, scaled, key=lambda slope: abs(slope.estimate))
-    change = farther_from_zero(closest, l2)
-    assert change is not None
-    if change.low > 0:
-        yield "Yes: on these images, L2 is less separable from the learning rate."
-    elif change.high < 0:
-        yield "No: on these images, L2 is more separable from the learning rate."
-    else:
-        yield "No: on these images, L2 is no less separable from the learning rate."
-    yield (
-        f"The parametrisation decides the slope: that of the tolerable decay is {paper} for the "
-        f"paper's λ, {scaled} for α·λ, as in optax and torch, and {l2} for L2."
+    yield "Yes." if words == {"less"} else "In part." if "less" in words else "No."
+    yield from (sentence for _, sentence in says.values())
+    yield "The parametrisation decides the slope: that of α·λ is 1 less, with the same trainings."
+
+
+def _compared(which: str, word: str, paper: Slope, scaled: Slope, l2: Slope) -> str:
+    return (
+        f"By the {which} decay, L2 is {word} separable from the learning rate on these images: the "
+        f"slope is {paper} for the paper's λ, {scaled} for α·λ, as in optax and torch, and {l2} "
+        "for L2."
     )
 
 
-def lengths(found: Lengths) -> Iterable[str]:
+def lengths(found: Mapping[str, Lengths]) -> Iterable[str]:
     """Say whether the best normalized decay is the same for all lengths."""
-    normalized, plain = found.normalized, found.plain
+    normalized, plain = found["best"].normalized, found["best"].plain
     if normalized is None or plain is None:
         yield "Too few lengths have a clear best decay to fit a slope."
         return
@@ -75,6 +82,11 @@ def lengths(found: Lengths) -> Iterable[str]:
         "The slope of log best decay against log length, mean of the learning rates, is "
         f"{normalized} for the normalized and {plain} for the plain decay."
     )
+    if found["tolerable"].normalized is not None:
+        yield (
+            f"That of the tolerable decay is {found['tolerable'].normalized} and "
+            f"{found['tolerable'].plain}."
+        )
 
 
 def remedies(found: Trends) -> Iterable[str]:

@@ -91,7 +91,7 @@ def sections(config: Config, results: Mapping[str, xr.Dataset]) -> list[lab.Sect
         ),
         lab.Section(
             title="Does a normalized decay suit runs of every length?",
-            answer=" ".join(answers.lengths(lengths["best"])),
+            answer=" ".join(answers.lengths(lengths)),
             body=LENGTH,
             figures={"lengths": (of_length, "Best decays, where they are clear.")},
             tables=[_length_slopes(lengths)],
