@@ -104,4 +104,6 @@ ALIASES = {
 }
 LENGTHS = "run_length"
 """Name of the part that compares runs of different lengths."""
+OF_LENGTHS = VARIANTS["adamw-cosine-normalized"]
+"""What is trained for different lengths."""
 PARTS = (*(name for name in VARIANTS if name not in ALIASES), LENGTHS)

@@ -16,7 +16,15 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.heatmaps.best import best_cell
-from experiments.heatmaps.config import ALIASES, LENGTHS, PARTS, VARIANTS, Config, Variant
+from experiments.heatmaps.config import (
+    ALIASES,
+    LENGTHS,
+    OF_LENGTHS,
+    PARTS,
+    VARIANTS,
+    Config,
+    Variant,
+)
 from experiments.heatmaps.variants import axes_of, length_axes, lengths, optimizer, units
 from experiments.lab import Lab, models
 from experiments.lab.data import Images, with_validation
@@ -68,7 +76,7 @@ def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
 def _normalized(results: "xr.Dataset", steps: int) -> "xr.Dataset":
     """Return trainings under a schedule of one cycle with the decays in normalized units."""
     decays = results.weight_decay * math.sqrt(steps)
-    units_of = {"units": units(VARIANTS["adamw-cosine-normalized"])["weight_decay"]}
+    units_of = {"units": units(OF_LENGTHS)["weight_decay"]}
     same = results.assign_coords(weight_decay=decays.assign_attrs(units_of))
     # The time was spent once.
     return same.drop_attrs(deep=False).assign_attrs(guess=results.attrs["guess"])
@@ -118,7 +126,7 @@ def _by_length(config: Config, lab: Lab, images: Images) -> "xr.Dataset":
     """Train AdamW with normalized decays under one cosine cycle, for every length."""
     import xarray as xr
 
-    variant = VARIANTS["adamw-cosine-normalized"]
+    variant = OF_LENGTHS
     found: list[xr.Dataset] = []
     for steps in lengths(config.steps):
         of_length = dataclasses.replace(config, steps=steps)

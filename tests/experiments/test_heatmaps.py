@@ -498,11 +498,11 @@ def test_killed_and_started_again_it_gives_the_same_numbers(done, tmp_path, monk
     )
     with process:
         deadline = time.monotonic() + 300
-        while len([*out.glob("store/*/*.npz")]) < 3 and process.poll() is None:
+        while len([*out.glob("store/*/*/*.npz")]) < 3 and process.poll() is None:
             assert time.monotonic() < deadline, "no chunk was stored"
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    stored = {path: path.stat().st_mtime_ns for path in out.glob("store/*/*.npz")}
+    stored = {path: path.stat().st_mtime_ns for path in out.glob("store/*/*/*.npz")}
     assert len(stored) >= 3
     assert not (out / "report.html").exists()
     # Reports are made of results alone: here they are what has to be the same.
