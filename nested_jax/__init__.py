@@ -32,6 +32,7 @@ from nested_jax.schedules import constant as constant
 from nested_jax.schedules import cosine as cosine
 from nested_jax.schedules import step_drop as step_drop
 from nested_jax.schedules import warm_restarts as warm_restarts
+from nested_jax.schedules import warmup_linear_decay as warmup_linear_decay
 from nested_jax.schedules import with_warmup as with_warmup
 from nested_jax.sweeps import Grid as Grid
 from nested_jax.sweeps import best_point as best_point
@@ -107,6 +108,7 @@ __all__ = [
     "sweeps",
     "transforms",
     "warm_restarts",
+    "warmup_linear_decay",
     "with_metrics",
     "with_warmup",
     "zipped",

@@ -119,6 +119,23 @@ def warm_restarts(first_cycle: int, growth: float = 1.0, floor: float = 0.0) -> 
     return Schedule(lambda step: half_cosine(cycle(step)[0], floor), lambda step: cycle(step)[1])
 
 
+def warmup_linear_decay(total: int, *, warmup_steps: int, floor: float = 0.0) -> Schedule:
+    """Rise to 1 in `warmup_steps`, then fall to `floor` at step `total` (BERT 2019, A.2).
+
+    The rise is (step + 1) / `warmup_steps`, which is not 0 at step 0, and the fall begins at step
+    `warmup_steps`.
+    """
+
+    def eta(step):
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if step >= total:
+            return floor
+        return floor + (1 - floor) * (total - step) / (total - warmup_steps)
+
+    return Schedule(eta, lambda _: float(total))
+
+
 def with_warmup(schedule: Schedule, steps: int) -> Schedule:
     """Multiply a schedule by min(1, (step + 1) / steps); `steps` = 0 is no warm-up.
 

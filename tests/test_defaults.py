@@ -62,6 +62,7 @@ DEFAULTS = {
     "schedules.cosine": {"floor": 0.0},
     "schedules.step_drop": {"drops": (0.3, 0.6, 0.8), "factor": 0.1},
     "schedules.warm_restarts": {"growth": 1.0, "floor": 0.0},
+    "schedules.warmup_linear_decay": {"floor": 0.0},
     "sweeps.LocalDevices": {"devices": None},
     "sweeps.LocalDevices.bytes_needed": {"static": 0},
     "sweeps.RayWorkers": {"gpus": 0, "cpus": 1},

@@ -52,6 +52,15 @@ def test_restarts_at_100_300_700_1500():
     assert (real(210), real.cycle_steps(210)) == (1.0, 121.0)
 
 
+def test_linear_decay_after_a_warmup():
+    eta = oracles.warmup_linear_decay(6, warmup_steps=2, floor=0.2)
+    np.testing.assert_allclose(
+        [eta(t) for t in range(8)], [0.5, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2], rtol=RTOL
+    )
+    assert oracles.warmup_linear_decay(4, warmup_steps=4)(4) == 0
+    assert eta.cycle_steps(7) == 6
+
+
 def test_warmup_reaches_the_schedule_after_its_steps():
     eta = oracles.with_warmup(oracles.constant(9), 4)
     assert [eta(t) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""Options of the heatmaps, and the 14 optimizers that they compare."""
+"""Options of the heatmaps, and the 16 optimizers that they compare."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ class Config:
     batch_size: lab.Count = 64
     """Examples per step."""
     steps: lab.Count = 1024
-    """Steps of each training."""
+    """Steps of each training in the heatmaps; the lengths that are compared are around it."""
     seeds: lab.Several = 6
     """Trainings of each cell, at least 2; all cells share their seeds."""
     seed: lab.Seed = 0
@@ -51,7 +51,7 @@ class Variant(NamedTuple):
     """An optimizer with all its settings except the two numbers of a heatmap.
 
     Attributes:
-        family: "AdamW", "factored AdamW" or "Adafactor".
+        family: "AdamW", "Adam + L2", "factored AdamW" or "Adafactor".
         schedule: A key of `variants.SCHEDULES`; None for Adafactor.
         normalized: Whether the weight decay is normalized.
         momentum: Decay of the first moment; None without one.
@@ -83,10 +83,12 @@ VARIANTS = {
     "adamw-step_drop": Variant("AdamW", "step_drop", False, 0.9),
     "adamw-cosine": Variant("AdamW", "cosine", False, 0.9),
     "adamw-warm_restarts": Variant("AdamW", "warm_restarts", False, 0.9),
+    "adamw-warmup_linear_decay": Variant("AdamW", "warmup_linear_decay", False, 0.9),
     "adamw-fixed-normalized": Variant("AdamW", "fixed", True, 0.9),
     "adamw-step_drop-normalized": Variant("AdamW", "step_drop", True, 0.9),
     "adamw-cosine-normalized": Variant("AdamW", "cosine", True, 0.9),
     "adamw-warm_restarts-normalized": Variant("AdamW", "warm_restarts", True, 0.9),
+    "l2-cosine": Variant("Adam + L2", "cosine", False, 0.9),
     "factored-cosine": Variant("factored AdamW", "cosine", True, None),
     "factored-cosine-momentum": Variant("factored AdamW", "cosine", True, 0.9),
     "factored-warm_restarts": Variant("factored AdamW", "warm_restarts", True, None),
@@ -94,3 +96,14 @@ VARIANTS = {
     "adafactor": Variant("Adafactor", None, False, None),
     "adafactor-momentum": Variant("Adafactor", None, False, 0.9),
 }
+# Under a schedule of one cycle, a normalized decay gives the trainings of the same heatmap without
+# normalization, in other units. They are not trained twice.
+ALIASES = {
+    f"adamw-{schedule}-normalized": f"adamw-{schedule}"
+    for schedule in ("fixed", "step_drop", "cosine")
+}
+LENGTHS = "run_length"
+"""Name of the part that compares runs of different lengths."""
+OF_LENGTHS = VARIANTS["adamw-cosine-normalized"]
+"""What is trained for different lengths."""
+PARTS = (*(name for name in VARIANTS if name not in ALIASES), LENGTHS)

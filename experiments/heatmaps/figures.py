@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from experiments.heatmaps.best import best_cell, log_losses
 from experiments.heatmaps.config import VARIANTS, Variant
-from experiments.heatmaps.numbers import Trends, best_cell, log_losses
-from experiments.lab.figures import COLOURS, panels
+from experiments.heatmaps.numbers import Lengths, Trends
+from experiments.lab.figures import COLOURS, DASHES, label, legend, panels
 
 MAP = matplotlib.colormaps["viridis"]
 LEAST_ERROR = 1e-3
@@ -29,7 +30,7 @@ CROSS: dict[str, Any] = {"ls": "", "color": "black", "marker": "x", "ms": 8}
 def heatmaps(results: Mapping[str, xr.Dataset], found: Trends, metric: str) -> Figure:
     """Draw one metric of all variants, means over seeds: geometric means of losses."""
     norm = _scale(results, metric)
-    figure, axes = panels(4, 4, width=13.5, height=3.6)
+    figure, axes = panels(5, 4, width=16.5, height=3.6)
     axes = axes.ravel()
     for ax, (name, variant) in zip(axes, VARIANTS.items(), strict=False):
         _panel(ax, np.clip(_means(results[name], metric), norm.vmin, norm.vmax), norm)
@@ -42,7 +43,7 @@ def heatmaps(results: Mapping[str, xr.Dataset], found: Trends, metric: str) -> F
     for ax in axes[len(VARIANTS) :]:
         ax.set_axis_off()
     handles = [
-        Line2D([], [], **STAR, label="best cell by test loss"),
+        Line2D([], [], **STAR, label="best cell by validation loss"),
         Line2D([], [], **DOTS, label="best decay of a rate"),
     ]
     if any(bool(dataset.diverged.any()) for dataset in results.values()):
@@ -70,8 +71,8 @@ def _scale(results: Mapping[str, xr.Dataset], metric: str) -> LogNorm:
     guess = max(dataset.attrs["guess"] for dataset in results.values())
     if metric.endswith("error"):
         return LogNorm(LEAST_ERROR, 1 - np.exp(-guess))
-    # Training losses share the scale of the test losses, so that both can be compared.
-    least = min(_means(dataset, "test_loss").min() for dataset in results.values())
+    # Training losses share the scale of the validation losses, so that both can be compared.
+    least = min(_means(dataset, "validation_loss").min() for dataset in results.values())
     return LogNorm(min(float(least), 0.9 * guess), guess)
 
 
@@ -91,7 +92,9 @@ def _axes(ax: Axes, results: xr.Dataset, variant: Variant) -> None:
     across = "normalized decay λ√T [per √step]" if variant.normalized else "decay λ [per step]"
     if variant.across == "clip_threshold":
         across = "clip threshold d [RMS of the update]"
-    rate = "learning rate α" if variant.family == "AdamW" else "cap of the step ρ"
+    if variant.family == "Adam + L2":
+        across = "penalty λ [nats]"
+    rate = "learning rate α" if variant.family in ("AdamW", "Adam + L2") else "cap of the step ρ"
     ax.set_xlabel(across, fontsize=9)
     ax.set_ylabel(f"{rate} [per step]", fontsize=9)
     ax.set_title(variant.title.replace(": ", "\n"), fontsize=10)
@@ -102,7 +105,7 @@ def _mark(ax: Axes, results: xr.Dataset) -> None:
     rates, diverged = np.nonzero(results.diverged.any("seed").values)
     ax.plot(diverged, rates, **CROSS)
     best = best_cell(results)
-    dims = reversed(results.test_loss.dims[:2])
+    dims = reversed(results.validation_loss.dims[:2])
     ax.plot(*(np.searchsorted(results[dim], best[dim]) for dim in dims), **STAR, zorder=4)
 
 
@@ -136,4 +139,29 @@ def slopes(found: Trends) -> Figure:
         "0: independent; 1: the decay doubles with the learning rate"
     )
     ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    return figure
+
+
+def lengths(steps: np.ndarray, found: Lengths) -> Figure:
+    """Draw the best decay of every length and rate, not normalized and normalized."""
+    figure, axes = panels(2, width=9.6, height=3.8)
+    for ax, power, y in (
+        (axes[0, 0], -0.5, "best decay λ [per step]"),
+        (axes[0, 1], 0.0, "best normalized decay λ√T [per √step]"),
+    ):
+        ax.set_yscale("log")  # Before the points, of which there may be none.
+        for order, (rate, trend) in enumerate(zip(found.rates, found.trends, strict=True)):
+            name = f"$\\alpha = 2^{{{round(np.log2(rate))}}}$"
+            style: dict[str, Any] = {"color": COLOURS[order], "ls": DASHES[order], "marker": "o"}
+            ax.plot(steps, 2**trend.decays * steps**power, **style, ms=4, label=name)
+        label(ax, "length of the run T [steps]", y)
+        ax.set_xticks(steps, [f"{n:,}" for n in steps])
+        ax.set_xticks([], minor=True)
+    # The same factor has the same height in both panels, so that slopes can be compared by eye.
+    limits = [np.log(ax.get_ylim()) for ax in axes[0]]
+    reach = max(map(np.ptp, limits)) / 2
+    for ax, ends in zip(axes[0], limits, strict=True):
+        middle = ends.mean()
+        ax.set_ylim(np.exp(middle - reach), np.exp(middle + reach))
+    legend(figure, axes[0, 0], len(found.rates))
     return figure

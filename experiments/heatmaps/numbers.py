@@ -27,9 +27,10 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
+from experiments.heatmaps.best import log_losses
 from experiments.heatmaps.config import VARIANTS
+from experiments.heatmaps.slopes import Slope, difference, jackknifed, mean_of, shifted
 from experiments.heatmaps.variants import SCHEDULES
-from experiments.lab import figures
 
 SHARPNESS = 8.0
 """Of the weights; at twice this, single cells decide."""
@@ -39,37 +40,12 @@ TOLERATED = 2.0
 """Factor of the loss up to which a decay is tolerable."""
 FEWEST = 3
 """Rates that a slope needs."""
-METRICS = ("train_loss", "train_error", "test_loss", "test_error")
+PAPER, SCALED, L2 = "AdamW, decay λ", "AdamW, decay α·λ", "Adam + L2"
+"""Decays under cosine: the paper's; as in optax and torch; a penalty λ‖θ‖²/2 of the loss."""
+METRICS = ("train_loss", "train_error", "validation_loss", "validation_error")
 
 Losses = Float[np.ndarray, "rate decay"]
 Positions = Float[np.ndarray, " rate"]
-
-
-class Slope(NamedTuple):
-    """A slope of log decay against log rate, with its interval.
-
-    Attributes:
-        estimate: The slope of all seeds.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        without_each_seed: The slope without each of the seeds.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    without_each_seed: tuple[float, ...]
-
-    def __str__(self) -> str:
-        # Plus zero, since a negative zero would show its sign.
-        ends = [f"{round(x, 2) + 0.0:.2f}" for x in (self.estimate, self.low, self.high)]
-        # Spaces that do not break keep an interval on one line.
-        return "{}\N{NO-BREAK SPACE}[{},\N{NO-BREAK SPACE}{}]".format(*ends).replace("-", "−")
-
-    @property
-    def includes_zero(self) -> bool:
-        """Whether the interval includes 0."""
-        return self.low <= 0 <= self.high
 
 
 class Trend(NamedTuple):
@@ -88,23 +64,28 @@ Trends = Mapping[str, Mapping[str, Trend]]
 """By variant, the trends of its "best" and "tolerable" decay."""
 
 
-def log_losses(
-    results: xr.Dataset, metric: str = "test_loss"
-) -> Float[np.ndarray, "rate decay seed"]:
-    """Return the logarithms of losses, capped at guessing."""
-    losses, guess = results[metric].values, results.attrs["guess"]
-    with np.errstate(divide="ignore"):
-        return np.log(np.where(losses < guess, losses, guess))
-
-
 def trends(results: xr.Dataset) -> dict[str, Trend]:
     """Return how the best and the tolerable decay move with the rate."""
-    mean = log_losses(results).mean(2)
-    basin = mean.min(1) <= mean.min() + math.log(BASIN)
+    logs = log_losses(results)
+    return moves(results, logs, "learning_rate", logs.mean(2).min() + math.log(BASIN))
+
+
+def moves(results: xr.Dataset, logs: np.ndarray, axis: str, bound: Any) -> dict[str, Trend]:
+    """Return how the best and the tolerable decay move along `axis`, where losses keep a bound.
+
+    Args:
+        results: Whose coordinates are used.
+        logs: Log losses, over the axis, the decay and the seed.
+        axis: "learning_rate" or "steps".
+        bound: On the log loss of a row's best cell; a number, or one for each row.
+    """
+    mean = logs.mean(2)
+    basin = mean.min(1) <= bound
     clear = (_weights(mean)[:, [0, -1]] < 0.5).all(1)
+    x, decays = np.log2(results[axis].values), np.log2(results.weight_decay.values)
     return {
-        "best": _trend(results, _best_decays, basin & clear),
-        "tolerable": _trend(results, _tolerable_decays, basin),
+        "best": _trend(logs, x, decays, _best_decays, basin & clear),
+        "tolerable": _trend(logs, x, decays, _tolerable_decays, basin),
     }
 
 
@@ -130,35 +111,67 @@ def _tolerable_decays(mean: Losses, decays: np.ndarray) -> Positions:
 
 
 def _trend(
-    results: xr.Dataset, place: Callable[[Losses, np.ndarray], Positions], clear: np.ndarray
+    logs: np.ndarray,
+    along: np.ndarray,
+    decays: np.ndarray,
+    place: Callable[[Losses, np.ndarray], Positions],
+    clear: np.ndarray,
 ) -> Trend:
-    logs, rates = log_losses(results), np.log2(results.learning_rate.values)
     left_out = [np.delete(logs, i, axis=2) for i in range(logs.shape[2])]
-    decays = np.log2(results.weight_decay.values)
     places = np.stack([place(some.mean(2), decays) for some in (logs, *left_out)])
     found = np.where(clear, places[0], np.nan)
-    # The same rates whichever seed is left out, so that their choice does not widen the interval.
+    # The same rows whichever seed is left out, so that their choice does not widen the interval.
     fitted = clear & np.isfinite(places).all(0)
     if fitted.sum() < FEWEST:
         return Trend(found, None)
-    x = rates[fitted] - rates[fitted].mean()
+    x = along[fitted] - along[fitted].mean()
     slopes = places[:, fitted] @ x / (x @ x)
     return Trend(found, jackknifed(slopes[0], slopes[1:]))
 
 
-def jackknifed(estimate: float, left_out: np.ndarray) -> Slope:
-    """Return an estimate with the t interval of its jackknife."""
-    half = (len(left_out) - 1) * float(figures.interval(left_out)[1])
-    estimate = float(estimate)
-    return Slope(estimate, estimate - half, estimate + half, tuple(left_out.tolist()))
+def decoupling(found: Trends) -> dict[str, dict[str, Slope | None]]:
+    """Return the slopes under cosine of AdamW's decay in both units, and of Adam with L2.
+
+    A decay that the learning rate multiplies gives the same trainings at λ / α as the paper's at λ:
+    its slopes are those of λ, less 1.
+    """
+    paper, l2 = (
+        {which: trend.slope for which, trend in found[name].items()}
+        for name in ("adamw-cosine", "l2-cosine")
+    )
+    return {PAPER: paper, SCALED: {key: shifted(x, -1.0) for key, x in paper.items()}, L2: l2}
 
 
-def difference(first: Slope | None, second: Slope | None) -> Slope | None:
-    """Return the second minus the first, seed by seed."""
-    if first is None or second is None:
-        return None
-    left_out = np.subtract(second.without_each_seed, first.without_each_seed)
-    return jackknifed(second.estimate - first.estimate, left_out)
+class Lengths(NamedTuple):
+    """How the best or the tolerable decay moves with the length of the run.
+
+    Attributes:
+        rates: Learning rates.
+        trends: Of the normalized decay against the length, for each rate.
+        normalized: Mean slope of all rates with one; None without.
+        plain: The same for decays that are not normalized. Under a schedule of one cycle both are
+            the same trainings in other units, λ√T and λ, so it is the slope of λ√T less 1/2.
+    """
+
+    rates: np.ndarray
+    trends: list[Trend]
+    normalized: Slope | None
+    plain: Slope | None
+
+
+def by_length(results: xr.Dataset) -> dict[str, Lengths]:
+    """Return how the best and the tolerable decay move with the length of the run."""
+    logs = log_losses(results)
+    # A rate counts at the lengths at which it is near the best of that length.
+    bound = logs.mean(3).min((1, 2)) + math.log(BASIN)
+    rates = results.learning_rate.values
+    found = [moves(results, logs[:, i], "steps", bound) for i in range(len(rates))]
+    lengths = {}
+    for which in ("best", "tolerable"):
+        trends = [one[which] for one in found]
+        slope = mean_of([trend.slope for trend in trends if trend.slope is not None])
+        lengths[which] = Lengths(rates, trends, slope, shifted(slope, -0.5))
+    return lengths
 
 
 def all_trends(results: Mapping[str, xr.Dataset]) -> Trends:
@@ -175,10 +188,11 @@ def normalization(found: Trends) -> dict[str, dict[str, Slope | None]]:
             for which, trend in found[f"adamw-{schedule}"].items()
         }
         for schedule in SCHEDULES
+        if f"adamw-{schedule}-normalized" in found
     }
 
 
-def described(found: Trends) -> dict[str, Any]:
+def described(found: Trends, lengths: Mapping[str, Lengths]) -> dict[str, Any]:
     """Return all trends, ready for JSON."""
 
     def slopes(some: Mapping[str, Slope | None]) -> dict[str, Any]:
@@ -193,14 +207,17 @@ def described(found: Trends) -> dict[str, Any]:
         for name, one in found.items()
     }
     changes = {schedule: slopes(both) for schedule, both in normalization(found).items()}
-    return {"variants": variants, "normalized_less_not": changes}
-
-
-def best_cell(results: xr.Dataset) -> xr.Dataset:
-    """Return all seeds of the cell with the smallest mean log test loss."""
-    mean = log_losses(results).mean(2)
-    places = map(int, np.unravel_index(mean.argmin(), mean.shape))
-    return results.isel(dict(zip(results.test_loss.dims, places, strict=False)))
+    by_length = {
+        name: slopes({which: getattr(one, name) for which, one in lengths.items()})
+        for name in ("normalized", "plain")
+    }
+    units = {name: slopes(both) for name, both in decoupling(found).items()}
+    return {
+        "variants": variants,
+        "normalized_less_not": changes,
+        "decoupling": units,
+        "by_length": by_length,
+    }
 
 
 def csv(results: Mapping[str, xr.Dataset]) -> str:

@@ -20,17 +20,27 @@ THRESHOLDS = (-6, 5)
 """Clip thresholds of Adafactor."""
 FIRST_CYCLE = 1 / 15
 """Share of the steps in the first of four cycles, each twice as long as the one before."""
+WARMUP = 1 / 16
+"""Share of the steps in the linear warm-up; common values are 0.01 to 0.1."""
 SCHEDULES: dict[str, Callable[[int], nj.Schedule]] = {
     "fixed": nj.constant,
     "step_drop": nj.step_drop,
     "cosine": nj.cosine,
     "warm_restarts": lambda steps: nj.warm_restarts(max(1.0, FIRST_CYCLE * steps), growth=2.0),
+    "warmup_linear_decay": lambda steps: nj.warmup_linear_decay(
+        steps, warmup_steps=round(WARMUP * steps)
+    ),
 }
+LENGTH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Lengths that are compared, as multiples of the heatmaps' steps."""
+LENGTH_RATES = (-9, -6)
+"""Learning rates at which lengths are compared, from one power of two to another."""
 
 
-def cells(variant: Variant, steps: int) -> dict[str, np.ndarray]:
+def axes_of(variant: Variant, steps: int) -> dict[str, np.ndarray]:
     """Return the two axes of a heatmap, whose values are powers of two."""
-    rates = nj.powers_of_two(*(RATES if variant.family == "AdamW" else CAPS))
+    relative = variant.family in ("factored AdamW", "Adafactor")
+    rates = nj.powers_of_two(*(CAPS if relative else RATES))
     if variant.across == "clip_threshold":
         return {"learning_rate": rates, "clip_threshold": nj.powers_of_two(*THRESHOLDS)}
     # Both heatmaps of a schedule cover the same decays, each in its own units. The unit of a
@@ -38,6 +48,19 @@ def cells(variant: Variant, steps: int) -> dict[str, np.ndarray]:
     shift = 0 if variant.normalized else round(np.log2(steps) / 2)
     low, high = NORMALIZED_DECAYS
     return {"learning_rate": rates, "weight_decay": nj.powers_of_two(low - shift, high - shift)}
+
+
+def lengths(steps: int) -> list[int]:
+    """Return the lengths that are compared, in steps."""
+    return sorted({max(1, round(factor * steps)) for factor in LENGTH_FACTORS})
+
+
+def length_axes() -> dict[str, np.ndarray]:
+    """Return rates and normalized decays, the same ones for every length."""
+    return {
+        "learning_rate": nj.powers_of_two(*LENGTH_RATES),
+        "weight_decay": nj.powers_of_two(*NORMALIZED_DECAYS),
+    }
 
 
 def optimizer(
@@ -52,6 +75,9 @@ def optimizer(
             learning_rate, weight_decay=across, b1=variant.momentum, schedule=schedule
         )
     assert variant.momentum is not None
+    if variant.family == "Adam + L2":
+        adam = nj.adam(learning_rate, b1=variant.momentum, schedule=schedule)
+        return optax.chain(optax.add_decayed_weights(across), adam)
     return nj.adamw(
         learning_rate,
         weight_decay=across,
@@ -64,7 +90,8 @@ def optimizer(
 def units(variant: Variant) -> dict[str, str]:
     """Return the units of axes and results."""
     decay = "per √step" if variant.normalized else "per step"
+    decay = "nats" if variant.family == "Adam + L2" else decay
     across = {"weight_decay": decay, "clip_threshold": "root mean square"}[variant.across]
-    losses = dict.fromkeys(("train_loss", "test_loss"), "nats")
-    errors = dict.fromkeys(("train_error", "test_error"), "share of images")
+    losses = dict.fromkeys(("train_loss", "validation_loss"), "nats")
+    errors = dict.fromkeys(("train_error", "validation_error"), "share of images")
     return {"learning_rate": "per step", variant.across: across, **losses, **errors}

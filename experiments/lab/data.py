@@ -5,6 +5,7 @@
     images = load("/data/mnist")              # any folder with four idx files, gzipped or not
     images.train_images, images.train_labels  # float32 (examples, pixels) in [0, 1]; int32
     print(images.origin)                      # what was read and from where, for reports
+    tuning = with_validation(images, seed=0)  # training images only; chooses settings
 
 Fashion-MNIST is looked for in `$NESTED_JAX_DATA/fashion-mnist`, in `$NESTED_JAX_DATA` itself,
 where Debian's package `dataset-fashion-mnist` puts it, and among what was downloaded before. What
@@ -122,6 +123,36 @@ def load(name: str | os.PathLike[str] = "digits", *, download: bool = False) -> 
         name="Fashion-MNIST" if known else folder.resolve().name,
         source=str(folder),
         licence="MIT" if known else "licence unknown",
+    )
+
+
+def with_validation(images: Images, *, seed: int = 0) -> Images:
+    """Return the training images, divided into training and validation.
+
+    Settings are compared on the validation images, which stand in place of the test images. Test
+    images that have chosen nothing then measure the chosen setting without bias.
+
+    Args:
+        images: Images with their test part.
+        seed: Seed of the split.
+
+    Returns:
+        Images with as many validation images as there were test images, but at most half of the
+        training images.
+
+    Raises:
+        DataError: If there is only one training image.
+    """
+    count = len(images.train_labels)
+    if count < 2:
+        raise DataError(f"A validation split needs at least 2 training images, got {count}.")
+    share = min(len(images.test_labels), count // 2) / count
+    train, held_out = nj.split_indices(count, (1 - share, share), seed=seed)
+    return images._replace(
+        train_images=images.train_images[train],
+        train_labels=images.train_labels[train],
+        test_images=images.train_images[held_out],
+        test_labels=images.train_labels[held_out],
     )
 
 

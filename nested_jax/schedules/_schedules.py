@@ -18,12 +18,13 @@ from nested_jax._core.checks import (
     is_traced,
     keeps,
     or_nan,
+    record,
     unwrapped,
 )
 from nested_jax._core.dtypes import widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.schedules._cycles import cycle, leaps, minus_one, passed
-from nested_jax.schedules._pairs import difference, pair
+from nested_jax.schedules._pairs import at_most, difference, pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +250,78 @@ def warm_restarts(
     return _made(valid, multiplier, lambda step: at(step)[1])
 
 
+def warmup_linear_decay(
+    total_steps: ScalarLike, *, warmup_steps: ScalarLike, floor: ScalarLike = 0.0
+) -> Schedule:
+    r"""Ramp the multiplier up to 1, then decay it to `floor`, both along straight lines.
+
+    .. math::
+
+        \eta_t = \begin{cases}
+            (t + 1) / W & t < W \\
+            f + (1 - f)\, (T - t) / (T - W) & W \le t < T \\
+            f & t \ge T
+        \end{cases}
+
+    The multiplier is 1 at the steps W - 1 and W. With concrete numbers this is
+    `optax.join_schedules` of `optax.linear_schedule(1 / W, 1, W - 1)` and
+    `optax.linear_schedule(1, f, T - W)` at step W. Without a warm-up (W = 0) it is
+    `optax.linear_schedule(1, f, T)`.
+
+    Args:
+        total_steps: T >= 1, a whole number; may be traced.
+        warmup_steps: W from 0 to T, a whole number; may be traced.
+        floor: f in [0, 1]; may be traced.
+
+    Returns:
+        A schedule of one cycle of T steps.
+
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If a concrete value is out of range, or W is greater than T.
+
+    Example:
+        >>> import nested_jax as nj
+        >>> schedule = nj.warmup_linear_decay(6, warmup_steps=2)
+        >>> [float(schedule(step)) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+    References:
+        Devlin et al., BERT: pre-training of deep bidirectional transformers (2019), appendix A.2,
+        doi:10.48550/arXiv.1810.04805. Their ramp starts at 0, so that the first step is lost; here
+        it starts at 1 / W.
+    """
+    valid, total_steps = _whole("total_steps", total_steps, 1)
+    whole, warmup_steps = _whole("warmup_steps", warmup_steps, 0)
+    valid &= whole & _at_most_total(warmup_steps, total_steps)
+    floor = check_fraction("floor", floor)
+    dtype = _float(total_steps, warmup_steps, floor)
+
+    def multiplier(step):
+        total = pair(total_steps, dtype)
+        # Of whole numbers with W < T, the difference is at least 1; W = T leaves no decay.
+        span = jnp.maximum(difference(total, pair(warmup_steps, dtype)), 1)
+        remaining = jnp.clip(difference(total, pair(step, dtype)) / span, 0, 1)
+        decayed = remaining + jnp.asarray(floor, dtype) * (1 - remaining)
+        # One factor is 1 wherever the other is below 1.
+        return _ramp(step, warmup_steps, dtype) * decayed
+
+    return _made(valid, multiplier, _one(total_steps, dtype))
+
+
+def _at_most_total(warmup_steps, total_steps):
+    """Raise if a concrete warm-up is longer than the run; return whether it fits."""
+    if not is_traced(total_steps):
+        total = float(total_steps)
+        rule = f"be at most `total_steps` = {total_steps}"
+        return keeps("warmup_steps", warmup_steps, rule, lambda x: x <= total)
+    if not is_traced(warmup_steps):  # Check it later.
+        record(total_steps, lambda total: _at_most_total(warmup_steps, total))
+    # Pairs, because float32 rounds large integers, and int32 does not hold every Python integer.
+    dtype = _float(total_steps, warmup_steps)
+    return at_most(pair(warmup_steps, dtype), pair(total_steps, dtype))
+
+
 def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
     r"""Add a linear warm-up: multiply a schedule by :math:`\min(1, (t + 1) / W)`.
 
@@ -280,10 +353,7 @@ def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
         check_reals("schedule(step)", value)
         value = jnp.asarray(value)
         dtype = _float(value, steps)
-        # Cast the counter before adding 1: it may be the largest integer.
-        done = jnp.asarray(step, dtype) + 1
-        ramp = jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
-        return ramp * value
+        return _ramp(step, steps, dtype) * value
 
     return _made(valid, multiplier, schedule.cycle_steps)
 
@@ -321,6 +391,13 @@ def _float(*numbers):
 
 def _one(steps, dtype):
     return lambda step: jnp.full(jnp.shape(step), steps, dtype)
+
+
+def _ramp(step, steps, dtype):
+    """Return min(1, (step + 1) / steps); 1 without a warm-up."""
+    # Cast the counter before adding 1: it may be the largest integer.
+    done = jnp.asarray(step, dtype) + 1
+    return jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
 
 
 def _half_cosine(remaining, floor, dtype):

@@ -261,3 +261,36 @@ def test_the_system_files_are_fashion_mnist(monkeypatch):
     assert images.train_images.shape == (60_000, 784)
     assert images.test_images.shape == (10_000, 784)
     np.testing.assert_array_equal(np.bincount(images.train_labels), [6000] * 10)
+
+
+def test_validation_images_are_training_images_and_no_test_images(tmp_path):
+    images = _data.load(written(tmp_path / "made", train_images=distinct()))
+    tuning = _data.with_validation(images, seed=3)
+    assert (len(tuning.train_labels), len(tuning.test_labels)) == (7, 5)
+    # Every training image is in one part, with its label.
+    for parts, whole in (
+        ((tuning.train_images, tuning.test_images), images.train_images),
+        ((tuning.train_labels, tuning.test_labels), images.train_labels),
+    ):
+        together = np.concatenate([part.reshape(len(part), -1) for part in parts])
+        assert sorted(map(tuple, together)) == sorted(map(tuple, whole.reshape(len(whole), -1)))
+    order = [int(np.flatnonzero((images.train_images == x).all(1))[0]) for x in tuning.test_images]
+    np.testing.assert_array_equal(images.train_labels[order], tuning.test_labels)
+    # The seed decides the split; another seed gives another.
+    again, other = (_data.with_validation(images, seed=seed) for seed in (3, 4))
+    np.testing.assert_array_equal(again.test_images, tuning.test_images)
+    assert (other.test_images != tuning.test_images).any()
+
+
+def test_validation_takes_at_most_half_of_the_training_images(tmp_path):
+    images = _data.load(written(tmp_path / "made"))
+    few = images._replace(train_images=images.train_images[:5], train_labels=np.arange(5))
+    assert len(_data.with_validation(few).test_labels) == 2
+    one = images._replace(train_images=images.train_images[:1], train_labels=np.arange(1))
+    with pytest.raises(_data.DataError, match="needs at least 2 training images, got 1"):
+        _data.with_validation(one)
+
+
+def distinct():
+    """Return training images that differ from each other."""
+    return np.arange(SIZES["train"] * 12, dtype=np.uint8).reshape(SIZES["train"], 4, 3)

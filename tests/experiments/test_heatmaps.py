@@ -18,8 +18,8 @@ import pytest
 import xarray as xr
 
 from experiments import lab
-from experiments.heatmaps import EXPERIMENT, numbers, report, runs, variants
-from experiments.heatmaps.config import VARIANTS, Config
+from experiments.heatmaps import EXPERIMENT, answers, best, numbers, report, runs, slopes, variants
+from experiments.heatmaps.config import ALIASES, LENGTHS, VARIANTS, Config
 from experiments.lab import data
 from nested_jax import plots
 from nested_jax.sweeps import load
@@ -43,7 +43,7 @@ def basin(slope, seeds=4, noise=0.0, width=3.0, offset=-8.0, tilt=0.0):
     logs = ((decays[None, :, None] - centre) / width) ** 2 + (rates[:, None, None] + 5) ** 2 / 16
     logs = logs - 4 + noise * np.random.default_rng(0).normal(size=logs.shape)
     return xr.Dataset(
-        {"test_loss": (("learning_rate", "weight_decay", "seed"), np.exp(logs))},
+        {"validation_loss": (("learning_rate", "weight_decay", "seed"), np.exp(logs))},
         coords={"learning_rate": 2.0**rates, "weight_decay": 2.0**decays, "seed": np.arange(seeds)},
         attrs={"guess": GUESS},
     )
@@ -86,8 +86,8 @@ def test_the_interval_is_that_of_the_mean_where_seeds_only_tilt():
 
 def test_a_decay_as_good_as_none_is_not_a_clear_best_decay():
     flat = basin(0.0)
-    logs = np.log(flat.test_loss)
-    flat["test_loss"] = np.exp(
+    logs = np.log(flat.validation_loss)
+    flat["validation_loss"] = np.exp(
         logs.where(flat.weight_decay > 2.0**-8, logs.sel(weight_decay=2**-8))
     )
     best, tolerable = numbers.trends(flat).values()
@@ -104,32 +104,122 @@ def test_diverged_cells_count_as_guessing():
     results = basin(1.0)
     at = {"learning_rate": 2.0**-1, "weight_decay": 2.0**-14}
     for value in (np.nan, np.inf, 1e30):
-        results.test_loss.loc[at] = value
-        assert numbers.log_losses(results).max() == np.log(GUESS)
+        results.validation_loss.loc[at] = value
+        assert best.log_losses(results).max() == np.log(GUESS)
         assert abs(best_slope(results).estimate - 1) < 0.02
 
 
 def test_differences_are_paired():
     plain, tilted = (best_slope(basin(s, tilt=0.2)) for s in (0.0, 0.5))
-    change = numbers.difference(plain, tilted)
+    change = slopes.difference(plain, tilted)
     assert abs(change.estimate - 0.5) < 0.02
     # The seeds tilt both alike: what they share is gone.
     assert change.high - change.low < 0.2 * (plain.high - plain.low)
-    assert numbers.difference(None, plain) is None
+    assert slopes.difference(None, plain) is None
 
 
 def test_the_best_cell_is_that_of_the_mean_logarithm():
     results = basin(0.0)
-    cell = numbers.best_cell(results)
+    cell = best.best_cell(results)
     assert (float(cell.learning_rate), float(cell.weight_decay)) == (2.0**-5, 2.0**-8)
-    assert cell.test_loss.shape == (4,)
+    assert cell.validation_loss.shape == (4,)
+
+
+# Run lengths, and other units.
+
+
+def by_length(power, seeds=4, noise=0.0):
+    """Return results whose best normalized decay is 2^-4 (T / 1024)^power at every rate."""
+    steps, rates, decays = 2.0 ** np.arange(8, 13), 2.0 ** np.arange(-9.0, -5.0), np.arange(-9, 3)
+    centre = -4 + power * (np.log2(steps) - 10)
+    logs = ((decays - centre[:, None]) / 3.0) ** 2
+    logs = np.broadcast_to(logs[:, None, :, None], (5, 4, 12, seeds)) - 4
+    logs = logs + noise * np.random.default_rng(0).normal(size=logs.shape)
+    coords = {"steps": steps, "learning_rate": rates, "weight_decay": 2.0**decays}
+    dims = ("steps", "learning_rate", "weight_decay", "seed")
+    return xr.Dataset({"validation_loss": (dims, np.exp(logs))}, coords, {"guess": GUESS})
+
+
+@pytest.mark.parametrize("power", [-0.5, 0.0, 0.5])
+def test_the_slope_by_length_is_found_in_both_units(power):
+    found = numbers.by_length(by_length(power))
+    for which in ("best", "tolerable"):
+        lengths = found[which]
+        # Parabolas a few cells wide, sampled at whole powers, as in the basins above.
+        assert abs(lengths.normalized.estimate - power) < 0.05, which
+        # The plain decay is the normalized one over the root of the length.
+        np.testing.assert_allclose(lengths.plain.estimate, lengths.normalized.estimate - 0.5)
+        np.testing.assert_allclose(lengths.plain.low, lengths.normalized.low - 0.5)
+        assert [np.isfinite(trend.decays).sum() for trend in lengths.trends] == [5] * 4, which
+
+
+def test_a_rate_counts_only_at_lengths_where_it_is_near_the_best():
+    results = by_length(0.0)
+    # Three times the loss of the best rate, at the two shortest lengths.
+    results.validation_loss[:2, 0] *= 3
+    lengths = numbers.by_length(results)["best"]
+    assert np.isnan(lengths.trends[0].decays).tolist() == [True, True, False, False, False]
+    assert not np.isnan(lengths.trends[1].decays).any()
+
+
+@pytest.mark.parametrize(
+    ("power", "noise", "says"),
+    [
+        (0.0, 0.02, "Yes: the best normalized decay stays"),
+        (0.5, 0.02, "No: the best plain decay stays"),
+        (0.4, 0.0, "No: the best normalized decay moves with length, and more"),
+        (0.1, 0.0, "In part: the best normalized decay moves"),
+        (0.2, 1.0, "Perhaps: "),
+    ],
+)
+def test_the_answer_says_which_decay_stays_with_length(power, noise, says):
+    lengths = numbers.by_length(by_length(power, noise=noise))
+    assert next(iter(answers.lengths(lengths))).startswith(says)
+
+
+def test_too_few_lengths_have_no_slope():
+    lengths = numbers.by_length(by_length(0.0).isel(steps=slice(2)))
+    assert (lengths["best"].normalized, lengths["best"].plain) == (None, None)
+    assert next(iter(answers.lengths(lengths))).startswith("Too few lengths")
+
+
+def test_the_mean_of_slopes_leaves_a_seed_out_of_all_at_once():
+    first, second = (best_slope(basin(s, tilt=0.2)) for s in (0.0, 0.5))
+    mean = slopes.mean_of([first, second])
+    np.testing.assert_allclose(mean.estimate, (first.estimate + second.estimate) / 2)
+    # Both tilt alike, so that their mean knows no more than each.
+    np.testing.assert_allclose(mean.high - mean.low, first.high - first.low, rtol=0.05)
+    assert slopes.mean_of([]) is None
+
+
+def decoupled(paper, l2):
+    """Return the slopes of the three decays, and the answer, of basins with these slopes."""
+    results = {"adamw-cosine": basin(paper, tilt=0.02), "l2-cosine": basin(l2, tilt=0.02)}
+    found = {name: numbers.trends(one) for name, one in results.items()}
+    return numbers.decoupling(found), [*answers.decoupled(found)]
+
+
+def test_the_parametrisation_shifts_the_slope_and_the_answer_compares_l2_with_the_better():
+    found, says = decoupled(0.75, 0.25)
+    slope = {name: both["tolerable"].estimate for name, both in found.items()}
+    np.testing.assert_allclose(slope[numbers.SCALED], slope[numbers.PAPER] - 1)
+    # The better of 0.75 and -0.25 is as far from 0 as 0.25, on the other side.
+    assert says[0] == "No."
+    assert "By the best decay, L2 is no less separable" in says[1]
+    assert "By the tolerable decay, L2 is more separable" in decoupled(0.75, 0.0)[1][2]
+    assert decoupled(0.75, 0.75)[1][0] == "Yes."
+    found = {"adamw-cosine": numbers.trends(basin(0.75)), "l2-cosine": NOTHING}
+    assert next(iter(answers.decoupled(found))).startswith("Too few learning rates")
+
+
+NOTHING = dict.fromkeys(("best", "tolerable"), numbers.Trend(np.full(11, np.nan), None))
 
 
 # The cells.
 
 
 def test_every_heatmap_has_its_cells():
-    assert len(VARIANTS) == 14
+    assert len(VARIANTS) == 16
     for variant in VARIANTS.values():
         grid = runs.grid(Config(), variant)
         assert grid.shape[0] * grid.shape[1] == 132
@@ -147,21 +237,44 @@ def test_of_one_cycle_both_heatmaps_are_the_same_in_other_units(schedule):
         for variant in (plain, normalized)
     ]
     np.testing.assert_array_equal(8 * decays[0], decays[1])  # sqrt(64)
+    np.testing.assert_allclose(
+        end(variants.optimizer(plain, 64, 0.1, 0.01)),
+        end(variants.optimizer(normalized, 64, 0.1, 0.08)),
+        rtol=64 * np.finfo("float32").eps,
+    )
+
+
+def end(tx):
+    """Return the parameters after 64 steps on given gradients."""
     gradients = jax.random.normal(jax.random.key(0), (64, 3))
 
-    def end(variant, decay):
-        tx = variants.optimizer(variant, 64, 0.1, decay)
+    def step(carry, gradient):
+        params, state = carry
+        update, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, update), state), None
 
-        def step(carry, gradient):
-            params, state = carry
-            update, state = tx.update(gradient, state, params)
-            return (optax.apply_updates(params, update), state), None
+    return jax.lax.scan(step, (jnp.ones(3), tx.init(jnp.ones(3))), gradients)[0][0]
 
-        return jax.lax.scan(step, (jnp.ones(3), tx.init(jnp.ones(3))), gradients)[0][0]
 
-    np.testing.assert_allclose(
-        end(plain, 0.01), end(normalized, 0.08), rtol=64 * np.finfo("float32").eps
-    )
+def test_a_decay_times_the_rate_is_the_same_training_in_other_units(x64):
+    # The report derives the slope of optax's decay from that of the paper's: it is 1 less.
+    schedule = optax.cosine_decay_schedule(1.0, 64)
+    theirs = optax.adamw(lambda step: 0.1 * schedule(step), weight_decay=0.01 / 0.1)
+    ours = variants.optimizer(VARIANTS["adamw-cosine"], 64, 0.1, 0.01)
+    np.testing.assert_allclose(end(ours), end(theirs), rtol=1e-10)  # As below.
+
+
+def test_l2_adds_the_penalty_to_the_gradient(x64):
+    # Adam of float64 in NumPy; the gradients are those of `end`.
+    gradients = np.asarray(jax.random.normal(jax.random.key(0), (64, 3)))
+    theta, m, v = np.ones(3), np.zeros(3), np.zeros(3)
+    for t, gradient in enumerate(gradients):
+        g = gradient + 0.3 * theta
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        adam = m / (1 - 0.9 ** (t + 1)) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8)
+        theta = theta - 0.05 * (1 + np.cos(np.pi * t / 64)) / 2 * adam
+    ours = variants.optimizer(VARIANTS["l2-cosine"], 64, 0.05, 0.3)
+    np.testing.assert_allclose(end(ours), theta, rtol=1e-10)  # 64 steps of float64 roundings.
 
 
 def test_a_cell_is_the_training_that_it_says(x64):
@@ -192,9 +305,9 @@ def test_a_cell_is_the_training_that_it_says(x64):
         step = m / (1 - 0.9 ** (t + 1)) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8)
         multiplier = (1 + np.cos(np.pi * t / 16)) / 2
         params = params - multiplier * (rate * step + decay / 4 * params)  # sqrt(16)
-    for kind in ("train", "test"):
-        inputs = getattr(images, f"{kind}_images")
-        labels = getattr(images, f"{kind}_labels")
+    for kind, part in (("train", "train"), ("validation", "test")):
+        inputs = getattr(images, f"{part}_images")
+        labels = getattr(images, f"{part}_labels")
         shares = softmax(np.column_stack([inputs, np.ones(len(labels))]) @ params)
         loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
         np.testing.assert_allclose(found[f"{kind}_loss"], loss, rtol=1e-10)
@@ -236,7 +349,7 @@ def test_evaluation_does_not_depend_on_its_parts(evaluated, monkeypatch):
     train = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
     test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
     found = runs.evaluate(model, params, train, test)
-    for kind, (pixels, labels) in (("train", train), ("test", test)):
+    for kind, (pixels, labels) in (("train", train), ("validation", test)):
         logits = model.apply(params, pixels)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         np.testing.assert_allclose(found[f"{kind}_loss"], losses.mean(), rtol=1e-5)
@@ -249,7 +362,7 @@ def test_a_network_without_numbers_is_wrong_everywhere():
     model = runs.network(dataclasses.replace(Config(), width=5), images)
     params = jax.tree.map(lambda p: p * jnp.nan, model.init(jax.random.key(0)))
     part = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
-    assert float(runs.evaluate(model, params, part, part)["test_error"]) == 1
+    assert float(runs.evaluate(model, params, part, part)["validation_error"]) == 1
 
 
 def test_the_estimate_is_of_all_runs_and_steps(tmp_path, monkeypatch):
@@ -262,7 +375,9 @@ def test_the_estimate_is_of_all_runs_and_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.nj, "sweep", sweep)
     config = dataclasses.replace(Config(), width=8, seeds=2, steps=100)
     place = lab.Lab(tmp_path, None, EXPERIMENT.parts, images=tiny())
-    expected = 14 * 132 * 2 * (0.5 + 100 * 0.05)
+    # 13 heatmaps and their 13 best cells of 2 seeds; 4 x 12 cells of 2 seeds at 5 lengths.
+    expected = 13 * (132 + 1) * 2 * (0.5 + 100 * 0.05)
+    expected += 48 * 2 * (5 * 0.5 + (25 + 50 + 100 + 200 + 400) * 0.05)
     assert runs.estimate(config, place) == pytest.approx(expected)
 
 
@@ -273,13 +388,13 @@ def answer(slope, fitted=True):
     """Return the first answer if all heatmaps have the basin of this slope."""
     one = numbers.trends(basin(slope, tilt=0.1))
     one |= {} if fitted else {"best": one["best"]._replace(slope=None)}
-    return list(report._independence(dict.fromkeys(report.ADAMW, one)))
+    return list(answers.independence(dict.fromkeys(answers.ADAMW, one)))
 
 
 def test_the_answer_says_whether_the_decay_follows_the_rate():
     says, slopes = answer(0.5)
     assert says == (
-        "No: AdamW's best weight decay grows with the learning rate under 4 of the 4 schedules "
+        "No: AdamW's best weight decay grows with the learning rate under 5 of the 5 schedules "
         "with a clear best decay."
     )
     assert re.fullmatch(r".* is 0\.\d\d for the best decay and 0\.\d\d for the tol.*", slopes)
@@ -298,12 +413,12 @@ def done(tmp_path_factory):
     """Return the folder of a small run."""
     out = tmp_path_factory.mktemp("heatmaps") / "out"
     printed = support.finished("heatmaps", SMALL, out)
-    assert "part 14 of 14: adafactor-momentum" in printed
+    assert "part 14 of 14: run length" in printed
     return out
 
 
 def read(folder):
-    return {name: load(folder / f"{name}.nc") for name in VARIANTS}
+    return {name: load(folder / f"{name}.nc") for name in (*VARIANTS, LENGTHS)}
 
 
 @pytest.mark.slow
@@ -311,18 +426,39 @@ def test_writes_every_training_and_slope(done):
     lines = (done / "runs.csv").read_text().splitlines()
     assert lines[0] == (
         "variant,learning_rate,across,value,seed,"
-        "train_loss,train_error,test_loss,test_error,diverged"
+        "train_loss,train_error,validation_loss,validation_error,diverged"
     )
-    assert len(lines) == 1 + 14 * 132 * 2
+    assert len(lines) == 1 + 16 * 132 * 2
     name, rate, across, value, seed, loss, *_ = lines[-1].split(",")
     stored = read(done)[name].train_loss.sel(
         learning_rate=float(rate), **{across: float(value)}, seed=int(seed)
     )
     np.testing.assert_allclose(float(loss), stored, rtol=1e-8)
     described = json.loads((done / "diagonality.json").read_text())
-    assert len(described["variants"]) == 12
+    assert len(described["variants"]) == 14
     assert len(described["normalized_less_not"]) == 4
-    assert (done / "report.html").read_text().count("<svg") == 5
+    assert (done / "report.html").read_text().count("<svg") == 6
+
+
+@pytest.mark.slow
+def test_the_test_images_are_evaluated_for_the_best_cells_alone(done):
+    stored = read(done)
+    assert "test_loss" not in stored.pop(LENGTHS)
+    for name, results in stored.items():
+        assert results.test_loss.dims == ("seed",), name
+        if name in ALIASES:
+            plain = stored[ALIASES[name]]
+            np.testing.assert_array_equal(results.test_loss, plain.test_loss)
+            continue
+        manifest = json.loads((done / "store" / name / "test" / "manifest.json").read_text())
+        grid = {axis: values[axis] for axis, values in manifest["fingerprint"]["grid"]}
+        cell = best.best_cell(results)
+        across = VARIANTS[name].across
+        assert grid == {
+            "learning_rate": [float(cell.learning_rate)],
+            across: [float(cell[across])],
+            "seed": list(range(SMALL.seeds)),
+        }
 
 
 @pytest.mark.slow
@@ -333,10 +469,10 @@ def test_a_report_is_rebuilt_from_what_is_stored(done, tmp_path):
     for name, text in files.items():
         assert text == (done / name).read_text(), name
     # One figure says whether figures, too, are made of what is stored.
-    figure, _ = sections[-1].figures["test_loss"]
-    plots.save(figure, tmp_path / "test_loss.png")
-    stored = (done / "figures" / "test_loss.png").read_bytes()
-    assert (tmp_path / "test_loss.png").read_bytes() == stored
+    figure, _ = sections[-1].figures["validation_loss"]
+    plots.save(figure, tmp_path / "validation_loss.png")
+    stored = (done / "figures" / "validation_loss.png").read_bytes()
+    assert (tmp_path / "validation_loss.png").read_bytes() == stored
 
 
 FEW = ("adamw-cosine", "adamw-warm_restarts-normalized", "adafactor")
@@ -362,11 +498,11 @@ def test_killed_and_started_again_it_gives_the_same_numbers(done, tmp_path, monk
     )
     with process:
         deadline = time.monotonic() + 300
-        while len([*out.glob("store/*/*.npz")]) < 3 and process.poll() is None:
+        while len([*out.glob("store/*/*/*.npz")]) < 3 and process.poll() is None:
             assert time.monotonic() < deadline, "no chunk was stored"
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    stored = {path: path.stat().st_mtime_ns for path in out.glob("store/*/*.npz")}
+    stored = {path: path.stat().st_mtime_ns for path in out.glob("store/*/*/*.npz")}
     assert len(stored) >= 3
     assert not (out / "report.html").exists()
     # Reports are made of results alone: here they are what has to be the same.
@@ -375,5 +511,5 @@ def test_killed_and_started_again_it_gives_the_same_numbers(done, tmp_path, monk
     monkeypatch.setattr(report, "sections", lambda config, results: seen.update(results) or [])
     assert support.run("heatmaps", *support.options_of(SMALL, out)) == 0
     assert {path: path.stat().st_mtime_ns for path in stored} == stored, "computed again"
-    for name in FEW:
+    for name in (*FEW, LENGTHS):
         xr.testing.assert_equal(seen[name], read(done)[name])

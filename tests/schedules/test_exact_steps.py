@@ -179,6 +179,21 @@ def test_a_drop_is_the_decimal_that_it_is_written_as():
         assert both(nj.step_drop(10**7, drops=[drop], factor=0.5), steps)[0].tolist() == [1, 0.5]
 
 
+def test_linear_decay_is_exact_in_float32_at_steps_that_it_rounds():
+    # float32 rounds every other integer above 2**24; the rest of a run is an exact difference.
+    total, warmup = 2**25 + 1, 2**24 + 1
+    schedule = nj.warmup_linear_decay(total, warmup_steps=warmup)
+    steps = jnp.array([total - 3, total - 1, total, 2**31 - 1])
+    np.testing.assert_array_equal(both(schedule, steps)[0], [3 / 2**24, 1 / 2**24, 0, 0])
+    # A traced warm-up that is one step too long gives NaN.
+    at = jax.jit(lambda w, n: nj.warmup_linear_decay(n, warmup_steps=w)(total - 3))
+    for ends in ((total - 1, total), (total, total)):
+        assert np.isfinite(at(*ends)), ends
+    assert np.isnan(at(total, total - 1))
+    alone = jax.jit(lambda n: nj.warmup_linear_decay(n, warmup_steps=3_000_000_000)(0))
+    assert np.isnan(alone(total))
+
+
 def test_warmup_of_all_step_counters():
     schedule = nj.with_warmup(nj.constant(10), 5)
     assert float(schedule(jnp.int32(2**31 - 1))) == 1

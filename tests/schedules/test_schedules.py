@@ -25,6 +25,9 @@ CASES = {
     "step_drop none": ("step_drop", 5, ()),
     "cosine": ("cosine", 20),
     "cosine floor": ("cosine", 10, 0.25),
+    "linear": ("warmup_linear_decay", 20, 6, 0.125),
+    "linear without warm-up": ("warmup_linear_decay", 12, 0),
+    "linear without decay": ("warmup_linear_decay", 9, 9),
     "restarts": ("warm_restarts", 10),
     "restarts doubled": ("warm_restarts", 3, 2, 0.125),
     "restarts 1.5": ("warm_restarts", 8, 1.5),
@@ -101,6 +104,11 @@ def test_equals_optax_where_they_coincide():
     tolerance = {"rtol": FLOAT32_RTOL, "atol": 2 * EPS}
     theirs = optax.cosine_decay_schedule(1.0, 40, alpha=0.1)
     np.testing.assert_allclose(nj.cosine(40, floor=0.1)(steps), theirs(steps), **tolerance)
+    theirs = optax.join_schedules(
+        [optax.linear_schedule(1 / 8, 1, 7), optax.linear_schedule(1, 0.1, 32)], [8]
+    )
+    ours = nj.warmup_linear_decay(40, warmup_steps=8, floor=0.1)
+    np.testing.assert_allclose(ours(steps), theirs(steps), **tolerance)
     theirs = optax.piecewise_constant_schedule(1.0, {3: 0.1, 6: 0.1, 8: 0.1})
     np.testing.assert_allclose(nj.step_drop(10)(steps), jax.vmap(theirs)(steps), **tolerance)
     cycles = [
@@ -225,6 +233,30 @@ def test_normalized_decay_knows_the_cycle(x64):
         ),
         ("step_drop", {"factor": -1}, ValueError, "`factor` must lie in [0, 1], got -1."),
         ("cosine", {"floor": 1.5}, ValueError, "`floor` must lie in [0, 1], got 1.5."),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": 6},
+            ValueError,
+            "`warmup_steps` must be at most `total_steps` = 5, got 6.",
+        ),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": -1},
+            ValueError,
+            "`warmup_steps` must be a whole number of at least 0, got -1.",
+        ),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": None},
+            TypeError,
+            "`warmup_steps` must be a whole number of at least 0, got None.",
+        ),
+        (
+            "warmup_linear_decay",
+            {"warmup_steps": 2, "floor": 1.5},
+            ValueError,
+            "`floor` must lie in [0, 1], got 1.5.",
+        ),
         (
             "warm_restarts",
             {"first_cycle": 0.5},

@@ -18,6 +18,7 @@ VMAPPED = {
     "step_drop": [[10, 23], [[0.3, 0.6, 0.8], [0.1, 0.5, 0.9]], [0.1, 0.5]],
     "cosine": [[10, 33], [0.0, 0.2]],
     "warm_restarts": [[10.0, 3.0], [1.0, 1.5], [0.0, 0.1]],
+    "warmup_linear_decay": [[40, 33], [8, 20], [0.0, 0.2]],
     "with_warmup": [[0, 9]],
 }
 
@@ -99,6 +100,7 @@ def test_output_dtypes(dtype, enabled):
             nj.step_drop(one(8), drops=[one(1)], factor=one(1)),
             nj.cosine(one(8), floor=one(1)),
             nj.warm_restarts(one(8), growth=one(2), floor=one(1)),
+            nj.warmup_linear_decay(one(8), warmup_steps=one(2), floor=one(1)),
             nj.with_warmup(nj.constant(one(8)), one(4)),
             nj.with_warmup(nj.constant(one(8)), 4),
         ):
@@ -112,7 +114,9 @@ def test_output_dtypes(dtype, enabled):
 def test_gradients_are_those_of_differences(x64, name):
     points = [jnp.asarray(column, float) for column in VMAPPED[name]]
     # Away from the ends of ranges, beyond which there is NaN.
-    inwards = {"cosine": (0, 1e-3), "warm_restarts": (0, 1e-3, 1e-3)}.get(name, [0] * len(points))
+    inwards = {"cosine": (0, 1e-3), "warm_restarts": (0, 1e-3, 1e-3)}
+    inwards["warmup_linear_decay"] = (0, 0, 1e-3)
+    inwards = inwards.get(name, [0] * len(points))
     points = [column + shift for column, shift in zip(points, inwards, strict=True)]
     # In no boundary's reach; in the first cycles and in later ones.
     for output, step in itertools.product(("multiplier", "cycle_steps"), (6.25, 31.25)):
@@ -137,7 +141,9 @@ def test_gradients_are_those_of_differences(x64, name):
 @pytest.mark.parametrize("name", VMAPPED)
 def test_gradients_are_finite_at_every_step(name):
     numbers = [jnp.asarray(column, float) for column in VMAPPED[name]]
-    extremes = {"step_drop": 0.0, "cosine": 1.0, "warm_restarts": 1.0}
+    extremes = {"step_drop": 0.0, "cosine": 1.0, "warm_restarts": 1.0, "warmup_linear_decay": 1.0}
+    if name == "warmup_linear_decay":
+        numbers[1] = numbers[0]  # No decay.
     if name in extremes:
         numbers[-1] = jnp.array([extremes[name], 0.0])
 

@@ -114,6 +114,21 @@ CASES = {
         2.0,
         (0.5, -1.0),
     ),
+    "warmup_linear_decay": (
+        schedule(lambda n: nj.warmup_linear_decay(n, warmup_steps=6)),
+        10,
+        (0, -1, 5),
+    ),
+    "warmup_linear_decay(warmup_steps)": (
+        schedule(lambda w: nj.warmup_linear_decay(10, warmup_steps=w)),
+        2,
+        (-1, 11),
+    ),
+    "warmup_linear_decay(floor)": (
+        lambda f: nj.warmup_linear_decay(10, warmup_steps=2, floor=f)(3),
+        0.5,
+        (-0.1, 1.5),
+    ),
     "with_warmup": (schedule(lambda w: nj.with_warmup(nj.constant(10), w)), 2, (-1,)),
     "cascade_limit(stages)": (lambda k: theory.cascade_limit(k, 0.9), 2, (-1,)),
     "cascade_limit(decay)": (lambda a: theory.cascade_limit(2, a), 0.9, DECAYS),
