@@ -89,7 +89,8 @@ DEFAULTS = {
     "theory.stationary_loss": {"learning_rate": 1.0, "noise_std": 0.1, "drift": None}
     | {"weight_decay": 0.0, "bias": True},
     "theory.terminal_velocity": {"gradient": 1.0, "learning_rate": 1.0},
-    "theory.tracking_bound": DRIFT | {"key": None, "steps": None, "warmup": 0, "inputs": None},
+    "theory.tracking_bound": DRIFT
+    | {"key": None, "steps": None, "warmup": 0, "inputs": None, "max_levels": None},
     "transforms.ScaleByRelativeStepState": {"average": ()},
     "transforms.add_decoupled_weight_decay": {"learning_rate": None, "schedule": None}
     | {"normalized": False, "mask": None},
