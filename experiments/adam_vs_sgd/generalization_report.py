@@ -9,7 +9,14 @@ from experiments.adam_vs_sgd import figures
 from experiments.adam_vs_sgd.config import FIFTHS
 from experiments.adam_vs_sgd.figures import title
 from experiments.adam_vs_sgd.methods import PAIR
-from experiments.adam_vs_sgd.numbers import Paired, chosen_by_seed, paired, rank_correlation, spread
+from experiments.adam_vs_sgd.numbers import (
+    Paired,
+    chosen_by_seed,
+    paired,
+    percent,
+    rank_correlation,
+    spread,
+)
 from experiments.lab import figures as lines
 
 LEVEL = 0.05
@@ -85,7 +92,7 @@ def verdict(found: Paired, errors: dict[str, np.ndarray]) -> str:
     mean, low, high = (f"{x:.2f}".replace("-", "−") for x in (found.mean, found.low, found.high))
     return (
         f"{which if told and alike else 'Not measurably'}: SGD misclassifies "
-        f"{spread(errors['sgd'])} % of the test images and Adam {spread(errors['adam'])} % (median "
+        f"{percent(errors['sgd'])} of the test images and Adam {percent(errors['adam'])} (median "
         f"and range of the splits). SGD's error minus Adam's is {mean} percentage points "
         f"(p = {found.by_seed:.2g} over splits; 95 % interval over images {low} to {high}). SGD is "
         f"wrong more often on {found.worse} images and Adam on {found.better} "

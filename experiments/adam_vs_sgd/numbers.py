@@ -23,15 +23,20 @@ SCHEDULED: dict[str, Any] = {"schedule": 0, "warmup": 0.0, "initialisation": 0}
 """What is tuned after the learning rate in `schedules`, and its untuned values."""
 
 
-def spread(errors: Any) -> str:
+def spread(errors: Any, unit: str = "") -> str:
     """Return the median of errors in percent, their range, and how many runs failed.
 
     A mean with an interval would say little of runs of which some learn and some do not.
     """
     errors = np.ravel(np.asarray(errors, float))
     median, failed = np.median(errors), int((~(errors <= 100 * FAILED)).sum())
-    text = f"{median:.2f} [{errors.min():.2f}, {errors.max():.2f}]"
+    text = f"{median:.3g}{unit} [{errors.min():.3g}, {errors.max():.3g}]"
     return text + (f", {failed} of {len(errors)} failed" if failed else "")
+
+
+def percent(errors: Any) -> str:
+    """Return `spread` for a sentence, with its unit."""
+    return spread(errors, " %")
 
 
 def tuned(tuning: "xr.Dataset") -> dict[str, dict[str, Any]]:

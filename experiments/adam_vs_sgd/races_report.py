@@ -8,7 +8,7 @@ from experiments.adam_vs_sgd.config import INITIALISATIONS, SCHEDULES, UNTUNED
 from experiments.adam_vs_sgd.figures import title
 from experiments.adam_vs_sgd.further import EDGE, rate_cell
 from experiments.adam_vs_sgd.methods import METHODS, PAIR
-from experiments.adam_vs_sgd.numbers import best_rates, scheduled_stages, spread
+from experiments.adam_vs_sgd.numbers import best_rates, percent, scheduled_stages, spread
 from experiments.lab.figures import number
 
 LOSSES = {
@@ -78,8 +78,8 @@ def schedules(results: xr.Dataset) -> lab.Section:
             )
     return lab.Section(
         title="Do a schedule, a warm-up and an initialisation close the gap?",
-        answer=f"With all of them tuned alike, the cross-validated error is {spread(best['sgd'])} "
-        f"% for SGD and {spread(best['adam'])} % for Adam (median and range of the folds); SGD's "
+        answer=f"With all of them tuned alike, the cross-validated error is {percent(best['sgd'])} "
+        f"for SGD and {percent(best['adam'])} for Adam (median and range of the folds); SGD's "
         f"minus Adam's is {number(best['sgd'] - best['adam'])} percentage points.",
         body=f"Batches of {UNTUNED['batch']} and momentum of {UNTUNED['momentum']}. A warm-up of "
         "10 % raises the learning rate linearly over the first tenth of the steps; cosine ends at "

@@ -11,7 +11,7 @@ from experiments.adam_vs_sgd import figures, further, generalization_report, rac
 from experiments.adam_vs_sgd.config import INITIALISATIONS, UNTUNED, Config
 from experiments.adam_vs_sgd.figures import title
 from experiments.adam_vs_sgd.methods import METHODS
-from experiments.adam_vs_sgd.numbers import best_of, spread, stages
+from experiments.adam_vs_sgd.numbers import best_of, percent, spread, stages
 from experiments.lab.figures import interval, number
 
 ByMethod = Mapping[str, np.ndarray]
@@ -81,10 +81,10 @@ def _answer(tuning: xr.Dataset, errors: Mapping[str, ByMethod], test: ByMethod) 
     caption = "Errors before and after tuning: medians and ranges of the folds or seeds."
     return lab.Section(
         title="Is Adam still better once both are tuned?",
-        answer=f"{verdict}: tuned, SGD misclassifies {spread(test['sgd'])} % of the test images "
-        f"and Adam {spread(test['adam'])} %, a mean difference of {number(difference)} percentage "
-        f"points. Untuned, their errors on held-out images are {spread(untuned['sgd'])} % and "
-        f"{spread(untuned['adam'])} %.",
+        answer=f"{verdict}: tuned, SGD misclassifies {percent(test['sgd'])} of the test images "
+        f"and Adam {percent(test['adam'])}, a mean difference of {number(difference)} percentage "
+        f"points. Untuned, their errors on held-out images are {percent(untuned['sgd'])} and "
+        f"{percent(untuned['adam'])}.",
         body=body,
         figures={"gains": (figures.gains(series), caption)},
     )
@@ -159,8 +159,8 @@ def _final(
     )
     return lab.Section(
         title="How do all methods compare on the test images?",
-        answer=f"{title(best)} has the smallest median error, {spread(test[best])} %, and "
-        f"{title(worst)} the largest, {spread(test[worst])} %.",
+        answer=f"{title(best)} has the smallest median error, {percent(test[best])}, and "
+        f"{title(worst)} the largest, {percent(test[worst])}.",
         body="Nothing was chosen after the test images had been seen. Seeds differ in initial "
         "weights and order of the examples; their intervals do not include the choice of test "
         "images.",

@@ -359,8 +359,8 @@ def test_the_report_states_the_stored_results(folder):
     errors = 100 * results["final"].test_error.sel(optimizer="adam").values
     table = sections[2].tables[0]
     cell = next(row for row in table.rows if row[0] == "Adam")[table.header.index("test error")]
-    assert cell.startswith(f"{errors.mean():.2f} [{errors.min():.2f}, {errors.max():.2f}]")
-    assert f"Adam {cell} %" in sections[0].answer
+    assert cell.startswith(f"{errors.mean():.3g} [{errors.min():.3g}, {errors.max():.3g}]")
+    assert f"Adam {numbers.percent(errors)}" in sections[0].answer
     page = (folder / "report.html").read_text()
     assert all(
         section.answer.partition(";")[0].replace("'", "&#39;") in page for section in sections
@@ -548,8 +548,9 @@ def test_effective_rates_of_a_constant_gradient(method, expected):
 
 
 def test_errors_are_medians_with_ranges_and_failures():
-    assert numbers.spread([2, 4, 3]) == "3.00 [2.00, 4.00]"
-    assert numbers.spread([2, 90, 3, 87, 3]) == "3.00 [2.00, 90.00], 2 of 5 failed"
+    assert numbers.spread([2, 4, 3]) == "3 [2, 4]"
+    assert numbers.spread([2, 90, 3, 87, 3]) == "3 [2, 90], 2 of 5 failed"
+    assert numbers.percent([2, 90, 3, 87, 3]) == "3 % [2, 90], 2 of 5 failed"
 
 
 def test_settings_are_chosen_for_each_seed():
