@@ -242,7 +242,7 @@ def test_a_window_explains_a_limit_that_runs_do_not_show(x64):
     assert window.growth == pytest.approx(float(growth[-1]), rel=0.1)
     text = report._of_window(*at, window)
     assert "“equal, mean of the levels” with 11 levels" in text
-    assert "between 0.0367 and 0.045, and again above" in text
+    assert "between 0.0367 and 0.0451, and again above 0.57" in text
 
 
 def test_a_window_without_a_limit_above_it_names_none():
