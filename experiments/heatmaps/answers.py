@@ -18,7 +18,8 @@ def independence(found: Trends) -> Iterable[str]:
     """Say whether learning rate and weight decay can be tuned independently."""
     slopes = [slope for name in ADAMW if (slope := found[name]["best"].slope)]
     moving = [slope for slope in slopes if not slope.includes_zero]
-    schedules = f"{len(moving)} of the {len(slopes)} schedules with a clear best decay"
+    which = "all" if len(moving) == len(slopes) else f"{len(moving)} of the"
+    schedules = f"{which} {len(slopes)} schedules with a clear best decay"
     if not slopes:
         yield "Too few learning rates have a clear best decay to fit a slope."
     elif not moving:

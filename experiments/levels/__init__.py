@@ -20,7 +20,7 @@ from experiments.levels.config import Config, check
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="Is the loss smallest where the model has as many momentum levels as the data?",
-    duration="5 to 10 seconds on 2 CPU cores",
+    duration="10 to 20 seconds on 2 CPU cores",
     config=Config,
     parts=("levels",),
     check=check,

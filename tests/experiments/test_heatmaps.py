@@ -394,7 +394,7 @@ def answer(slope, fitted=True):
 def test_the_answer_says_whether_the_decay_follows_the_rate():
     says, slopes = answer(0.5)
     assert says == (
-        "No: AdamW's best weight decay grows with the learning rate under 5 of the 5 schedules "
+        "No: AdamW's best weight decay grows with the learning rate under all 5 schedules "
         "with a clear best decay."
     )
     assert re.fullmatch(r".* is 0\.\d\d for the best decay and 0\.\d\d for the tol.*", slopes)
