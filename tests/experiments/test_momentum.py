@@ -326,7 +326,7 @@ def test_writes_every_file(folder, results):
 @pytest.mark.slow
 def test_says_what_came_out(done):
     _, printed = done
-    assert "On a quadratic with condition number 10000, heavy-ball momentum needs" in printed
+    assert "On a quadratic with condition number 10,000, heavy-ball momentum needs" in printed
     assert "With the learning rate rescaled, no run diverges" in printed
 
 
