@@ -5,7 +5,7 @@
 #   make bench    speed against peers, side by side in one run; fails if a ratio got worse
 #   make gpu      check and measure on a GPU, with the packages of PYTHON
 #   make versions   the fast tests on other versions of Python and JAX
-#   make mutants    change the library in 150 places and see the tests fail, a quarter of an hour
+#   make mutants    change the library in 150 places and see the tests fail, 7 to 15 minutes
 #   make docs     the documentation site, in build/docs; fails on a warning, such as a name left out
 
 PYTHON ?= python3

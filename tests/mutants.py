@@ -1,6 +1,6 @@
 """Mutation testing: change the library in one place at a time and see a test fail.
 
-    make mutants                               # 150 mutants, a quarter of an hour
+    make mutants                               # 150 mutants, 7 to 15 minutes
     make mutants ARGS="--count 40 --seed 1"    # another sample
     make mutants ARGS="_nesterov --count 20"   # of the files whose path contains a word
 
