@@ -44,7 +44,7 @@ def decoupled(found: Trends) -> Iterable[str]:
         closest = min(paper, scaled, key=lambda slope: abs(slope.estimate))
         change = farther_from_zero(closest, l2)
         assert change is not None
-        word = "less" if change.low > 0 else "more" if change.high < 0 else "no less"
+        word = "less" if change.low > 0 else "more" if change.high < 0 else "not clearly less"
         says[which] = (word, _compared(which, word, paper, scaled, l2))
     words = {word for word, _ in says.values()}
     if not words:

@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softplus": nn.softplus,
 }
 LINEAR = "linear"
-"""Leaves the activation out. It is no choice among `ACTIVATIONS`: layers collapse without one."""
+"""An activation that changes nothing. `ACTIVATIONS` does not offer it, as layers would collapse."""
 # Standard deviations of the weights of a layer with n inputs and k outputs; biases begin at 0.
 INITIALISATIONS: dict[str, Any] = {
     "he": nn.initializers.he_normal(),  # sqrt(2 / n)

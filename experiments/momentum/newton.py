@@ -65,13 +65,15 @@ def answer(counts: dict[str, list[float]], conditions: np.ndarray, left: float) 
     others = {name: steps[-1] for name, steps in counts.items() if name != "Newton"}
     name = min(others, key=others.__getitem__)
     most = max(counts["Newton"])
-    steps = "none reaches it" if np.isinf(others[name]) else f"{name} needs {others[name]:.0f}"
+    fastest = f"{name}, the fastest method that uses gradients alone, needs {others[name]:,.0f}"
+    if np.isinf(others[name]):
+        fastest = "no method that uses gradients alone gets there"
     if np.isinf(most):
         return f"Newton's method leaves an error of {left:.1e} after one step: it fails."
     return (
         f"Newton's method needs {most:.0f} step{'s' if most > 1 else ''} at every condition number "
-        f"and leaves a relative error of at most {left:.1e} after one. Of the methods that know "
-        f"only gradients, at a condition number of {conditions[-1]:.5g}, {steps}."
+        f"and leaves a relative error of at most {left:.1e} after one. At a condition "
+        f"number of {conditions[-1]:,.0f}, {fastest}."
     )
 
 
