@@ -19,6 +19,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 # Longest first, so that no worker is left with one of them in the end.
 LONGEST = (
     "experiments/test_adam_vs_sgd.py",
+    "experiments/test_heatmaps_command.py",
     "experiments/test_heatmaps.py",
     "experiments/test_stability.py",
     "experiments/test_adam.py",
