@@ -29,7 +29,7 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Time nested_jax against peers, side by side in one run; see docs/benchmarks.md.
+    """Time nested_jax against peers, side by side in one run; see docs/explanation/benchmarks.md.
 
     Without parts, `--check` and `--keep` measure nothing and take what was measured last.
     """

@@ -15,8 +15,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "myst_parser",
+    "myst_nb",
     "sphinx_copybutton",
+    "blocks",
     "mathml",
     "reference",
     "signatures",
@@ -50,5 +51,12 @@ maximum_signature_line_length = 90
 toc_object_entries_show_parents = "hide"
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath"]
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_show_tb = True
+nb_execution_timeout = 120
+# What a cell prints beside its result, such as a warning, belongs to the page.
+nb_merge_streams = True
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True

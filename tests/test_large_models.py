@@ -1,4 +1,4 @@
-"""Tests of docs/large_models.md: layers held as one stack get the updates that single ones get."""
+"""Tests of docs/howto/large_models.md: layers held as one stack get the updates that single ones get."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 
 import nested_jax as nj
 
-PAGE = Path(__file__).parents[1] / "docs" / "large_models.md"
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "large_models.md"
 STEPS = 4
 RTOL = 1e-12  # Means over an axis more, in another order: roundings of float64.
 

@@ -39,7 +39,7 @@ def test_checking_a_transform_of_ones_own():
 def test_telling_why_levels_diverge(x64):
     names = {}
     # For this test alone.
-    code = blocks("docs/theory.md")[0]
+    code = blocks("docs/explanation/theory.md")[0]
     exec(code.replace('jax.config.update("jax_enable_x64", True)', ""), names)
     theory, tx = names["theory"], names["tx"]
     # What the text and the comments say.

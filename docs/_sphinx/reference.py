@@ -5,6 +5,7 @@ import pkgutil
 import re
 from collections import defaultdict
 from importlib import import_module
+from pathlib import Path
 
 from docutils import nodes
 from sphinx import addnodes
@@ -17,25 +18,68 @@ from sphinx.util.nodes import make_refnode
 import nested_jax
 
 logger = logging.getLogger(__name__)
+PAGES = "generated"
 
 
 class Reference(SphinxDirective):
-    """`.. reference:: module` with names as its content: a table of them, then each in full."""
+    """`.. reference:: module` with names as its content: a table of them, with a page for each."""
 
     required_arguments = 1
     has_content = True
 
     def run(self):
-        """Return what autosummary and autodoc make of the names."""
+        """Return what autosummary makes of the names, and the list of their pages."""
         module, names = self.arguments[0], list(filter(None, self.content))
         lines = [f".. currentmodule:: {module}", "", ".. autosummary::", "   :nosignatures:", ""]
         lines += [f"   {name}" for name in names]
-        for name in names:
-            if inspect.isclass(getattr(import_module(module), name)):
-                lines += ["", f".. autoclass:: {name}", "   :members:"]
-            else:
-                lines += ["", f".. autofunction:: {name}"]
+        lines += ["", ".. toctree::", "   :hidden:", ""]
+        lines += [f"   {name} <{PAGES}/{module}.{name}>" for name in names]
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+def write_pages(app):
+    """Write the page of each name: its docstring, and the row of README's table that it is in."""
+    folder = Path(app.srcdir, "reference")
+    rows = _differences(Path(app.srcdir).parent / "README.md")
+    pages = {}
+    for overview in folder.glob("*.rst"):
+        found = re.findall(r"\.\. reference:: (\S+)\n\n((?: {3}\w+\n)+)", overview.read_text())
+        for module, names in found:
+            for name in names.split():
+                pages[f"{module}.{name}.rst"] = _page(module, name, rows.get(name))
+    (folder / PAGES).mkdir(exist_ok=True)
+    for old in (folder / PAGES).iterdir():
+        if old.name not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        path = folder / PAGES / name
+        # Untouched where nothing changed, so that Sphinx does not read it again.
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def _page(module, name, row):
+    lines = [name, "=" * len(name), "", f".. currentmodule:: {module}", ""]
+    if inspect.isclass(getattr(import_module(module), name)):
+        lines += [f".. autoclass:: {name}", "   :members:", ""]
+    else:
+        lines += [f".. autofunction:: {name}", ""]
+    if row:
+        title = "What differs from optax"
+        nearest, text = row
+        lines += [title, "-" * len(title), "", f"optax's nearest: {nearest}.", "", f"{text}.", ""]
+    return "\n".join(lines)
+
+
+def _differences(readme):
+    """Return (optax's nearest, what differs) of each name in README's table of the collection."""
+    found = {}
+    table = readme.read_text().split("## The collection")[1]
+    for line in re.findall(r"^\| (`.*) \|$", table, re.MULTILINE):
+        ours, nearest, text = line.replace("`", "``").split(" | ")
+        text = text[0].upper() + text[1:]
+        found |= dict.fromkeys(re.findall(r"\w+", ours), (nearest.replace("–", "none"), text))
+    return found
 
 
 class LinkCode(SphinxPostTransform):
@@ -131,6 +175,7 @@ def setup(app):
     """Add all of it, and call attributes attributes."""
     app.add_directive("reference", Reference)
     app.add_post_transform(LinkCode)
+    app.connect("builder-inited", write_pages)
     app.connect("env-check-consistency", check)
     app.connect("autodoc-skip-member", _skip)
     for field in PyObject.doc_field_types:

@@ -43,7 +43,7 @@ def parallel(weights, parts):
 
 
 # Of each: the system, its transfer function, the transform that runs, and the largest stable
-# rate times curvature, 2 / H(-1), to its digits in docs/mathematics.md, section 9.
+# rate times curvature, 2 / H(-1), to its digits in docs/explanation/mathematics.md, section 9.
 NAMED = {
     "heavy_ball": (
         functools.partial(theory.heavy_ball, 0.9),
