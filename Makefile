@@ -6,6 +6,7 @@
 #   make gpu      check and measure on a GPU, with the packages of PYTHON
 #   make versions   the fast tests on other versions of Python and JAX
 #   make mutants    change the library in 150 places and see the tests fail, 7 to 15 minutes
+#   make release  build the source distribution and the wheel in dist, and check them
 #   make docs     the documentation site, in build/docs; fails on a warning, such as a name left out
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PINS := pyproject.toml constraints-newest.txt
 JOBS ?= auto
 
-.PHONY: levels test quick lint format bench gpu docs mutants versions versions-update clean
+.PHONY: levels test quick lint format bench gpu docs mutants release versions versions-update clean
 
 levels: $(VENV)/.experiments
 	$(BIN)/python -m experiments levels $(ARGS)
@@ -44,6 +45,10 @@ bench: $(VENV)/.bench
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+release: $(VENV)/.dev
+	$(BIN)/python -m tests.release
+	$(BIN)/python -m pytest -n 0 tests/test_install.py
 
 versions: $(VENV)/.dev
 	$(BIN)/python -m tests.versions $(ARGS)

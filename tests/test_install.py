@@ -1,4 +1,7 @@
-"""The wheel, installed with its hard dependencies only: what works, and what names its extra."""
+"""A release: what is built is checked; its wheel, installed with its hard dependencies only, works.
+
+What needs more names its extra.
+"""
 
 import importlib.util
 import os
@@ -8,6 +11,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from tests import release
 
 ROOT = Path(__file__).parents[1]
 # Run by the interpreter of the new environment.
@@ -98,9 +103,10 @@ def alone(tmp_path_factory):
     if importlib.util.find_spec("uv"):
         uv = (sys.executable, "-m", "uv", "--quiet")
         pins = [f"--constraint={path}" for path in os.environ.get("PIP_CONSTRAINT", "").split()]
-        call(*uv, "build", "--wheel", "--out-dir", folder, ROOT)
+        sdist, wheel = release.build(folder)
+        release.check(sdist, wheel)
         call(*uv, "venv", "--python", sys.executable, folder / "venv")
-        call(*uv, "pip", "install", "--python", python, *pins, *folder.glob("*.whl"))
+        call(*uv, "pip", "install", "--python", python, *pins, wheel)
     else:
         call(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, ROOT)
         venv.create(folder / "venv", with_pip=True)

@@ -1,4 +1,4 @@
-"""Tests of docs/howto/large_models.md: layers held as one stack get the updates that single ones get."""
+"""Tests of docs/howto/large_models.md: layers in one stack get the updates of single ones."""
 
 import re
 from pathlib import Path

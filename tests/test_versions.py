@@ -80,3 +80,13 @@ def test_an_unknown_setting_is_an_error_that_names_the_others(capsys):
     with pytest.raises(SystemExit):
         versions.main(["newst"])
     assert "`settings` must be of floors, jax-0.11, newest, got newst." in capsys.readouterr().err
+
+
+def test_the_workflow_runs_every_setting_and_only_targets_that_exist():
+    workflow = (versions.ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    found = re.findall(r'\{setting: ([\w.-]+), python: "([\d.]+)"\}', workflow)
+    assert found == [(name, setting.pythons[0]) for name, setting in SETTINGS.items()]
+    (targets,) = re.findall(r"target: \[(.+)\]", workflow)
+    called = {*targets.split(", "), *re.findall(r"run: make (\w+)", workflow)}
+    makefile = (versions.ROOT / "Makefile").read_text()
+    assert called <= {*re.findall(r"^(\w+):", makefile, re.MULTILINE)}
