@@ -5,15 +5,20 @@ after the other. A block that needs more than this machine has says so by its cl
 `needs-ray-cluster` or `needs-torch`, and is counted.
 """
 
+import logging as python_logging
+import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
+# Of the kernels. Each would warn that it listens on this machine without encryption.
+KERNEL = "c.Application.log_level = 'ERROR'\n"
 NEEDS = ("needs-gpu", "needs-ray-cluster", "needs-torch")
 
 
@@ -66,8 +71,20 @@ def report(app, error):
     print(f"{total['run']} Python blocks ran. Not run: {rest}.")
 
 
+def _set_up_kernels():
+    """Give kernels settings in place of the user's, whose start-up files they would run."""
+    folder = tempfile.TemporaryDirectory()
+    profile = Path(folder.name, "profile_default")
+    profile.mkdir()
+    (profile / "ipython_kernel_config.py").write_text(KERNEL)
+    os.environ["IPYTHONDIR"] = folder.name
+    python_logging.getLogger("traitlets").setLevel("ERROR")
+    return folder
+
+
 def setup(app):
     """Look at every page that is read."""
+    app.kernel_folder = _set_up_kernels()  # It lasts as long as the build.
     app.connect("doctree-read", collect)
     app.connect("build-finished", report)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
