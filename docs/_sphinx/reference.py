@@ -77,8 +77,8 @@ def _differences(readme):
     table = readme.read_text().split("## The collection")[1]
     for line in re.findall(r"^\| (`.*) \|$", table, re.MULTILINE):
         ours, nearest, text = line.replace("`", "``").split(" | ")
-        text = text[0].upper() + text[1:]
-        found |= dict.fromkeys(re.findall(r"\w+", ours), (nearest.replace("–", "none"), text))
+        nearest = re.sub(r"``(?=\w)", "``optax.", nearest).replace("–", "none")
+        found |= dict.fromkeys(re.findall(r"\w+", ours), (nearest, text[0].upper() + text[1:]))
     return found
 
 
@@ -121,7 +121,8 @@ class LinkCode(SphinxPostTransform):
         """Return where a name is looked for first: in the room of the docstring or of the page."""
         signature = _signature(node)
         module = signature and signature.get("module")
-        return [*filter(None, [module]), f"nested_jax.{self.env.docname}", "nested_jax"]
+        page = self.env.docname.split("/")[-1]
+        return [*filter(None, [module]), f"nested_jax.{page}", "nested_jax"]
 
     def _targets(self):
         """Return (page, anchor) by every way to name an object: in full, or its last parts."""
