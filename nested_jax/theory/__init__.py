@@ -25,6 +25,8 @@ from nested_jax.theory._responses import mean_delay as mean_delay
 from nested_jax.theory._responses import memory as memory
 from nested_jax.theory._responses import step_response as step_response
 from nested_jax.theory._responses import terminal_velocity as terminal_velocity
+from nested_jax.theory._spec import Spec as Spec
+from nested_jax.theory._spec import spec as spec
 from nested_jax.theory._stability import cascade_limit as cascade_limit
 from nested_jax.theory._stability import convergence_rate as convergence_rate
 from nested_jax.theory._stability import mean_growth as mean_growth

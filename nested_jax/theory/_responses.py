@@ -160,7 +160,7 @@ def dc_gain(system: System) -> Float[Array, ""]:
         >>> float(theory.dc_gain(optax.trace(1.0)))
         inf
     """
-    return _checked_steady(as_state_space(system)).gain
+    return checked_steady(as_state_space(system)).gain
 
 
 def mean_delay(system: System) -> Float[Array, ""]:
@@ -189,7 +189,7 @@ def mean_delay(system: System) -> Float[Array, ""]:
         >>> float(theory.mean_delay(optax.trace(0.75)))
         3.0
     """
-    steady = _checked_steady(as_state_space(system))
+    steady = checked_steady(as_state_space(system))
     _check_gain(steady)
     return steady.delay
 
@@ -222,13 +222,14 @@ def memory(system: System, share: ScalarLike = 0.5) -> Float[Array, ""]:
     """
     system = as_state_space(system)
     share = check_unit_interval("share", share)
-    steady = _checked_steady(system)
+    steady = checked_steady(system)
     _check_gain(steady)
-    return _waited(system, steady, jnp.asarray(share, float))
+    return waited(system, steady, jnp.asarray(share, float))
 
 
 @jax.jit
-def _waited(system, steady, share):
+def waited(system: StateSpace, steady: "_Steady", share: Float[Array, ""]) -> Float[Array, ""]:
+    """Return how many of the latest inputs carry a share of the weight."""
     # The state is what remains of the steady state n - 1 steps after the constant input ended.
     forgets, gain = steady.forgets, jnp.where(steady.is_zero, jnp.nan, steady.gain)
     allowed = 1 - share
@@ -320,7 +321,7 @@ def _steady(system: StateSpace) -> _Steady:
     return _Steady(forgets, state, jnp.where(forgets, gain, endless), is_zero, delay)
 
 
-def _checked_steady(system: StateSpace) -> _Steady:
+def checked_steady(system: StateSpace) -> _Steady:
     """Return the steady state; raise if the gain is undefined and everything is concrete."""
     steady = _steady(system)
     if not is_traced(steady.forgets) and not steady.forgets and np.isnan(steady.gain):

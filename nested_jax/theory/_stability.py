@@ -180,13 +180,14 @@ def stability_limit(system: System) -> Float[Array, ""]:
         '0.0222'
     """
     system = oriented(system)
-    limit, radius = _limit(system)
+    limit, radius = limit_and_radius(system)
     _check_forgets(radius)
     return limit
 
 
 @jax.jit
-def _limit(system):
+def limit_and_radius(system: StateSpace) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return the limit of a system whose gain is not negative, and its spectral radius."""
     poles = eigenvalues_of(jax.lax.stop_gradient(system.transition))
     radius = jnp.max(jnp.abs(poles), initial=0)
     at_minus_one = 2 / response(system, jnp.asarray(jnp.pi)).real
@@ -206,7 +207,7 @@ def _crossings(system, poles):
         chord = -2j * jnp.sin(theta / 2) * jnp.exp(0.5j * theta)
         return chord / response(system, theta)
 
-    thetas = _frequencies(poles)
+    thetas = frequencies_of(poles)
     limits = jax.lax.map(lambda theta: limit(fixed, theta), thetas, batch_size=AT_ONCE)
     above = limits.imag > 0
     candidate = (above[1:] != above[:-1]) & (jnp.maximum(limits[1:].real, limits[:-1].real) > 0)
@@ -231,7 +232,7 @@ def _crossings(system, poles):
     return jax.vmap(refined)(found)
 
 
-def _frequencies(poles):
+def frequencies_of(poles: Complex[Array, " n"]) -> Float[Array, " frequency"]:
     """Return sorted frequencies in (0, pi), dense where a pole makes the phase turn fast."""
     # Both ends need dense frequencies too: the imaginary part has zeros there that do not cross.
     poles = jnp.append(poles, jnp.asarray([1 - 1e-4, -1 + 1e-4], poles.dtype))
