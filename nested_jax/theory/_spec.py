@@ -169,7 +169,8 @@ def _rows(sheet: Spec) -> list[tuple[str, str]]:
     unit = "curvature" if finished else "learning rate × curvature"
     return [
         ("gain", f"{float(sheet.gain):.4g}"),
-        ("delay, steps", f"{float(sheet.delay):.4g}"),
+        # Rounded, since a delay of 0 is one up to rounding; + 0.0 turns -0 into 0.
+        ("delay, steps", f"{round(float(sheet.delay), 4) + 0.0:.4g}"),
         ("memory of 50 %, steps", f"{float(sheet.memory_50):.4g}"),
         ("memory of 99 %, steps", f"{float(sheet.memory_99):.4g}"),
         ("stability limit", f"{float(sheet.stability_limit):.4g} ({unit})"),
