@@ -10,6 +10,8 @@ from nested_jax.theory._curvature import curvature as curvature
 from nested_jax.theory._curvature import hessian_eigenvalues as hessian_eigenvalues
 from nested_jax.theory._curvature import hessian_vector_product as hessian_vector_product
 from nested_jax.theory._curvature import jacobian_singular_values as jacobian_singular_values
+from nested_jax.theory._edge import edge_of_stability as edge_of_stability
+from nested_jax.theory._edge import preconditioner_of as preconditioner_of
 from nested_jax.theory._geometric import geometric_limit as geometric_limit
 from nested_jax.theory._geometric import geometric_sum as geometric_sum
 from nested_jax.theory._linearity import Linearity as Linearity

@@ -119,9 +119,9 @@ def hessian_eigenvalues(
     References:
         Lanczos (1950), doi:10.6028/jres.045.026, as implemented in the package matfree.
     """
-    function, vector = _flattened("loss", loss, params)
-    _check(vector.size, count, iterations)
-    return _spectrum(function, vector, iterations, key)[::-1][:count]
+    function, vector = flattened("loss", loss, params)
+    check_sizes(vector.size, count, iterations)
+    return spectrum(function, vector, iterations, key)[::-1][:count]
 
 
 def curvature(
@@ -162,17 +162,17 @@ def curvature(
         >>> trace.records.condition
         Array([100., 100., 100., 100.], dtype=float32)
     """
-    function, vector = _flattened("loss", loss, params)
-    _check(vector.size, 1, iterations)
-    spectrum = _spectrum(function, vector, iterations, key)
-    sizes = jnp.abs(spectrum)
+    function, vector = flattened("loss", loss, params)
+    check_sizes(vector.size, 1, iterations)
+    found = spectrum(function, vector, iterations, key)
+    sizes = jnp.abs(found)
     low, high = jnp.min(sizes), jnp.max(sizes)
     # Eigenvalues below this are rounding errors: the matrix is numerically singular.
     rounding = vector.size * jnp.finfo(vector.dtype).eps * high
     singular = low <= jnp.maximum(rounding, 1e3 * _least(vector.dtype))
     return Curvature(
-        largest=spectrum[-1],
-        smallest=spectrum[0],
+        largest=found[-1],
+        smallest=found[0],
         condition=jnp.where(singular, jnp.inf, high / low),
     )
 
@@ -253,10 +253,10 @@ def jacobian_singular_values(
     References:
         Golub & Kahan (1965), doi:10.1137/0702016, as implemented in the package matfree.
     """
-    function, vector = _flattened("function", function, params)
+    function, vector = flattened("function", function, params)
     rows = jax.eval_shape(function, vector).size
     size = min(rows, vector.size)
-    _check(size, count, iterations)
+    check_sizes(size, count, iterations)
     if size <= iterations:
         wide = rows < vector.size
         jacobian = (jax.jacrev if wide else jax.jacfwd)(function)(vector)
@@ -274,7 +274,7 @@ def jacobian_singular_values(
     return jnp.linalg.svd(jnp.asarray(found.J_small), compute_uv=False)[:count]
 
 
-def _spectrum(function, vector, iterations, key):
+def spectrum(function, vector, iterations, key):
     """Return all eigenvalues, or `iterations` Ritz values, the smallest first."""
     if vector.size <= iterations:
         return jnp.linalg.eigvalsh(jax.hessian(function)(vector))
@@ -314,7 +314,7 @@ def _start(key, vector):
     return jax.random.normal(key, vector.shape, vector.dtype)
 
 
-def _flattened(name, function, params):
+def flattened(name, function, params):
     """Return `function` as a map from vector to vector or scalar, and `params` as a vector.
 
     Both use JAX's default precision: matfree does not mix dtypes, and a bfloat16 Hessian has no
@@ -342,7 +342,7 @@ def _check_params(name, params):
         check_reals(f"{name}{jax.tree_util.keystr(path)}", leaf)
 
 
-def _check(size, count, iterations):
+def check_sizes(size, count, iterations):
     check_static_count("iterations", iterations, 1)
     if MOST_ENTRIES < size**2 <= int(iterations) ** 2:
         rule = f"`iterations` must be less than the {size} parameters of so large a matrix"

@@ -18,9 +18,9 @@ from nested_jax._core.dtypes import (
     transformation,
     zeros_widened,
 )
+from nested_jax._core.states import find_one
 from nested_jax._core.types import OptState, Params, ScalarOrSchedule, Schedule, Updates
 from nested_jax.transforms._rate import check_rate, rate_at, value_at
-from nested_jax.transforms._states import find_one
 
 
 class ScaleByNesterovMomentumState(NamedTuple):
