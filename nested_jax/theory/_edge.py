@@ -168,25 +168,25 @@ def preconditioner_of(
         names = ", ".join(f"{kind.__module__.split('.')[0]}'s {kind.__name__}" for kind in EPS)
         raise ValueError(f"`opt_state` must hold one of {names}, got {len(found)} of them.")
     (state,) = found
-    eps = check_non_negative("eps", EPS[type(state)] if eps is None else eps)
+    epsilon = check_non_negative("eps", EPS[type(state)] if eps is None else eps)
     match state:
         case ScaleByAdamState():
             if jax.tree.leaves(state.nu_max):  # AMSGrad's are corrected already.
-                return jax.tree.map(lambda v: jnp.sqrt(v) + eps, state.nu_max)
-            return jax.tree.map(lambda v: jnp.sqrt(v / state.nu_gain) + eps, state.nu)
+                return jax.tree.map(lambda v: jnp.sqrt(v) + epsilon, state.nu_max)
+            return jax.tree.map(lambda v: jnp.sqrt(v / state.nu_gain) + epsilon, state.nu)
         case optax.ScaleByAdamState():
             if b2 is None:
                 raise ValueError("`b2` must be that of optax.scale_by_adam, got None.")
             gain = 1 - jnp.asarray(check_unit_interval("b2", b2)) ** state.count
-            return jax.tree.map(lambda v: jnp.sqrt(v / gain) + eps, state.nu)
+            return jax.tree.map(lambda v: jnp.sqrt(v / gain) + epsilon, state.nu)
         case optax.ScaleByRmsState():
-            return jax.tree.map(lambda v: jnp.sqrt(v + eps), state.nu)
+            return jax.tree.map(lambda v: jnp.sqrt(v + epsilon), state.nu)
         case optax.ScaleByRssState():
             sums = state.sum_of_squares
-            return jax.tree.map(lambda v: jnp.where(v > 0, jnp.sqrt(v + eps), jnp.inf), sums)
+            return jax.tree.map(lambda v: jnp.where(v > 0, jnp.sqrt(v + epsilon), jnp.inf), sums)
     if params is None:
         raise ValueError("`params` must be given for a factored second moment, got None.")
-    return jax.tree.map(lambda v: jnp.sqrt(v) + eps, _moments(state, params))
+    return jax.tree.map(lambda v: jnp.sqrt(v) + epsilon, _moments(state, params))
 
 
 def _moments(state, params):
