@@ -68,7 +68,8 @@ def heatmap(
         ax: Axes to draw in; by default, those of a new figure of 6 × 5 inches.
 
     Returns:
-        The figure that contains the axes.
+        The figure that contains the axes. A notebook draws it as the result of a cell once
+        ``%matplotlib inline`` has run.
 
     Raises:
         TypeError: If an array is not an `xarray.DataArray`.
