@@ -206,6 +206,31 @@ def cascade(inputs: Sequence[Any], decays: Sequence[Rate], debias: bool = False)
     return outputs
 
 
+def periodic_cascade(inputs, decays, periods, debias=False):
+    """Return M_1 of averages that change in every C_i-th step, by the mean of C_i inputs.
+
+    As in `cascade`; until M_1 first changes it is 0.
+    """
+
+    def outputs(inputs):
+        levels, seen, found = [0.0 * inputs[0]] * len(decays), [[] for _ in decays], []
+        for t, value in enumerate(inputs, 1):
+            for i in reversed(range(len(decays))):
+                a, period = decays[i], periods[i] if decays[i] else 1
+                seen[i].append(value)
+                if t % period == 0:
+                    levels[i] = a * levels[i] + (1 - a) * np.mean(seen[i][-period:], 0)
+                value = levels[i]
+            found.append(value)
+        return found
+
+    if not debias:
+        return outputs(inputs)
+    responses = outputs([1.0] * len(inputs))
+    pairs = zip(outputs(inputs), responses, strict=True)
+    return [y / c if c else 0 * y for y, c in pairs]
+
+
 @per_tensor
 def nested_momentum(theta, gradients, learning_rate, decays, *, debias=False, schedule=None):
     """Step theta <- theta - eta_t alpha_t M_1 (mathematics.md, §2)."""

@@ -76,6 +76,7 @@ RULES = {
     "eps2": NON_NEGATIVE,
     "learning_rate": NON_NEGATIVE,
     "levels": (2, (0, -1, 4)),
+    "periods": (1, (0, -1)),  # One of two, of decays that are given.
     "threshold": POSITIVE,
     "weight_decay": NON_NEGATIVE,
 }
@@ -113,6 +114,9 @@ def updates_of(factory, name, number):
     if name == "decays":
         number = [0.5, number]
         fixed = {key: x for key, x in fixed.items() if "level" not in key}
+    if name == "periods":
+        number = [1, number]
+        fixed = {key: x for key, x in fixed.items() if "level" not in key} | {"decays": [0.5, 0.9]}
     made = factory(**fixed | {name: number})
     if not isinstance(made, optax.GradientTransformation):
         return made

@@ -92,7 +92,7 @@ def average(keep: ScalarLike, take: ScalarLike, momentum: Updates, inflow: Updat
     return jax.tree.map(leaf, momentum, inflow)
 
 
-def _handed_on(keep: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:
+def handed_on(keep: ScalarLike, momentum: Updates, inflow: Updates) -> Updates:
     """Return `inflow` in the dtype of `momentum` if the stage keeps nothing, else `momentum`."""
     # Not 0 * M + 1 * inflow: a stage of decay 0 must be the identity even after an infinite update.
     # A sweep also uses this selection to find stages that are absent from all runs of a batch.
@@ -115,6 +115,6 @@ def cascade(
     """
     fresh = []
     for keep, take, momentum in zip(keeps[::-1], takes[::-1], momenta[::-1], strict=True):
-        inflow = _handed_on(keep, average(keep, take, momentum, inflow), inflow)
+        inflow = handed_on(keep, average(keep, take, momentum, inflow), inflow)
         fresh.append(inflow)
     return tuple(fresh[::-1])

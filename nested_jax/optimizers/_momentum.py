@@ -64,6 +64,7 @@ def nested_momentum(
     decay: ScalarLike | None = None,
     max_levels: int | None = None,
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
+    periods: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
     debias: bool = False,
     readout: str = "last",
     schedule: Schedule | None = None,
@@ -87,6 +88,9 @@ def nested_momentum(
         max_levels: The number of levels the state has room for; static.
         decays: The decays, outermost first. They replace `levels`, `decay` and `max_levels`; for
             example `matched_delay_decays(levels)`.
+        periods: How many steps each average waits between its changes, outermost first: one integer
+            for each of the max_levels - 1 averages, or for each of `decays`; may be traced. None
+            stands for 1 everywhere.
         debias: Whether to divide by the cascade's response to the constant 1; static.
         readout: The direction of descent: ``"last"`` is :math:`M_1`, ``"zero_lag"`` the combination
             of averages without delay (DEMA at three levels, TEMA at four), ``"mean"`` the mean of
@@ -115,7 +119,7 @@ def nested_momentum(
     elif any(given is not None for given in (levels, decay, max_levels)):
         raise ValueError("`decays` replaces `levels`, `decay` and `max_levels`: pass it alone.")
     return optax.chain(
-        scale_by_nested_momentum(decays, debias=debias, readout=readout),
+        scale_by_nested_momentum(decays, periods=periods, debias=debias, readout=readout),
         scale_by_learning_rate(learning_rate, schedule=schedule),
     )
 

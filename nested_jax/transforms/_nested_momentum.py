@@ -23,6 +23,7 @@ from nested_jax._core.dtypes import (
     zeros_widened,
 )
 from nested_jax._core.types import ScalarLike, Updates
+from nested_jax.transforms._periods import Periods, check_periods, periodic_cascade, rested
 
 READOUTS = ("last", "zero_lag", "mean")
 
@@ -35,15 +36,18 @@ class ScaleByNestedMomentumState(NamedTuple):
             in their dtype or float32 if that is wider.
         gains: With `debias`, one scalar per stage: its current gain :math:`r_i` (defined in
             `scale_by_nested_momentum`); else empty.
+        periods: With `periods`, what the stages remember between their changes; else empty.
     """
 
     momenta: tuple[Updates, ...]
     gains: tuple[jax.Array, ...]
+    periods: Periods | tuple[()] = ()
 
 
 def scale_by_nested_momentum(
     decays: Sequence[ScalarLike] | np.ndarray | jax.Array,
     *,
+    periods: Sequence[ScalarLike] | np.ndarray | jax.Array | None = None,
     debias: bool = False,
     readout: str = "last",
 ) -> optax.GradientTransformation:
@@ -62,6 +66,16 @@ def scale_by_nested_momentum(
     share one program if the shorter is padded with zeros (`nested_decays`). Padded and unpadded
     results are equal bit by bit, even after infinite updates. The derivative with respect to a
     decay of exactly 0 is 0.
+
+    With `periods` :math:`C_i`, stage i changes only in the steps t = 1, 2, ... that are multiples
+    of :math:`C_i`, by the mean of its last :math:`C_i` inputs, this step's included:
+
+    .. math:: M_i \leftarrow a_i M_i + (1 - a_i) \frac{1}{C_i} \sum_{s = t - C_i + 1}^{t} M_{i+1,s},
+
+    where :math:`M_{i+1,s}` is the value of the stage inside after step s. In between, it keeps its
+    value, and the output repeats. A period of 1 is the recurrence above, bit by bit. A stage of
+    decay 0 passes its input on whatever its period. The map from updates to outputs then changes
+    from step to step, and repeats after the least common multiple of the periods.
 
     With `debias`, the output is :math:`M_1 / c_1`, where :math:`c_i` is the response of the same
     cascade to the constant 1. A constant gradient then passes unchanged from the first step on.
@@ -90,24 +104,28 @@ def scale_by_nested_momentum(
     - ``"mean"``: :math:`\frac{1}{n+1} \sum_{j=0}^n E_j`, the mean of the n + 1 levels, the
       gradient included.
 
-    Every readout has gain 1. With `debias` the corrected stages are combined.
+    Every readout has gain 1. With `debias` the corrected stages are combined. The output of a stage
+    that has not changed yet is 0, with `debias` and without.
 
     Args:
         decays: :math:`a_1, \dots, a_K \in [0, 1)`, outermost first: a sequence of scalars or an
             array of shape (K,). K is static, the values may be traced.
+        periods: :math:`C_1, \dots, C_K \ge 1`, integers, outermost first; may be traced. None, the
+            default, stands for 1 everywhere and needs no state.
         debias: Whether to divide by the cascade's response to the constant 1. Static.
         readout: Which combination of the stages to return: ``"last"``, ``"zero_lag"`` or
             ``"mean"``. Static.
 
     Returns:
         A transformation of any tree of float arrays; shapes and dtypes are kept, and `params`
-        is not used. Its state holds K copies of the parameters.
+        is not used. Its state holds K copies of the parameters, 2 K with `periods`.
 
     Raises:
         TypeError: If an entry of `decays` is not a number, `debias` is not a bool, or `readout`
             is not a string.
         ValueError: If `decays` is an array of rank other than 1, a concrete decay lies
-            outside [0, 1), or `readout` is not one of the three words.
+            outside [0, 1), `periods` has another length or a concrete one is below 1, or `readout`
+            is not one of the three words.
 
     Example:
         >>> import jax.numpy as jnp, optax, nested_jax as nj
@@ -122,13 +140,17 @@ def scale_by_nested_momentum(
     References:
         The level recurrence of the published level sweep, reproduced by
         `python -m experiments levels`. The bias correction extends Kingma & Ba (2015),
-        section 3, doi:10.48550/arXiv.1412.6980, to a cascade. DEMA and TEMA: Mulloy (1994),
-        Technical Analysis of Stocks & Commodities 12:1 and 12:2. Departure: they use one decay;
-        here unequal decays are combined with the same binomial coefficients.
+        section 3, doi:10.48550/arXiv.1412.6980, to a cascade. Periods: the continuum memory of
+        Behrouz et al. (2025), equations 70 and 71, doi:10.48550/arXiv.2512.24695, read on momenta;
+        departure: there a level learns by gradient descent, here it averages. DEMA and TEMA:
+        Mulloy (1994), Technical Analysis of Stocks & Commodities 12:1 and 12:2. Departure: they
+        use one decay; here unequal decays are combined with the same binomial coefficients.
     """
     check_flag("debias", debias)
     check_choice("readout", readout, READOUTS)
     decays = check_decays(decays)
+    if periods is not None:
+        periods, decays = check_periods(periods, decays)
     takes = [complement(decay) for decay in decays]
     weights = None if readout == "last" else _readout_weights(decays, readout)
 
@@ -137,7 +159,8 @@ def scale_by_nested_momentum(
         momenta = tuple(zeros_widened(params) for _ in decays)
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(momenta))
         gains = tuple(jnp.zeros((), dtype) for _ in decays) if debias else ()
-        return ScaleByNestedMomentumState(momenta=momenta, gains=gains)
+        memory = () if periods is None else rested(params, len(decays), debias)
+        return ScaleByNestedMomentumState(momenta=momenta, gains=gains, periods=memory)
 
     def update_fn(updates, state, params):
         del params
@@ -145,19 +168,30 @@ def scale_by_nested_momentum(
         if (kept, gained) != (len(decays), debias * len(decays)):
             rule = f"`state` must be of nested momentum with {len(decays)} stages and `debias`"
             raise ValueError(f"{rule} {debias}, got {kept} momenta and {gained} gains.")
+        if isinstance(state.periods, Periods) != (periods is not None):
+            asked, got = ("with", "without") if periods is not None else ("without", "with")
+            raise ValueError(f"`state` must be of nested momentum {asked} periods, got one {got}.")
         if state.momenta:
             check_updates(updates, state.momenta[0])
         else:
             check_arrays(updates)
-        if debias:
+        memory = state.periods
+        if periods is not None:
+            numbers = (decays, takes, periods)
+            momenta, gains, memory = periodic_cascade(
+                *numbers, state.momenta, state.gains, memory, updates
+            )
+        elif debias:
             keeps, fresh_takes, gains = _debiased(decays, takes, state.gains)
+            momenta = cascade(keeps, fresh_takes, state.momenta, updates)
         else:
-            keeps, fresh_takes, gains = decays, takes, ()
-        momenta = cascade(keeps, fresh_takes, state.momenta, updates)
+            gains = ()
+            momenta = cascade(decays, takes, state.momenta, updates)
         outflow = momenta[0] if momenta else updates
         if weights is not None and momenta:
             outflow = _combined(weights, (*momenta, updates))
-        return narrowed(outflow, updates), ScaleByNestedMomentumState(momenta=momenta, gains=gains)
+        state = ScaleByNestedMomentumState(momenta=momenta, gains=gains, periods=memory)
+        return narrowed(outflow, updates), state
 
     return transformation(init_fn, update_fn, ScaleByNestedMomentumState)
 

@@ -56,6 +56,16 @@ CASES = [
         functools.partial(cascade, readout="mean", debias=True),
         {"outer": (0.9, 0.999), "inner": (0.5, 0.99)},
     ),
+    Case(
+        "scale_by_nested_momentum[periods]",
+        lambda outer, inner, period: cascade(outer, inner, periods=[period, 2]),
+        {"outer": (0.9, 0.999), "inner": (0.5, 0.99), "period": (1, 3)},
+    ),
+    Case(
+        "scale_by_nested_momentum[periods, debias]",
+        lambda outer, inner, period: cascade(outer, inner, periods=[period, 2], debias=True),
+        {"outer": (0.9, 0.999), "inner": (0.5, 0.99), "period": (1, 3)},
+    ),
     Case("scale_by_accumulated_momentum", nj.scale_by_accumulated_momentum, DECAY),
     Case("scale_by_learning_rate", nj.scale_by_learning_rate, RATES),
     Case(
