@@ -74,8 +74,10 @@ RULES = {
     "eps": NON_NEGATIVE,
     "eps1": POSITIVE,
     "eps2": NON_NEGATIVE,
+    "erasure": NON_NEGATIVE,
     "learning_rate": NON_NEGATIVE,
     "levels": (2, (0, -1, 4)),
+    "nu": FRACTION,
     "threshold": POSITIVE,
     "weight_decay": NON_NEGATIVE,
 }
@@ -85,6 +87,7 @@ FACTORIES = {  # With the arguments that it needs.
     nj.adamw: {},
     nj.add_decoupled_weight_decay: {"weight_decay": 0.1},
     nj.clip_by_block_rms: {"threshold": 1.0},
+    nj.delta_gradient_descent: {"learning_rate": 0.1, "inputs": lambda batch: batch[0]},
     nj.factored_adamw: {"normalized": False},
     nj.matched_delay_decays: {"levels": 2, "max_levels": 3},
     nj.momentum: {"learning_rate": 0.1},
@@ -93,10 +96,13 @@ FACTORIES = {  # With the arguments that it needs.
     nj.nesterov: {"learning_rate": 0.1},
     nj.scale_by_accumulated_momentum: {},
     nj.scale_by_adam: {},
+    nj.scale_by_aggmo: {},
+    nj.scale_by_delta_momentum: {},
     nj.scale_by_factored_rms: {},
     nj.scale_by_learning_rate: {"learning_rate": 0.1},
     nj.scale_by_nested_momentum: {"decays": [0.5]},
     nj.scale_by_nesterov_momentum: {"learning_rate": 0.1},
+    nj.scale_by_qhm: {},
     nj.scale_by_relative_step: {},
 }
 
@@ -117,7 +123,7 @@ def updates_of(factory, name, number):
     if not isinstance(made, optax.GradientTransformation):
         return made
     params = jnp.ones((2, 3))
-    return made.update(0.1 * params, made.init(params), params)[0]
+    return made.update(0.1 * params, made.init(params), params, batch=params)[0]
 
 
 def test_every_factory_is_held_to_its_rules():
