@@ -130,8 +130,7 @@ EQUIVALENT = {
         "scalars = (jnp.zeros(()) for _ in range(2))",
     ): "float is the default dtype",
     (
-        "transforms/_qhm.py": "transforms/test_qhm [scale_by_qhm",
-    "transforms/_rate.py",
+        "transforms/_rate.py",
         "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), "
         "rate=jnp.zeros((), float))",
         "return ScaleByLearningRateState(count=jnp.zeros((), jnp.int32), rate=jnp.zeros(()))",

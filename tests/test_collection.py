@@ -24,6 +24,8 @@ POINTS = {
     "clip": [0.5, 1.0, 3.0, 0.1],
     "levels": [1, 2, 4, 3],
     "weight_decay": [0.0, 0.1, 0.01, 0.5],
+    "nu": [0.7, 0.0, 1.0, 0.3],
+    "erasure": [1.0, 0.0, 0.5, 1.5],
 }
 
 
@@ -32,13 +34,18 @@ def test_one_compilation_for_a_grid_over_everything(x64):
     gradients = jnp.asarray(np.random.default_rng(0).standard_normal((STEPS, 3)))
 
     @jax.jit
-    def trajectory(rate, decay, b1, b2, first_cycle, growth, clip, levels, weight_decay):
+    def trajectory(
+        rate, decay, b1, b2, first_cycle, growth, clip, levels, weight_decay, nu, erasure
+    ):
         traces.append(None)
         schedule = nj.warm_restarts(first_cycle, growth=growth)
         tx = optax.chain(
             nj.clip_by_block_rms(clip),
             nj.scale_by_adam(b1, b2=b2),
             nj.scale_by_nested_momentum(nj.nested_decays(levels, decay=decay, max_levels=4)),
+            nj.scale_by_aggmo([b1, decay]),
+            nj.scale_by_qhm(decay, nu=nu),
+            nj.scale_by_delta_momentum(decay, erasure=erasure),
             nj.scale_by_learning_rate(rate, schedule=schedule),
             nj.add_decoupled_weight_decay(weight_decay, schedule=schedule, normalized=True),
         )
