@@ -58,10 +58,11 @@ def delta_gradient_descent(
 
     The erased part is weight decay along x, so linear regression does not find the true weights
     W*. Without noise, and in the mean with it, the weights settle at :math:`\frac23 W^*` for the
-    squared loss :math:`|W x - y|^2` and at :math:`\frac12 W^*` for half of it, whatever the
-    covariance of the inputs and the learning rate. Along x, one step multiplies the distance to
-    that point by :math:`1 - 3 \eta \|x\|^2 / (1 + \eta \|x\|^2)` (half of the loss: 2 in place of
-    3). It grows for the squared loss once :math:`\eta \|x\|^2 > 2`, and never for half of it.
+    squared loss :math:`|W x - y|^2` and at :math:`\frac12 W^*` for half of it. These shares depend
+    neither on the covariance of the inputs nor on the learning rate, if that is stable. Along x,
+    one step multiplies the distance to that point by
+    :math:`1 - c\, \eta \|x\|^2 / (1 + \eta \|x\|^2)`, where c is 3 for the squared loss and 2 for
+    half of it. The squared loss amplifies once :math:`\eta \|x\|^2 > 2`, half of it never does.
 
     Args:
         learning_rate: :math:`\eta \ge 0`, or a function of the step (from 0); may be traced.

@@ -49,11 +49,10 @@ def scale_by_delta_momentum(
     With the update g, the memory m of a leaf, :math:`m_0 = 0`, and the keys K or k made of g,
 
     =============  ==========================================================  ====================
-    `reading`      recurrence; returns m                                       keys
+    `reading`      recurrence, whose m is returned                             keys
     =============  ==========================================================  ====================
     ``"matrix"``   :math:`m \leftarrow \beta m - \rho\, m K^\mathsf{H} K + g`  the rows of a matrix
-    ``"vector"``   :math:`m \leftarrow \beta m - \rho\, k\, k^\mathsf{H} m     the whole leaf
-                   + g`
+    ``"vector"``   :math:`m \leftarrow \beta m - \rho\, k k^\mathsf{H} m + g`  the whole leaf
     ``"scalar"``   :math:`m \leftarrow (\beta - \rho \|k\|^2)\, m + g`         the whole leaf
     =============  ==========================================================  ====================
 
@@ -87,7 +86,7 @@ def scale_by_delta_momentum(
         are 0.
 
     Raises:
-        TypeError: If a number is none, `reading` is not a string, or `normalize` is not a bool.
+        TypeError: If an argument has the wrong type.
         ValueError: If a concrete `decay` lies outside [0, 1), a concrete `erasure` is negative or
             not finite, or `reading` is not one of the three words.
 
