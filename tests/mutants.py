@@ -101,6 +101,21 @@ EQUIVALENT = {
         "NEVER = 3.0**40",
     ): "both are beyond every step",
     (
+        "transforms/_aggmo.py",
+        "pairs = zip(decays, state.momenta, strict=True)",
+        "pairs = zip(decays, state.momenta, strict=False)",
+    ): "their lengths are compared before",
+    (
+        "transforms/_aggmo.py",
+        "pairs = zip(decays, state.momenta, strict=True)",
+        "pairs = zip(decays, state.momenta)",
+    ): "their lengths are compared before",
+    (
+        "transforms/_delta_momentum.py",
+        "if m.shape[-2] < m.shape[-1]:",
+        "if m.shape[-2] <= m.shape[-1]:",
+    ): "both products of a square matrix are as large",
+    (
         "transforms/_metrics.py",
         "return jnp.where(nothing, 0, jnp.abs(m) / jnp.sqrt(jnp.where(nothing, 1, v)))",
         "return jnp.where(nothing, 0, jnp.abs(m) / jnp.sqrt(jnp.where(nothing, 2, v)))",

@@ -73,9 +73,8 @@ def scale_by_aggmo(
             rule = f"`state` must be of {len(decays)} decays"
             raise ValueError(f"{rule}, got {len(state.momenta)} momenta.")
         check_updates(updates, state.momenta[0])
-        momenta = tuple(
-            average(decay, 1.0, v, updates) for decay, v in zip(decays, state.momenta, strict=True)
-        )
+        pairs = zip(decays, state.momenta, strict=True)
+        momenta = tuple(average(decay, 1.0, v, updates) for decay, v in pairs)
         mean = jax.tree.map(lambda *vs: sum(vs) / len(vs), *momenta)
         return narrowed(mean, updates), ScaleByAggmoState(momenta=momenta)
 

@@ -78,6 +78,16 @@ def test_further_axes_are_a_batch_of_matrices():
     np.testing.assert_allclose(after(tx, gradients), alone, rtol=FLOAT32_RTOL, atol=FLOAT32_RTOL)
 
 
+@pytest.mark.parametrize("shape", [(2, 9), (9, 2), (3, 2, 9)])
+def test_no_intermediate_is_larger_than_the_leaf(shape):
+    """The square of the keys is taken over the shorter axis: 9 x 9 would be larger."""
+    tx = nj.scale_by_delta_momentum()
+    state = jax.eval_shape(tx.init, jnp.ones(shape))
+    program = jax.make_jaxpr(tx.update)(jnp.ones(shape), state)
+    sizes = [v.aval.size for eqn in program.eqns for v in eqn.outvars]
+    assert max(sizes) == np.prod(shape)
+
+
 @pytest.mark.parametrize("reading", READINGS)
 def test_without_erasure_it_is_momentum(x64, reading):
     params, gradients = given_params(), given_gradients()
