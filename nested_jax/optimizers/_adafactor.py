@@ -108,10 +108,10 @@ def adafactor(
     References:
         Shazeer & Stern (2018), Algorithms 4 to 6, doi:10.48550/arXiv.1804.04235; departures:
         a cap of :math:`\rho_t` other than 1e-2, momentum and weight decay are not in the paper.
-        `optax.adafactor` differs: it has no relative step (its learning rate is required) and no
-        constant or capped :math:`\beta_2`, it averages the step, it factors axes of at least 128,
-        and it keeps statistics in the dtype of the parameters (in float16 zero gradients become
-        NaN).
+        `optax.adafactor` differs: it has no relative step (without a learning rate its steps are as
+        large as the parameters) and no constant or capped :math:`\beta_2`, it averages the step, it
+        factors axes of at least 128, and it keeps statistics in the dtype of the parameters (in
+        float16 zero gradients become NaN).
     """
     eps1 = check_positive("eps1", eps1)
     eps2 = check_non_negative("eps2", eps2)
