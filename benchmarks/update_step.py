@@ -6,7 +6,8 @@ A model of `params` float32 parameters in `leaves` leaves, half of them square m
 vectors, takes updates with parameters and state donated. Peers compute the same (this is checked)
 and take turns; of the run times and the tracings minima count. Tracing and compiling are timed in
 seconds of the processor, with all of JAX's caches empty, compiling once each. The last rows are of
-the largest number of leaves, where those of one shape are held as one stack: docs/howto/large_models.md.
+the largest number of leaves, where those of one shape are held as one stack
+(docs/howto/large_models.md).
 
 Wall time 7 minutes on 2 CPU cores, a third of it XLA's for Adafactor at 2,048 leaves; memory
 about 7 GB. Expected there, ours over optax's: run time .75 to 1.05; temporary memory 1; trace time

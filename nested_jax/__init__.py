@@ -43,16 +43,20 @@ from nested_jax.sweeps import zipped as zipped
 from nested_jax.transforms import Metrics as Metrics
 from nested_jax.transforms import add_decoupled_weight_decay as add_decoupled_weight_decay
 from nested_jax.transforms import clip_by_block_rms as clip_by_block_rms
+from nested_jax.transforms import delta_gradient_descent as delta_gradient_descent
 from nested_jax.transforms import matched_delay_decays as matched_delay_decays
 from nested_jax.transforms import metrics_of as metrics_of
 from nested_jax.transforms import nested_decays as nested_decays
 from nested_jax.transforms import nesterov_iterate as nesterov_iterate
 from nested_jax.transforms import scale_by_accumulated_momentum as scale_by_accumulated_momentum
 from nested_jax.transforms import scale_by_adam as scale_by_adam
+from nested_jax.transforms import scale_by_aggmo as scale_by_aggmo
+from nested_jax.transforms import scale_by_delta_momentum as scale_by_delta_momentum
 from nested_jax.transforms import scale_by_factored_rms as scale_by_factored_rms
 from nested_jax.transforms import scale_by_learning_rate as scale_by_learning_rate
 from nested_jax.transforms import scale_by_nested_momentum as scale_by_nested_momentum
 from nested_jax.transforms import scale_by_nesterov_momentum as scale_by_nesterov_momentum
+from nested_jax.transforms import scale_by_qhm as scale_by_qhm
 from nested_jax.transforms import scale_by_relative_step as scale_by_relative_step
 from nested_jax.transforms import with_metrics as with_metrics
 
@@ -77,6 +81,7 @@ __all__ = [
     "clip_by_block_rms",
     "constant",
     "cosine",
+    "delta_gradient_descent",
     "drifting_regression",
     "factored_adamw",
     "held_out_masks",
@@ -96,10 +101,13 @@ __all__ = [
     "rollout",
     "scale_by_accumulated_momentum",
     "scale_by_adam",
+    "scale_by_aggmo",
+    "scale_by_delta_momentum",
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_nested_momentum",
     "scale_by_nesterov_momentum",
+    "scale_by_qhm",
     "scale_by_relative_step",
     "schedules",
     "split_indices",

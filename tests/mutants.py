@@ -59,13 +59,18 @@ TESTS = {
     "schedules/_schedules.py": "schedules/test_schedules schedules/test_traced_schedules"
     " schedules/test_exact_steps",
     "transforms/_adam.py": "optimizers/test_adam [scale_by_adam",
+    "transforms/_aggmo.py": "transforms/test_aggmo [scale_by_aggmo",
     "transforms/_clipping.py": "transforms/test_clipping [clip_by_block_rms",
+    "transforms/_delta_gradient_descent.py": "transforms/test_delta_gradient_descent"
+    " [delta_gradient_descent",
+    "transforms/_delta_momentum.py": "transforms/test_delta_momentum [scale_by_delta_momentum",
     "transforms/_factored_rms.py": "transforms/test_factored_rms optimizers/test_adafactor"
     " [scale_by_factored_rms",
     "transforms/_metrics.py": "transforms/test_metrics [with_metrics",
     "transforms/_momentum.py": "optimizers/test_momentum [scale_by_accumulated_momentum",
     "transforms/_nested_momentum.py": "transforms/test_nested_momentum [scale_by_nested_momentum",
     "transforms/_nesterov.py": "transforms/test_nesterov [scale_by_nesterov_momentum",
+    "transforms/_qhm.py": "transforms/test_qhm [scale_by_qhm",
     "transforms/_rate.py": "optimizers/test_momentum transforms/test_nesterov"
     " transforms/test_weight_decay transforms/test_metrics [scale_by_learning_rate",
     "transforms/_relative_step.py": "transforms/test_relative_step [scale_by_relative_step",

@@ -169,6 +169,69 @@ def momentum(theta, gradients, learning_rate, decay=0.9, *, schedule=None):
         yield theta
 
 
+@per_tensor
+def aggmo(theta, gradients, learning_rate, decays):
+    """Run AggMo: v_i <- beta_i v_i - g, theta <- theta + gamma / K sum v_i.
+
+    Lucas et al. 2019, eq. 3.
+    """
+    velocities = [np.zeros_like(theta) for _ in decays]
+    for step, g in enumerate(gradients):
+        velocities = [beta * v - g for beta, v in zip(decays, velocities, strict=True)]
+        theta = theta + at(learning_rate, step) / len(decays) * sum(velocities)
+        yield theta
+
+
+@per_tensor
+def qhm(theta, gradients, learning_rate, decay, nu):
+    """Run QHM: m <- beta m + (1 - beta) g, theta <- theta - alpha [(1 - nu) g + nu m].
+
+    Ma & Yarats 2019, eq. 3 and 4.
+    """
+    m = np.zeros_like(theta)
+    for step, g in enumerate(gradients):
+        m = decay * m + (1 - decay) * g
+        theta = theta - at(learning_rate, step) * ((1 - nu) * g + nu * m)
+        yield theta
+
+
+def delta_momentum_directions(gradients, decay, erasure, reading, normalize) -> list[Array]:
+    """Return m <- beta m - rho (m recalled by the keys) + g (mathematics.md, §11), per gradient.
+
+    The factor of the memory is formed as a matrix, or as the number it is for the "scalar" reading.
+    """
+    m = np.zeros(np.shape(gradients[0]), np.result_type(gradients[0]))
+    directions = []
+    for g in gradients:
+        norm = np.sqrt(np.sum(np.abs(g) ** 2))
+        key = g / norm if normalize and norm > 0 else g
+        if reading == "scalar":
+            m = (decay - erasure * np.sum(np.abs(key) ** 2)) * m + g
+        elif reading == "vector" or np.ndim(g) < 2:
+            k = np.reshape(key, (-1, 1))
+            factor = decay * np.eye(len(k)) - erasure * (k @ k.conj().T)
+            m = np.reshape(factor @ np.reshape(m, (-1, 1)), np.shape(g)) + g
+        else:
+            m = m @ (decay * np.eye(g.shape[1]) - erasure * (key.conj().T @ key)) + g
+        directions.append(m)
+    return directions
+
+
+def delta_gradient_descent(theta, gradients, inputs, learning_rate, schedule=None) -> list[Array]:
+    """Step W <- W (I - eta' x x^T) - eta' g, eta' = eta / (1 + eta |x|^2) (mathematics.md, §11).
+
+    `theta` has rows of the length of each of the `inputs`; a scalar is a row of one.
+    """
+    W, rows = np.reshape(theta, (-1, np.size(inputs[0]))), []
+    for step, (g, x) in enumerate(zip(gradients, inputs, strict=True)):
+        eta = multiplier(schedule, step) * at(learning_rate, step)
+        x = np.reshape(x, (-1, 1))
+        eta = eta / (1 + eta * (x.T @ x).item())
+        W = W @ (np.eye(len(x)) - eta * (x @ x.T)) - eta * np.reshape(g, W.shape)
+        rows.append(np.reshape(W, np.shape(theta)))
+    return rows
+
+
 def nested_decays(levels: int, decay: float, max_levels: int | None = None) -> Array:
     """Return `levels` - 1 equal decays, then zeros (which pass their input): (max_levels - 1,)."""
     decays = np.zeros((levels if max_levels is None else max_levels) - 1)

@@ -24,6 +24,8 @@ POINTS = {
     "clip": [0.5, 1.0, 3.0, 0.1],
     "levels": [1, 2, 4, 3],
     "weight_decay": [0.0, 0.1, 0.01, 0.5],
+    "nu": [0.7, 0.0, 1.0, 0.3],
+    "erasure": [1.0, 0.0, 0.5, 1.5],
 }
 
 
@@ -32,13 +34,18 @@ def test_one_compilation_for_a_grid_over_everything(x64):
     gradients = jnp.asarray(np.random.default_rng(0).standard_normal((STEPS, 3)))
 
     @jax.jit
-    def trajectory(rate, decay, b1, b2, first_cycle, growth, clip, levels, weight_decay):
+    def trajectory(
+        rate, decay, b1, b2, first_cycle, growth, clip, levels, weight_decay, nu, erasure
+    ):
         traces.append(None)
         schedule = nj.warm_restarts(first_cycle, growth=growth)
         tx = optax.chain(
             nj.clip_by_block_rms(clip),
             nj.scale_by_adam(b1, b2=b2),
             nj.scale_by_nested_momentum(nj.nested_decays(levels, decay=decay, max_levels=4)),
+            nj.scale_by_aggmo([b1, decay]),
+            nj.scale_by_qhm(decay, nu=nu),
+            nj.scale_by_delta_momentum(decay, erasure=erasure),
             nj.scale_by_learning_rate(rate, schedule=schedule),
             nj.add_decoupled_weight_decay(weight_decay, schedule=schedule, normalized=True),
         )
@@ -74,8 +81,10 @@ RULES = {
     "eps": NON_NEGATIVE,
     "eps1": POSITIVE,
     "eps2": NON_NEGATIVE,
+    "erasure": NON_NEGATIVE,
     "learning_rate": NON_NEGATIVE,
     "levels": (2, (0, -1, 4)),
+    "nu": FRACTION,
     "periods": (1, (0, -1)),  # One of two, of decays that are given.
     "threshold": POSITIVE,
     "weight_decay": NON_NEGATIVE,
@@ -86,6 +95,7 @@ FACTORIES = {  # With the arguments that it needs.
     nj.adamw: {},
     nj.add_decoupled_weight_decay: {"weight_decay": 0.1},
     nj.clip_by_block_rms: {"threshold": 1.0},
+    nj.delta_gradient_descent: {"learning_rate": 0.1, "inputs": lambda batch: batch[0]},
     nj.factored_adamw: {"normalized": False},
     nj.matched_delay_decays: {"levels": 2, "max_levels": 3},
     nj.momentum: {"learning_rate": 0.1},
@@ -94,10 +104,13 @@ FACTORIES = {  # With the arguments that it needs.
     nj.nesterov: {"learning_rate": 0.1},
     nj.scale_by_accumulated_momentum: {},
     nj.scale_by_adam: {},
+    nj.scale_by_aggmo: {},
+    nj.scale_by_delta_momentum: {},
     nj.scale_by_factored_rms: {},
     nj.scale_by_learning_rate: {"learning_rate": 0.1},
     nj.scale_by_nested_momentum: {"decays": [0.5]},
     nj.scale_by_nesterov_momentum: {"learning_rate": 0.1},
+    nj.scale_by_qhm: {},
     nj.scale_by_relative_step: {},
 }
 
@@ -121,7 +134,7 @@ def updates_of(factory, name, number):
     if not isinstance(made, optax.GradientTransformation):
         return made
     params = jnp.ones((2, 3))
-    return made.update(0.1 * params, made.init(params), params)[0]
+    return made.update(0.1 * params, made.init(params), params, batch=params)[0]
 
 
 def test_every_factory_is_held_to_its_rules():

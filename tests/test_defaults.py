@@ -94,15 +94,20 @@ DEFAULTS = {
     "transforms.ScaleByRelativeStepState": {"average": ()},
     "transforms.add_decoupled_weight_decay": {"learning_rate": None, "schedule": None}
     | {"normalized": False, "mask": None},
+    "transforms.delta_gradient_descent": {"schedule": None},
     "transforms.matched_delay_decays": DECAYS,
     "transforms.nested_decays": DECAYS,
     "transforms.scale_by_accumulated_momentum": {"decay": 0.9},
     "transforms.scale_by_adam": ADAM | {"amsgrad": False, "debias": True},
+    "transforms.scale_by_aggmo": {"decays": (0.0, 0.9, 0.99)},
+    "transforms.scale_by_delta_momentum": {"decay": 0.9, "erasure": 1.0, "reading": "matrix"}
+    | {"normalize": True},
     "transforms.scale_by_factored_rms": {"decay_rate": 0.8, "b2": None, "b2_cap": None}
     | {"eps": 1e-30, "factored": True, "min_dim_size_to_factor": 2, "factored_dims": "largest"},
     "transforms.scale_by_learning_rate": {"schedule": None},
     "transforms.scale_by_nested_momentum": {"debias": False, "readout": "last"},
     "transforms.scale_by_nesterov_momentum": {"decay": 0.9, "schedule": None},
+    "transforms.scale_by_qhm": {"decay": 0.999, "nu": 0.7},
     "transforms.scale_by_relative_step": {"learning_rate": None, "relative_step": True}
     | {"average": None}
     | {"warmup_init": False, "scale_by_parameter": True, "eps": 1e-3, "schedule": None},

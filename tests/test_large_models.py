@@ -54,8 +54,8 @@ def test_elementwise_transforms_take_stacks_as_they_are(tx, x64):
 
 def test_the_recipe_for_transforms_that_take_norms(x64):
     names = {}
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    exec(code, names)
+    recipe, _ = re.findall(r"```{code-cell}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(recipe, names)
     layers, head = layers_of(0), layer(jax.random.key(1), float)
     params = {"layers": stacked(layers), "head": head}
     tx = nj.adafactor(0.1)

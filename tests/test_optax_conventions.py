@@ -15,6 +15,7 @@ from tests.testing.test_contract import CASES
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Bare transforms without a counter of steps; the docstrings of their states say so.
 UNCOUNTED = ("nested_momentum", "accumulated_momentum", "scale_by_adam", "clip_by_block_rms")
+UNCOUNTED += ("aggmo", "qhm", "delta_momentum")
 
 
 def updated(tx, updates, params, **extra_args):
@@ -91,12 +92,17 @@ FACTORIES = {
     nj.scale_by_learning_rate: {"learning_rate": 0.1},
     nj.scale_by_nesterov_momentum: {"learning_rate": 0.1},
     nj.scale_by_adam: {},
+    nj.scale_by_aggmo: {"decays": np.array([0.0, 0.9])},
+    nj.scale_by_qhm: {"decay": 0.9},
+    nj.scale_by_delta_momentum: {"decay": 0.9},
+    nj.delta_gradient_descent: {"learning_rate": 0.1, "inputs": lambda batch: batch},
     nj.add_decoupled_weight_decay: {"weight_decay": 0.1},
     nj.clip_by_block_rms: {"threshold": 1.0},
     nj.scale_by_factored_rms: {},
     nj.scale_by_relative_step: {"learning_rate": 0.1},
 }
 STATIC = {
+    nj.delta_gradient_descent: ("inputs",),
     nj.nested_momentum: ("max_levels",),
     nj.adafactor: ("min_dim_size_to_factor",),
     nj.factored_adamw: ("min_dim_size_to_factor", "schedule"),
@@ -115,9 +121,10 @@ def test_hyperparameters_can_be_injected(factory):
     injected = optax.inject_hyperparams(factory, static_args=STATIC.get(factory, ()))(**arguments)
     params = [-jnp.ones((2, 3)), jnp.ones((2, 5, 2))]
     gradients = [jnp.ones((2, 3)), -jnp.ones((2, 5, 2))]
+    batch = [jnp.ones(3), jnp.ones(2)]
     state = jax.jit(injected.init)(params)
-    update, _ = jax.jit(injected.update)(gradients, state, params)
-    expected = updated(factory(**arguments), gradients, params)
+    update, _ = jax.jit(injected.update)(gradients, state, params, batch=batch)
+    expected = updated(factory(**arguments), gradients, params, batch=batch)
     # A traced 1 - 0.999 is off by 6e-5 in float32.
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3), update, expected)
 

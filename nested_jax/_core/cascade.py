@@ -37,9 +37,15 @@ def stage_decays(stages: ScalarLike, decay: ScalarLike, max_stages: int) -> np.n
     return np.where(np.arange(max_stages) < on_host(stages), np.float64(decay), 0.0)
 
 
-def check_decays(decays: Any) -> list:
-    """Check that decays lie in [0, 1); return those to use: a traced one that does not is NaN."""
+def check_decays(decays: Any, least: int = 0) -> list:
+    """Check that decays lie in [0, 1) and are at least `least`, 0 or 1.
+
+    Returns:
+        The decays to use: a traced one that is out of range is NaN.
+    """
     scalars = as_scalars("decays", decays)
+    if len(scalars) < least:
+        raise ValueError("`decays` must hold one decay at least, got none.")
     return [check_unit_interval(f"decays[{i}]", decay) for i, decay in enumerate(scalars)]
 
 

@@ -36,29 +36,31 @@ def widened_real(dtype: Any) -> Any:
 
 def transformation(
     init_fn: Callable[[Any], Any],
-    update_fn: Callable[[Any, Any, Any], tuple[Any, Any]],
+    update_fn: Callable[..., tuple[Any, Any]],
     kind: type = object,
+    reads: tuple[str, ...] = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Return a transform that accepts the same inputs as optax transforms.
 
-    Leaves may be Python numbers. `update` ignores extra arguments, so a chain can pass all its
-    links an argument that only one needs.
+    Leaves may be Python numbers. `update` ignores extra arguments other than `reads`, so a chain
+    can pass all its links an argument that only one needs.
 
     Args:
         init_fn: parameters -> state.
-        update_fn: (updates, state, parameters or None) -> (updates, state).
+        update_fn: (updates, state, parameters or None, **reads) -> (updates, state).
         kind: The class of the state.
+        reads: The extra arguments passed to `update_fn`; one that is missing is None.
     """
 
     def init(params):
         return init_fn(with_arrays(params))
 
     def update(updates, state, params=None, **extra_args):
-        del extra_args
         if not isinstance(state, kind):
             rule = f"`state` must be the {kind.__name__} that `init` returned"
             raise TypeError(f"{rule}, got a {type(state).__name__}.")
-        return update_fn(with_arrays(updates), state, with_arrays(params))
+        read = {name: extra_args.get(name) for name in reads}
+        return update_fn(with_arrays(updates), state, with_arrays(params), **read)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -20,6 +20,10 @@ from nested_jax.theory._mean_square import StationaryLoss as StationaryLoss
 from nested_jax.theory._mean_square import mean_square_growth as mean_square_growth
 from nested_jax.theory._mean_square import mean_square_limit as mean_square_limit
 from nested_jax.theory._mean_square import stationary_loss as stationary_loss
+from nested_jax.theory._periodic import floquet_multiplier as floquet_multiplier
+from nested_jax.theory._periodic import periodic_delay as periodic_delay
+from nested_jax.theory._periodic import periodic_limit as periodic_limit
+from nested_jax.theory._periodic import periodic_state_space as periodic_state_space
 from nested_jax.theory._responses import dc_gain as dc_gain
 from nested_jax.theory._responses import frequency_response as frequency_response
 from nested_jax.theory._responses import impulse_response as impulse_response

@@ -246,7 +246,7 @@ def _measured(tx: optax.GradientTransformation) -> tuple[StateSpace, Any, jax.Ar
 @jax.jit
 def _judged(system: StateSpace, inputs: Array, outputs: Array) -> tuple[jax.Array, jax.Array]:
     """Return how far a system is from `outputs`, and its active entries."""
-    return relative_error(simulated(system, inputs), outputs), _active(system)
+    return relative_error(simulated(system, inputs), outputs), active_entries(system)
 
 
 def _linearised(tx: optax.GradientTransformation, state: Any) -> StateSpace:
@@ -289,7 +289,7 @@ def _influential(update, leaves):
     return [i for i in kept if jnp.issubdtype(leaves[i].dtype, jnp.floating)]
 
 
-def _active(system: StateSpace) -> jax.Array:
+def active_entries(system: StateSpace) -> jax.Array:
     """Return which entries of the state the input reaches and the output depends on."""
     size = system.drive.size
     links = ((system.transition != 0) | jnp.eye(size, dtype=bool)).astype(float)

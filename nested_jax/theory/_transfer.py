@@ -110,6 +110,8 @@ def qhm(decay: ScalarLike = 0.999, weight: ScalarLike = 0.7) -> StateSpace:
 
     .. math:: H(z) = 1 - \nu + \nu \frac{(1 - \beta) z}{z - \beta}, \quad H(1) = 1 .
 
+    It equals the transform `scale_by_qhm(decay, nu=weight)`.
+
     Args:
         decay: :math:`\beta \in [0, 1)`; may be traced. The default is the paper's.
         weight: :math:`\nu \in [0, 1]`, the share of the average; may be traced. The default is
@@ -140,6 +142,8 @@ def aggmo(decays: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.0, 0.9, 0.9
 
     .. math:: H(z) = \frac{1}{K} \sum_{i=1}^{K} \frac{z}{z - \beta_i} .
 
+    It equals the transform `scale_by_aggmo(decays)`.
+
     Args:
         decays: :math:`\beta_1, \dots, \beta_K \in [0, 1)`; K is static, the values may be traced.
             The defaults are the paper's.
@@ -159,9 +163,7 @@ def aggmo(decays: Sequence[ScalarLike] | np.ndarray | jax.Array = (0.0, 0.9, 0.9
     References:
         Lucas, Sun, Zemel & Grosse (2019), section 3, doi:10.48550/arXiv.1804.00325.
     """
-    decays = check_decays(decays)
-    if not decays:
-        raise ValueError("`decays` must hold one decay at least, got none.")
+    decays = check_decays(decays, least=1)
     keeps = jnp.stack([jnp.asarray(decay, float) for decay in decays])
     return StateSpace(jnp.diag(keeps), jnp.ones(len(decays)), keeps / len(decays), jnp.ones(()))
 

@@ -2,8 +2,22 @@
 
 from nested_jax.transforms._adam import ScaleByAdamState as ScaleByAdamState
 from nested_jax.transforms._adam import scale_by_adam as scale_by_adam
+from nested_jax.transforms._aggmo import ScaleByAggmoState as ScaleByAggmoState
+from nested_jax.transforms._aggmo import scale_by_aggmo as scale_by_aggmo
 from nested_jax.transforms._clipping import ClipByBlockRmsState as ClipByBlockRmsState
 from nested_jax.transforms._clipping import clip_by_block_rms as clip_by_block_rms
+from nested_jax.transforms._delta_gradient_descent import (
+    DeltaGradientDescentState as DeltaGradientDescentState,
+)
+from nested_jax.transforms._delta_gradient_descent import (
+    delta_gradient_descent as delta_gradient_descent,
+)
+from nested_jax.transforms._delta_momentum import (
+    ScaleByDeltaMomentumState as ScaleByDeltaMomentumState,
+)
+from nested_jax.transforms._delta_momentum import (
+    scale_by_delta_momentum as scale_by_delta_momentum,
+)
 from nested_jax.transforms._factored_rms import FactoredMoment as FactoredMoment
 from nested_jax.transforms._factored_rms import ScaleByFactoredRmsState as ScaleByFactoredRmsState
 from nested_jax.transforms._factored_rms import scale_by_factored_rms as scale_by_factored_rms
@@ -30,6 +44,9 @@ from nested_jax.transforms._nesterov import (
 )
 from nested_jax.transforms._nesterov import nesterov_iterate as nesterov_iterate
 from nested_jax.transforms._nesterov import scale_by_nesterov_momentum as scale_by_nesterov_momentum
+from nested_jax.transforms._periods import Periods as Periods
+from nested_jax.transforms._qhm import ScaleByQhmState as ScaleByQhmState
+from nested_jax.transforms._qhm import scale_by_qhm as scale_by_qhm
 from nested_jax.transforms._rate import ScaleByLearningRateState as ScaleByLearningRateState
 from nested_jax.transforms._rate import scale_by_learning_rate as scale_by_learning_rate
 from nested_jax.transforms._relative_step import (

@@ -13,12 +13,18 @@ from nested_jax._core.states import find, find_one
 from nested_jax._core.types import OptState
 from nested_jax.transforms._adam import ScaleByAdamState
 from nested_jax.transforms._clipping import ClipByBlockRmsState
+from nested_jax.transforms._delta_gradient_descent import DeltaGradientDescentState
 from nested_jax.transforms._nesterov import ScaleByNesterovMomentumState
 from nested_jax.transforms._rate import ScaleByLearningRateState
 from nested_jax.transforms._relative_step import ScaleByRelativeStepState
 from nested_jax.transforms._weight_decay import AddDecoupledWeightDecayState
 
-RATE_STATES = (ScaleByLearningRateState, ScaleByRelativeStepState, ScaleByNesterovMomentumState)
+RATE_STATES = (
+    DeltaGradientDescentState,
+    ScaleByLearningRateState,
+    ScaleByNesterovMomentumState,
+    ScaleByRelativeStepState,
+)
 INJECTED_STATES = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
 
 

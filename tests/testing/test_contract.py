@@ -4,6 +4,8 @@ import functools
 import inspect
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,6 +18,7 @@ RATES = {"learning_rate": (0.1, 0.3)}
 DECAY = {"decay": (0.9, 0.999)}
 BETAS = {"b1": (0.9, 0.99), "b2": (0.99, 0.999)}
 EPS = {"eps": (1e-8, 0.1)}
+DELTA = {"decay": (0.9, 0.999), "erasure": (1.0, 0.5)}
 WEIGHT_DECAY = {"weight_decay": (0.01, 0.1)}
 # Squares beyond float32 make a row of infinities, of which the factors are 0 / 0.
 NO_SQUARES = {"huge": "any"}
@@ -32,6 +35,17 @@ def cascade(outer, inner, **options):
 def falling_adamw(total_steps, floor, **hyperparams):
     schedule = schedules.cosine(total_steps, floor=floor)
     return nj.adamw(normalized=True, schedule=schedule, **hyperparams)
+
+
+def with_unit_inputs(learning_rate):
+    """Return delta gradient descent on inputs of 1, whatever the parameters are."""
+    tx = nj.delta_gradient_descent(learning_rate, inputs=lambda batch: batch)
+
+    def update(updates, state, params=None, **extra_args):
+        ones = jax.tree.map(lambda p: jnp.ones(jnp.shape(p)[-1:]), params)
+        return tx.update(updates, state, params, **extra_args | {"batch": ones})
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 # The public name, and in brackets which of its programs it is.
@@ -67,6 +81,34 @@ CASES = [
         {"outer": (0.9, 0.999), "inner": (0.5, 0.99), "period": (1, 3)},
     ),
     Case("scale_by_accumulated_momentum", nj.scale_by_accumulated_momentum, DECAY),
+    Case(
+        "scale_by_aggmo",
+        nj.scale_by_aggmo,
+        {"decays": (np.array([0.0, 0.9, 0.99]), np.array([0.5, 0.9, 0.999]))},
+    ),
+    Case("scale_by_qhm", nj.scale_by_qhm, {"decay": (0.9, 0.999), "nu": (0.7, 0.2)}),
+    Case("scale_by_delta_momentum", nj.scale_by_delta_momentum, DELTA, reach="leaf"),
+    Case(
+        "scale_by_delta_momentum[vector]",
+        functools.partial(nj.scale_by_delta_momentum, reading="vector"),
+        DELTA,
+        reach="leaf",
+    ),
+    Case(
+        "scale_by_delta_momentum[printed]",
+        functools.partial(nj.scale_by_delta_momentum, reading="scalar", normalize=False),
+        {"decay": (0.9, 0.999), "erasure": (0.01, 0.1)},
+        reach="leaf",
+        extremes={"huge": "any"},
+    ),
+    # Each entry of the parameters reaches its row, as the cut of a leaf would show.
+    Case(
+        "delta_gradient_descent",
+        with_unit_inputs,
+        RATES,
+        needs_params=True,
+        reach="leaf",
+    ),
     Case("scale_by_learning_rate", nj.scale_by_learning_rate, RATES),
     Case(
         "scale_by_learning_rate[schedule]",

@@ -23,6 +23,7 @@ MOMENTA = {
     "heavy_ball": lambda a, b: optax.trace(0.95 * a),
     "nesterov": lambda a, b: optax.trace(0.95 * a, nesterov=True),
     "cascade": lambda a, b: nj.scale_by_nested_momentum([0.9 * a, 0.9 * b]),
+    "aggmo": lambda a, b: nj.scale_by_aggmo([0.0, 0.9 * a, 0.9 * b]),
     "identity": lambda a, b: optax.identity(),
 }
 
