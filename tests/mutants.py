@@ -42,6 +42,7 @@ SLOWER, LEAST_SECONDS = 4, 60
 TESTS = {
     "_core/cascade.py": "transforms/test_nested_momentum problems/test_drifting_regression"
     " [scale_by_nested_momentum",
+    "_core/states.py": "transforms/test_nesterov transforms/test_metrics theory/test_edge",
     "_rollout.py": "test_rollout",
     "optimizers/_adafactor.py": "optimizers/test_adafactor [adafactor [factored_adamw",
     "optimizers/_adam.py": "optimizers/test_adam transforms/test_weight_decay [adam",
@@ -70,11 +71,11 @@ TESTS = {
     "transforms/_momentum.py": "optimizers/test_momentum [scale_by_accumulated_momentum",
     "transforms/_nested_momentum.py": "transforms/test_nested_momentum [scale_by_nested_momentum",
     "transforms/_nesterov.py": "transforms/test_nesterov [scale_by_nesterov_momentum",
+    "transforms/_periods.py": "transforms/test_periods [scale_by_nested_momentum",
     "transforms/_qhm.py": "transforms/test_qhm [scale_by_qhm",
     "transforms/_rate.py": "optimizers/test_momentum transforms/test_nesterov"
     " transforms/test_weight_decay transforms/test_metrics [scale_by_learning_rate",
     "transforms/_relative_step.py": "transforms/test_relative_step [scale_by_relative_step",
-    "transforms/_states.py": "transforms/test_nesterov transforms/test_metrics",
     "transforms/_weight_decay.py": "transforms/test_weight_decay [add_decoupled",
 }
 # (file, line, mutated line): why the two compute the same.

@@ -44,7 +44,7 @@ DEFAULTS = {
     | {"learning_rate": 1e-2, "weight_decay": 0.025, "b1": 0.9, "normalized": True},
     "optimizers.momentum": {"decay": 0.9, "schedule": None},
     "optimizers.nested_momentum": {"levels": None, "decay": None, "max_levels": None}
-    | {"decays": None, "debias": False, "readout": "last", "schedule": None},
+    | {"decays": None, "periods": None, "debias": False, "readout": "last", "schedule": None},
     "optimizers.nesterov": {"decay": 0.9, "schedule": None},
     "plots.heatmap": {"y": "model_level", "x": "data_level", "diverged": None}
     | {"label": "mean loss", "title": None, "ax": None},
@@ -75,6 +75,7 @@ DEFAULTS = {
     "theory.aggmo": {"decays": (0.0, 0.9, 0.99)},
     "theory.condition_number": KRYLOV,
     "theory.curvature": KRYLOV,
+    "theory.edge_of_stability": KRYLOV | {"preconditioner": None},
     "theory.ema": {"decay": 0.95},
     "theory.heavy_ball": {"decay": 0.9},
     "theory.hessian_eigenvalues": KRYLOV | {"count": 1},
@@ -84,6 +85,7 @@ DEFAULTS = {
     "theory.memory": {"share": 0.5},
     "theory.nesterov": {"decay": 0.9},
     "theory.predict_zero_loss": DRIFT,
+    "theory.preconditioner_of": {"params": None, "b2": None, "eps": None},
     "theory.qhm": {"decay": 0.999, "weight": 0.7},
     "theory.stable_rate": {"margin": 0.5, "bias": True},
     "theory.stationary_loss": {"learning_rate": 1.0, "noise_std": 0.1, "drift": None}
@@ -91,6 +93,7 @@ DEFAULTS = {
     "theory.terminal_velocity": {"gradient": 1.0, "learning_rate": 1.0},
     "theory.tracking_bound": DRIFT
     | {"key": None, "steps": None, "warmup": 0, "inputs": None, "max_levels": None},
+    "transforms.ScaleByNestedMomentumState": {"periods": ()},
     "transforms.ScaleByRelativeStepState": {"average": ()},
     "transforms.add_decoupled_weight_decay": {"learning_rate": None, "schedule": None}
     | {"normalized": False, "mask": None},
@@ -105,7 +108,7 @@ DEFAULTS = {
     "transforms.scale_by_factored_rms": {"decay_rate": 0.8, "b2": None, "b2_cap": None}
     | {"eps": 1e-30, "factored": True, "min_dim_size_to_factor": 2, "factored_dims": "largest"},
     "transforms.scale_by_learning_rate": {"schedule": None},
-    "transforms.scale_by_nested_momentum": {"debias": False, "readout": "last"},
+    "transforms.scale_by_nested_momentum": {"periods": None, "debias": False, "readout": "last"},
     "transforms.scale_by_nesterov_momentum": {"decay": 0.9, "schedule": None},
     "transforms.scale_by_qhm": {"decay": 0.999, "nu": 0.7},
     "transforms.scale_by_relative_step": {"learning_rate": None, "relative_step": True}
