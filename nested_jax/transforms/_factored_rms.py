@@ -43,6 +43,9 @@ AXIS_ORDERS = {
 class FactoredMoment(NamedTuple):
     """The second moment of one leaf, factored over two axes; i precedes j in the axis order.
 
+    With `factored_dims="largest"` the larger axis is j, so a matrix with more rows than columns has
+    the means of its columns in `row`.
+
     Attributes:
         row: Averaged mean square over axis j, shaped like the leaf without j.
         column: Averaged mean square over axis i, shaped like the leaf without i.
