@@ -10,6 +10,7 @@ import rich.box
 import rich.console
 import rich.markup
 import rich.table
+from matplotlib.figure import Figure
 
 from experiments.lab._options import option_name
 from experiments.lab._section import Diverged, Section, Table
@@ -50,6 +51,7 @@ def write(
         write_file(folder / file, text)
     for section in sections:
         for file, (figure, _) in section.figures.items():
+            _lay_out(figure)
             plots.save(figure, folder / "figures" / f"{file}.png")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -67,6 +69,13 @@ def write(
         files=[*(f"{dataset}.nc" for dataset in datasets), *files, "config.json", "figures/"],
     )
     write_file(folder / "report.html", page)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the parts of a figure once, which takes as long as drawing it, for both its files."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def _markdown() -> markdown_it.MarkdownIt:
