@@ -22,6 +22,8 @@ SMOKE = (
     "short to answer the question."
 )
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+DPI = 150.0
+"""Dots per inch of the figures' PNG files."""
 FACTS = ("data", "device", "machine", "python", "commit")
 """What the page says of a run. Its times are in config.json, so that a run that was stopped and
 resumed gives the same page."""
@@ -52,7 +54,7 @@ def write(
     for section in sections:
         for file, (figure, _) in section.figures.items():
             _lay_out(figure)
-            plots.save(figure, folder / "figures" / f"{file}.png")
+            plots.save(figure, folder / "figures" / f"{file}.png", dpi=DPI)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -73,8 +75,11 @@ def write(
 
 def _lay_out(figure: Figure) -> None:
     """Place the parts of a figure once, which takes as long as drawing it, for both its files."""
-    if engine := figure.get_layout_engine():
+    engine, dpi = figure.get_layout_engine(), figure.dpi
+    if engine:
+        figure.dpi = DPI  # Sizes of text depend on it a little.
         engine.execute(figure)
+        figure.dpi = dpi
         figure.set_layout_engine(None)
 
 
