@@ -58,13 +58,18 @@ class Config:
 
 
 QUICK = {
-    "dim": 100,
-    "early_steps": 10_000,
+    "silence": 2_000,
+    "dim": 50,
+    "signal_steps": 1_000,
+    "early_steps": 5_000,
     "training_steps": 1_000,
-    "pretraining_steps": 1_000,
-    "network_steps": 400,
-    "regret_steps": 10_000,
-    "rates": 7,
-    "seeds": 6,
-    "tuning_seeds": 3,
+    "hidden": 16,
+    "pretraining_steps": 300,
+    "network_steps": 100,
+    "game_steps": 10_000,
+    "short_game_steps": 2_000,
+    "regret_steps": 2_000,
+    "rates": 5,
+    "seeds": 3,
+    "tuning_seeds": 2,
 }

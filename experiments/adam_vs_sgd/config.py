@@ -81,16 +81,16 @@ class Config:
 
 
 QUICK = {
-    "width": 16,
+    "width": 8,
     "depth": 1,
-    "examples": 3_000,
+    "examples": 1_000,
     "methods": "few",
     "batch_sizes": 1,
-    "folds": 3,
-    "seeds": 4,
-    "tuning_seeds": 2,
-    "splits": 4,
-    "rounds": 3,
+    "folds": 2,
+    "seeds": 3,
+    "tuning_seeds": 1,
+    "splits": 3,
+    "rounds": 1,
 }
 FULL = {"data": "fashion-mnist", "width": 256, "examples": 240_000}
 

@@ -10,6 +10,7 @@ import rich.box
 import rich.console
 import rich.markup
 import rich.table
+from matplotlib.figure import Figure
 
 from experiments.lab._options import option_name
 from experiments.lab._section import Diverged, Section, Table
@@ -21,6 +22,8 @@ SMOKE = (
     "short to answer the question."
 )
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+DPI = 150.0
+"""Dots per inch of the figures' PNG files."""
 FACTS = ("data", "device", "machine", "python", "commit")
 """What the page says of a run. Its times are in config.json, so that a run that was stopped and
 resumed gives the same page."""
@@ -50,7 +53,8 @@ def write(
         write_file(folder / file, text)
     for section in sections:
         for file, (figure, _) in section.figures.items():
-            plots.save(figure, folder / "figures" / f"{file}.png")
+            _lay_out(figure)
+            plots.save(figure, folder / "figures" / f"{file}.png", dpi=DPI)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -67,6 +71,16 @@ def write(
         files=[*(f"{dataset}.nc" for dataset in datasets), *files, "config.json", "figures/"],
     )
     write_file(folder / "report.html", page)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the parts of a figure once, which takes as long as drawing it, for both its files."""
+    engine, dpi = figure.get_layout_engine(), figure.dpi
+    if engine:
+        figure.dpi = DPI  # Sizes of text depend on it a little.
+        engine.execute(figure)
+        figure.dpi = dpi
+        figure.set_layout_engine(None)
 
 
 def _markdown() -> markdown_it.MarkdownIt:

@@ -56,16 +56,19 @@ class Config:
 
 
 QUICK = {
-    "max_condition": 1e3,
-    "conditions": 3,
-    "steps": 8_000,
-    "regression_steps": 3_000,
-    "seeds": 6,
-    "learning_rates": 12,
-    "starts": 10,
-    "mitigation_steps": 300,
+    "max_condition": 100.0,
+    "conditions": 2,
+    "steps": 1_000,
+    "velocity_steps": 500,
+    "regression_steps": 2_000,
+    "seeds": 4,
+    "surface_steps": 200,
+    "learning_rates": 6,
+    "starts": 4,
+    "mitigation_steps": 200,
     "mitigation_starts": 12,
-    "escape_runs": 50,
+    "escape_steps": 500,
+    "escape_runs": 20,
 }
 
 

@@ -11,19 +11,22 @@ import numpy as np
 
 from nested_jax._version import __version__
 from nested_jax.sweeps.engine._job import Job
-from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.engine._tracing import trace
 from nested_jax.sweeps.grid import label
+from nested_jax.sweeps.lanes import Layout
 
 
 def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
     """Return everything a result depends on: the program, its arguments, the grid, versions.
 
-    The program is identified by a hash of its lowered text. Any change to the computation of the
-    swept function, or of functions it calls, changes the hash; a change to a comment does not.
+    A program is identified by a hash of its lowered text at one point, with its layout. Any change
+    to the computation of the swept function, or of functions it calls, changes the hash; a change
+    to a comment does not. To lower the whole chunk would take as long again as to compile it from
+    the cache; what else makes its program, lengths and versions, is recorded beside the hash.
     """
     programs = {}
     for layout, (static, columns) in zip(job.layouts(platform), job.samples(), strict=True):
-        text = evaluate.lower(static, layout, job.run, columns).as_text()
+        text = trace(static, job.run, columns).lower().as_text() + _described(layout)
         name = ", ".join(f"{key}={label(value)}" for key, value in static)
         programs[name] = hashlib.sha256(text.encode()).hexdigest()
     arguments = hashlib.sha256()
@@ -42,6 +45,13 @@ def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
         "jax": jax.__version__,
         "nested_jax": __version__,
     }
+
+
+def _described(layout: Layout | None) -> str:
+    """Return a layout as text, the same in every process: sets have no order."""
+    if layout is None:
+        return "vmap"
+    return f"{layout.axis} {layout.pieces} {[*map(sorted, layout.alike)]}"
 
 
 def origin_of(job: Job, fingerprint: Mapping[str, Any]) -> Callable[[int], bytes]:

@@ -60,11 +60,11 @@ def evaluate(
 
     With a layout, the points are lanes; without one, they are vmapped.
     """
-    traced = trace(static, run, columns)
-    program, structure = traced.jaxpr, traced.out_info[0]
 
     def in_lanes():
         assert layout is not None
+        traced = trace(static, run, columns)
+        program, structure = traced.jaxpr, traced.out_info[0]
         outputs = evaluate_in_lanes(program, jax.tree.leaves(run), columns, layout)
         return jax.tree.unflatten(jax.tree.structure(structure), outputs)
 
