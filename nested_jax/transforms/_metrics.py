@@ -134,7 +134,8 @@ def metrics_of(state: OptState) -> Metrics:
         state: The state; it may be nested in that of `optax.chain`, `masked`, `MultiSteps` etc.
 
     Returns:
-        The metrics of the last update, with the leading axes of a vmapped state.
+        The metrics of the last update, with the leading axes of a vmapped state. In the `opt_state`
+        of `flax.nnx.Optimizer` they are variables: unwrap them with `nnx.as_pure`.
 
     Raises:
         ValueError: If `state` does not hold exactly one `Metrics`.
