@@ -144,7 +144,8 @@ def _check_examples(apply, init, images, labels):
     if is_traced(labels):
         # Once for all steps. Without it, -1 would be the last class.
         return jnp.all((labels >= 0) & (labels < shape[1]))
-    low, high = int(np.min(labels)), int(np.max(labels))
+    classes = np.asarray(labels)  # Under jit, JAX arithmetic on a constant would be traced.
+    low, high = int(classes.min()), int(classes.max())
     if low < 0 or high >= shape[1]:
         found = low if low < 0 else high
         raise ValueError(f"`labels` must be classes from 0 to {shape[1] - 1}, got {found}.")

@@ -152,6 +152,17 @@ def test_a_sweep_holds_its_folds_against_the_masks():
         nj.sweep(run, nj.Grid(fold=range(4)))
 
 
+def test_labels_of_jax_may_be_captured_by_a_traced_function():
+    labels = jnp.asarray(LABELS)
+
+    def loss(rate):
+        problem = nj.classification(apply, init, IMAGES, labels, batch_size=2)
+        return nj.rollout(nj.momentum(rate), problem, KEY, 3).mean_loss
+
+    expected = nj.rollout(nj.momentum(0.1), logistic(), KEY, 3).mean_loss
+    np.testing.assert_allclose(jax.jit(loss)(0.1), expected, rtol=1e-5)
+
+
 def test_a_traced_label_that_is_no_class_makes_every_loss_nan():
     images, params = IMAGES[:2], init(KEY)
 
