@@ -62,7 +62,7 @@ gpu:
 
 docs: $(VENV)/.docs
 	rm -rf build/docs
-	$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going $(ARGS) docs build/docs
+	$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --jobs auto $(ARGS) docs build/docs
 	@echo "Open build/docs/index.html"
 
 $(VENV)/.experiments: $(PINS) $(VENV)/.created

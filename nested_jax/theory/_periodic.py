@@ -51,7 +51,7 @@ def periodic_state_space(tx: optax.GradientTransformation, period: int) -> State
         period: C, for several periods their least common multiple; static, at most 100,000.
 
     Returns:
-        The system of each step, stacked: a `StateSpace` whose arrays have a leading axis (C,).
+        A `StateSpace` whose arrays have a leading axis (C,), one entry for each step of a period.
 
     Raises:
         TypeError: If `tx` does not have `init` and `update`, or they raise an error.
