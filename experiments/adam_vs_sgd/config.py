@@ -83,7 +83,7 @@ class Config:
 QUICK = {
     "width": 8,
     "depth": 1,
-    "examples": 1_000,
+    "examples": 2_000,
     "methods": "few",
     "batch_sizes": 1,
     "folds": 2,

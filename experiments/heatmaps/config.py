@@ -36,7 +36,7 @@ class Config:
 
 
 # Steps are powers of four, so that their root is a power of two.
-QUICK = {"depth": 0, "batch_size": 16, "steps": 16, "seeds": 2}
+QUICK = {"depth": 0, "batch_size": 16, "steps": 64, "seeds": 2}
 FULL = {"data": "fashion-mnist", "width": 256, "batch_size": 128, "steps": 16_384, "seeds": 3}
 
 

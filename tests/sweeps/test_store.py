@@ -212,6 +212,29 @@ def test_a_store_with_other_arrays_closed_over_is_refused(tmp_path, make, size):
         nj.sweep(closed(1.5), grid, store=tmp_path)
 
 
+def test_a_store_of_another_layout_is_refused(tmp_path):
+    def run(x):
+        return {"loss": jnp.sin(x)}
+
+    grid = nj.Grid(x=[1.0, 2.0])
+    nj.sweep(run, grid, store=tmp_path, layout="vmap")
+    with pytest.raises(ValueError, match="they differ in programs"):
+        nj.sweep(run, grid, store=tmp_path, layout="lanes")
+    nj.sweep(run, grid, store=tmp_path, layout="vmap")
+
+
+def test_a_stored_sweep_traces_a_function_twice(tmp_path):
+    calls = []
+
+    def run(x):
+        calls.append(x)
+        return {"loss": jnp.sin(x)}
+
+    # Once for all checks and the fingerprint, once within the program of the devices.
+    nj.sweep(run, nj.Grid(x=[1.0, 2.0]), store=tmp_path, devices=jax.devices()[:2])
+    assert len(calls) == 2
+
+
 def test_a_store_of_other_precision_or_versions_is_refused(tmp_path, monkeypatch):
     sweep(tmp_path, SCALED)
     with jax.enable_x64(True), pytest.raises(ValueError, match="they differ in programs, x64"):
