@@ -78,9 +78,11 @@ def undrawn(monkeypatch):
     """Return what makes reports leave out the drawing of figures, most of their time."""
 
     def leave_out():
+        from experiments.lab import _report
         from nested_jax import plots
 
-        monkeypatch.setattr(plots, "save", lambda figure, path: None)
+        monkeypatch.setattr(_report, "_lay_out", lambda figure: None)
+        monkeypatch.setattr(plots, "save", lambda figure, path, dpi: None)
         monkeypatch.setattr(plots, "to_svg", lambda figure: "<svg></svg>")
 
     return leave_out
