@@ -56,6 +56,8 @@ LINEAR = {
     ),
     "scale_by_nested_momentum[mean]": nj.scale_by_nested_momentum([0.9, 0.8], readout="mean"),
     "scale_by_accumulated_momentum": nj.scale_by_accumulated_momentum(0.99),
+    "scale_by_aggmo": nj.scale_by_aggmo(),
+    "scale_by_qhm": nj.scale_by_qhm(0.9),
     "scale_by_learning_rate": nj.scale_by_learning_rate(0.3),
     "scale_by_learning_rate[schedule]": nj.scale_by_learning_rate(
         lambda step: 0.3, schedule=lambda step: 0.5
@@ -100,6 +102,15 @@ REFUSED = {
     "scale_by_nesterov_momentum[schedule]": (
         nj.scale_by_nesterov_momentum(0.1, decay=looking_ahead),
         {SHIFT},
+    ),
+    "scale_by_nested_momentum[periods]": (
+        nj.scale_by_nested_momentum([0.9], periods=[3]),
+        {SHIFT},
+    ),
+    "scale_by_delta_momentum": (nj.scale_by_delta_momentum(), {ENTRIES}),
+    "scale_by_delta_momentum[printed]": (
+        nj.scale_by_delta_momentum(normalize=False),
+        {HOMOGENEITY, SUPERPOSITION, ENTRIES},
     ),
     "scale_by_adam": (nj.scale_by_adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "adam": (nj.adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
@@ -157,7 +168,12 @@ def test_every_public_transform_is_listed():
         if inspect.isfunction(value)
         and "GradientTransformation" in str(inspect.signature(value).return_annotation)
     }
-    assert public == {name.partition("[")[0] for name in LINEAR | REFUSED if "." not in name}
+    listed = {name.partition("[")[0] for name in LINEAR | REFUSED if "." not in name}
+    assert public - listed == {"delta_gradient_descent"}
+    # It reads the inputs, which no test of linearity has.
+    with pytest.raises(TypeError, match="`delta_gradient_descent` needs `batch` in `update`"):
+        theory.linearity(nj.delta_gradient_descent(0.1, inputs=lambda batch: batch))
+    assert listed <= public
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
