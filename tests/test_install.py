@@ -100,7 +100,7 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("install")
     python = folder / "venv" / "bin" / "python"
     # Both read the package index; pip reads PIP_CONSTRAINT by itself.
-    if importlib.util.find_spec("uv"):
+    if importlib.util.find_spec("uv") and importlib.util.find_spec("twine"):
         uv = (sys.executable, "-m", "uv", "--quiet")
         pins = [f"--constraint={path}" for path in os.environ.get("PIP_CONSTRAINT", "").split()]
         sdist, wheel = release.build(folder)
