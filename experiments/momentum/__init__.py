@@ -6,7 +6,7 @@ a slope; what to do with the learning rate when momentum is introduced; four sur
 descent is slow or gets lost, with the curvature along the way, and what helps there; and the batch
 sizes whose noise leaves a local minimum.
 
-    python -m experiments momentum            # about two minutes on 2 CPU cores
+    python -m experiments momentum            # about 3 minutes on 2 CPU cores
     python -m experiments momentum --quick    # half of that: a smoke test
 
 Expected: measured factors per step agree with (k-1)/(k+1), (r-1)/(r+1), 1-1/r and 1-2/sqrt(3k+1),
@@ -23,7 +23,7 @@ from experiments.momentum.config import QUICK, Config, check
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="How much faster is momentum than gradient descent, and where?",
-    duration="about two minutes on 2 CPU cores",
+    duration="about 3 minutes on 2 CPU cores",
     config=Config,
     parts=(
         "tuning",
