@@ -72,7 +72,10 @@ def test_one_program_agrees_with_the_oracle_at_every_point(x64, reading, iterati
 def test_without_slow_memory_and_division_it_is_muon(x64):
     """Gradients of one magnitude are not divided; optax's factor for wide matrices is 1 here."""
     signs = np.sign(gradients()["tall"]) + (gradients()["tall"] == 0)
-    muon = optax.contrib.scale_by_muon(beta=0.9, eps=0.0, nesterov=False)
+    axes = {"a": optax.contrib.MuonDimensionNumbers()}
+    muon = optax.contrib.scale_by_muon(
+        beta=0.9, eps=0.0, nesterov=False, weight_dimension_numbers=axes
+    )
     params = {"a": np.zeros((6, 4))}
     trees = [{"a": g} for g in signs]
     found = run(nj.scale_by_m3(0.9, slow_weight=0.0), params, trees)
