@@ -1,5 +1,7 @@
 """Products and norms of matrices, shared by the transforms that see a leaf as one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -41,6 +43,7 @@ def normalized(g: jax.Array, *, by_matrix: bool) -> jax.Array:
     return g / jnp.where(norm == 0, 1, norm)
 
 
+@functools.partial(jax.jit, static_argnames=("steps", "iteration"))  # Traced once for each shape.
 def orthogonalized(x: jax.Array, *, steps: int, iteration: str) -> jax.Array:
     """Return a matrix after Newton-Schulz steps, which move its singular values towards 1.
 

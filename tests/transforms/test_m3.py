@@ -151,14 +151,15 @@ def test_the_direction_does_not_depend_on_the_scale(scale):
 
 
 def test_newton_schulz_runs_for_the_slow_memory_at_block_ends_only():
-    """All of its products are inside of the branch."""
-    tx = nj.scale_by_m3(ns_steps=2)
+    """One matrix: once for the fast memory in each step, once in the branch of a block's end."""
+    tx = nj.scale_by_m3()
     state = jax.eval_shape(tx.init, jnp.ones((3, 5)))
-    program = jax.make_jaxpr(tx.update)(jnp.ones((3, 5)), state).jaxpr
+    program = jax.make_jaxpr(tx.update)(jnp.ones((3, 5)), state)
     (branch,) = (eqn for eqn in program.eqns if eqn.primitive.name == "cond")
     kept, changed = branch.params["branches"]
-    counts = [str(jaxpr).count("dot_general") for jaxpr in (kept, changed, program)]
-    assert counts == [0, 6, 12]
+    assert not kept.eqns
+    for part in (changed, program):
+        assert [eqn.params.get("name") for eqn in part.eqns].count("orthogonalized") == 1
 
 
 @pytest.mark.parametrize("reading", ["ema", "accumulate"])
