@@ -1,5 +1,6 @@
 """M3 for matrices, Adam for the rest."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -26,10 +27,10 @@ def m3(
 ) -> optax.GradientTransformation:
     r"""Build multi-scale momentum Muon for matrices, with Adam for all other leaves.
 
-    A leaf of rank 2 takes :math:`\theta \leftarrow \theta - \eta_t u`, with :math:`\eta_t` the learning
-    rate times the schedule and the direction u
-    of `scale_by_m3`. Every other leaf takes that of `scale_by_adam` with the same `b1`, `b2` and
-    `eps`. `optax.contrib.muon` divides a tree by the same rule.
+    A leaf of rank 2 takes :math:`\theta \leftarrow \theta - \eta_t u` with the direction u of
+    `scale_by_m3` and :math:`\eta_t` the learning rate times the schedule. Every other leaf takes
+    the direction of `scale_by_adam` with the same `b1`, `b2` and `eps`. `optax.contrib.muon`
+    divides a tree by the same rule.
 
     A direction of an m x n matrix has a root mean square of about
     :math:`1 / \sqrt{\max(m, n)}` (:math:`1 + \alpha` times that once both memories agree), and
@@ -37,7 +38,7 @@ def m3(
     combine `scale_by_m3` and `scale_by_adam` in `optax.partition`.
 
     Args:
-        learning_rate: :math:`\eta \ge 0`, or a function of the step; may be traced.
+        learning_rate: At least 0, or a function of the step; may be traced.
         b1: :math:`\beta_1 \in [0, 1)` of the fast memory; may be traced.
         b2: :math:`\beta_2 \in [0, 1)` of the second moment; may be traced.
         b3: :math:`\beta_3 \in [0, 1)` of the slow memory; may be traced.
@@ -72,7 +73,7 @@ def m3(
         iteration=iteration,
         reading=reading,
     )
-    links = {"m3": of_matrices, "adam": scale_by_adam(b1, b2=b2, eps=eps)}
+    links: dict[Hashable, Any] = {"m3": of_matrices, "adam": scale_by_adam(b1, b2=b2, eps=eps)}
     return optax.chain(
         optax.partition(links, _labels), scale_by_learning_rate(learning_rate, schedule=schedule)
     )
