@@ -17,6 +17,7 @@ from nested_jax.optimizers import adafactor as adafactor
 from nested_jax.optimizers import adam as adam
 from nested_jax.optimizers import adamw as adamw
 from nested_jax.optimizers import factored_adamw as factored_adamw
+from nested_jax.optimizers import m3 as m3
 from nested_jax.optimizers import momentum as momentum
 from nested_jax.optimizers import nested_momentum as nested_momentum
 from nested_jax.optimizers import nesterov as nesterov
@@ -54,6 +55,7 @@ from nested_jax.transforms import scale_by_aggmo as scale_by_aggmo
 from nested_jax.transforms import scale_by_delta_momentum as scale_by_delta_momentum
 from nested_jax.transforms import scale_by_factored_rms as scale_by_factored_rms
 from nested_jax.transforms import scale_by_learning_rate as scale_by_learning_rate
+from nested_jax.transforms import scale_by_m3 as scale_by_m3
 from nested_jax.transforms import scale_by_nested_momentum as scale_by_nested_momentum
 from nested_jax.transforms import scale_by_nesterov_momentum as scale_by_nesterov_momentum
 from nested_jax.transforms import scale_by_qhm as scale_by_qhm
@@ -86,6 +88,7 @@ __all__ = [
     "factored_adamw",
     "held_out_masks",
     "log_uniform",
+    "m3",
     "matched_delay_decays",
     "metrics_of",
     "momentum",
@@ -105,6 +108,7 @@ __all__ = [
     "scale_by_delta_momentum",
     "scale_by_factored_rms",
     "scale_by_learning_rate",
+    "scale_by_m3",
     "scale_by_nested_momentum",
     "scale_by_nesterov_momentum",
     "scale_by_qhm",

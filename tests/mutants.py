@@ -46,6 +46,7 @@ TESTS = {
     "_rollout.py": "test_rollout",
     "optimizers/_adafactor.py": "optimizers/test_adafactor [adafactor [factored_adamw",
     "optimizers/_adam.py": "optimizers/test_adam transforms/test_weight_decay [adam",
+    "optimizers/_m3.py": "transforms/test_m3 [m3",
     "optimizers/_momentum.py": "optimizers/test_momentum transforms/test_nesterov"
     " transforms/test_nested_momentum [momentum [nesterov [nested_momentum",
     "problems/_classification.py": "problems/test_classification",
@@ -67,6 +68,9 @@ TESTS = {
     "transforms/_delta_momentum.py": "transforms/test_delta_momentum [scale_by_delta_momentum",
     "transforms/_factored_rms.py": "transforms/test_factored_rms optimizers/test_adafactor"
     " [scale_by_factored_rms",
+    "transforms/_m3.py": "transforms/test_m3 [scale_by_m3",
+    "transforms/_matrices.py": "transforms/test_m3 transforms/test_delta_momentum [scale_by_m3"
+    " [scale_by_delta_momentum",
     "transforms/_metrics.py": "transforms/test_metrics [with_metrics",
     "transforms/_momentum.py": "optimizers/test_momentum [scale_by_accumulated_momentum",
     "transforms/_nested_momentum.py": "transforms/test_nested_momentum [scale_by_nested_momentum",

@@ -76,6 +76,7 @@ RULES = {
     "b1": UNIT,
     "b2": UNIT,
     "b2_cap": FRACTION,
+    "b3": UNIT,
     "clip_threshold": POSITIVE,
     "decay": UNIT,
     "decay_rate": POSITIVE,
@@ -87,7 +88,9 @@ RULES = {
     "learning_rate": NON_NEGATIVE,
     "levels": (2, (0, -1, 4)),
     "nu": FRACTION,
+    "period": (1, (0, -1)),
     "periods": (1, (0, -1)),  # One of two, of decays that are given.
+    "slow_weight": NON_NEGATIVE,
     "threshold": POSITIVE,
     "weight_decay": NON_NEGATIVE,
 }
@@ -99,6 +102,7 @@ FACTORIES = {  # With the arguments that it needs.
     nj.clip_by_block_rms: {"threshold": 1.0},
     nj.delta_gradient_descent: {"learning_rate": 0.1, "inputs": lambda batch: batch[0]},
     nj.factored_adamw: {"normalized": False},
+    nj.m3: {"learning_rate": 0.1, "ns_steps": 1},
     nj.matched_delay_decays: {"levels": 2, "max_levels": 3},
     nj.momentum: {"learning_rate": 0.1},
     nj.nested_decays: {"levels": 2, "max_levels": 3},
@@ -110,6 +114,7 @@ FACTORIES = {  # With the arguments that it needs.
     nj.scale_by_delta_momentum: {},
     nj.scale_by_factored_rms: {},
     nj.scale_by_learning_rate: {"learning_rate": 0.1},
+    nj.scale_by_m3: {"ns_steps": 1},
     nj.scale_by_nested_momentum: {"decays": [0.5]},
     nj.scale_by_nesterov_momentum: {"learning_rate": 0.1},
     nj.scale_by_qhm: {},

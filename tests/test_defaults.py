@@ -29,6 +29,8 @@ ADAFACTOR = {
     "schedule": None,
 }
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+M3 = {"b1": 0.95, "b2": 0.999, "b3": 0.9, "slow_weight": 0.5, "period": 32, "eps": 1e-8}
+M3 |= {"ns_steps": 5, "iteration": "quintic", "reading": "ema"}
 KRYLOV = {"iterations": 64, "key": None}
 DECAYS = {"decay": 0.95, "max_levels": None}
 DRIFT = {"dim": 10, "data_levels": 1, "decay": 0.95, "noise_std": 0.1}
@@ -42,6 +44,7 @@ DEFAULTS = {
     | {"decay_times_rate": False, "mask": None, "schedule": None},
     "optimizers.factored_adamw": ADAFACTOR
     | {"learning_rate": 1e-2, "weight_decay": 0.025, "b1": 0.9, "normalized": True},
+    "optimizers.m3": M3 | {"schedule": None},
     "optimizers.momentum": {"decay": 0.9, "schedule": None},
     "optimizers.nested_momentum": {"levels": None, "decay": None, "max_levels": None}
     | {"decays": None, "periods": None, "debias": False, "readout": "last", "schedule": None},
@@ -108,6 +111,7 @@ DEFAULTS = {
     "transforms.scale_by_factored_rms": {"decay_rate": 0.8, "b2": None, "b2_cap": None}
     | {"eps": 1e-30, "factored": True, "min_dim_size_to_factor": 2, "factored_dims": "largest"},
     "transforms.scale_by_learning_rate": {"schedule": None},
+    "transforms.scale_by_m3": M3,
     "transforms.scale_by_nested_momentum": {"periods": None, "debias": False, "readout": "last"},
     "transforms.scale_by_nesterov_momentum": {"decay": 0.9, "schedule": None},
     "transforms.scale_by_qhm": {"decay": 0.999, "nu": 0.7},

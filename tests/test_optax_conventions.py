@@ -15,7 +15,7 @@ from tests.testing.test_contract import CASES
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Bare transforms without a counter of steps; the docstrings of their states say so.
 UNCOUNTED = ("nested_momentum", "accumulated_momentum", "scale_by_adam", "clip_by_block_rms")
-UNCOUNTED += ("aggmo", "qhm", "delta_momentum")
+UNCOUNTED += ("aggmo", "qhm", "delta_momentum", "m3")
 
 
 def updated(tx, updates, params, **extra_args):
@@ -95,6 +95,8 @@ FACTORIES = {
     nj.scale_by_aggmo: {"decays": np.array([0.0, 0.9])},
     nj.scale_by_qhm: {"decay": 0.9},
     nj.scale_by_delta_momentum: {"decay": 0.9},
+    nj.scale_by_m3: {"b1": 0.9},
+    nj.m3: {"learning_rate": 0.1},
     nj.delta_gradient_descent: {"learning_rate": 0.1, "inputs": lambda batch: batch},
     nj.add_decoupled_weight_decay: {"weight_decay": 0.1},
     nj.clip_by_block_rms: {"threshold": 1.0},
@@ -103,6 +105,8 @@ FACTORIES = {
 }
 STATIC = {
     nj.delta_gradient_descent: ("inputs",),
+    nj.m3: ("ns_steps",),
+    nj.scale_by_m3: ("ns_steps",),
     nj.nested_momentum: ("max_levels",),
     nj.adafactor: ("min_dim_size_to_factor",),
     nj.factored_adamw: ("min_dim_size_to_factor", "schedule"),
@@ -122,6 +126,8 @@ def test_hyperparameters_can_be_injected(factory):
     params = [-jnp.ones((2, 3)), jnp.ones((2, 5, 2))]
     gradients = [jnp.ones((2, 3)), -jnp.ones((2, 5, 2))]
     batch = [jnp.ones(3), jnp.ones(2)]
+    if factory is nj.scale_by_m3:  # Of matrices only.
+        params, gradients = params[:1], gradients[:1]
     state = jax.jit(injected.init)(params)
     update, _ = jax.jit(injected.update)(gradients, state, params, batch=batch)
     expected = updated(factory(**arguments), gradients, params, batch=batch)

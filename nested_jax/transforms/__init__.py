@@ -21,6 +21,8 @@ from nested_jax.transforms._delta_momentum import (
 from nested_jax.transforms._factored_rms import FactoredMoment as FactoredMoment
 from nested_jax.transforms._factored_rms import ScaleByFactoredRmsState as ScaleByFactoredRmsState
 from nested_jax.transforms._factored_rms import scale_by_factored_rms as scale_by_factored_rms
+from nested_jax.transforms._m3 import ScaleByM3State as ScaleByM3State
+from nested_jax.transforms._m3 import scale_by_m3 as scale_by_m3
 from nested_jax.transforms._metrics import Metrics as Metrics
 from nested_jax.transforms._metrics import WithMetricsState as WithMetricsState
 from nested_jax.transforms._metrics import metrics_of as metrics_of

@@ -1,11 +1,11 @@
 """Delta momentum: momentum that erases what it holds along the current gradient."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from nested_jax._core.checks import (
     check_choice,
@@ -18,12 +18,12 @@ from nested_jax._core.dtypes import (
     check_updates,
     in_dtype,
     narrowed,
-    root,
     squared,
     transformation,
     zeros_widened,
 )
 from nested_jax._core.types import ScalarLike, Updates
+from nested_jax.transforms._matrices import adjoint, normalized, product
 
 
 class ScaleByDeltaMomentumState(NamedTuple):
@@ -121,7 +121,7 @@ def scale_by_delta_momentum(
         def leaf(m, u):
             keep, erase = factors(m.dtype)
             g = cast(u, m.dtype)
-            keys = _normalized(g, by_matrix=reading == "matrix") if normalize else g
+            keys = normalized(g, by_matrix=reading == "matrix") if normalize else g
             return keep * m - erase * recalled(m, keys) + g
 
         momentum = jax.tree.map(leaf, state.momentum, updates)
@@ -134,22 +134,12 @@ def _recalled_by_rows(m: jax.Array, keys: jax.Array) -> jax.Array:
     """Return m K^H K, K being the last two axes of the keys."""
     if m.ndim < 2:
         return _recalled_by_leaf(m, keys)
-    adjoint = jnp.conj(jnp.swapaxes(keys, -1, -2))
+    # Graphics cards would round the factors to 10 bits.
+    exact = functools.partial(product, precision=jax.lax.Precision.HIGHEST)
     # The smaller of the two squares, so that no product is larger than the leaf needs.
     if m.shape[-2] < m.shape[-1]:
-        return _product(_product(m, adjoint), keys, like=m)
-    return _product(m, _product(adjoint, keys), like=m)
-
-
-def _product(a: jax.Array, b: jax.Array, like: jax.Array | None = None) -> jax.Array:
-    """Return a @ b, sharded as `like` or held whole on each device."""
-    sharding = jax.typeof(a).sharding
-    if like is None:
-        sharding = NamedSharding(sharding.mesh, PartitionSpec())
-    else:
-        sharding = jax.typeof(like).sharding
-    # Graphics cards would round the factors to 10 bits.
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST, out_sharding=sharding)
+        return exact(exact(m, adjoint(keys)), keys, like=m)
+    return exact(m, exact(adjoint(keys), keys), like=m)
 
 
 def _recalled_by_leaf(m: jax.Array, key: jax.Array) -> jax.Array:
@@ -167,13 +157,3 @@ READINGS = {
     "vector": _recalled_by_leaf,
     "scalar": _scaled_by_square,
 }
-
-
-def _normalized(g: jax.Array, *, by_matrix: bool) -> jax.Array:
-    """Return g divided by its norm, or by that of each matrix; 0 where g is 0."""
-    axes = (-2, -1) if by_matrix and g.ndim > 2 else None
-    # Divide by the largest entry first: the square of a gradient may be 0 or infinite.
-    largest = jnp.max(jnp.abs(g), axis=axes, keepdims=True, initial=0)
-    g = g / jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))
-    norm = root(jnp.sum(squared(g), axis=axes, keepdims=True))
-    return g / jnp.where(norm == 0, 1, norm)

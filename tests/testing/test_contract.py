@@ -18,6 +18,7 @@ RATES = {"learning_rate": (0.1, 0.3)}
 DECAY = {"decay": (0.9, 0.999)}
 BETAS = {"b1": (0.9, 0.99), "b2": (0.99, 0.999)}
 EPS = {"eps": (1e-8, 0.1)}
+M3 = BETAS | EPS | {"b3": (0.9, 0.5), "slow_weight": (0.5, 1.0), "period": (1, 2)}
 DELTA = {"decay": (0.9, 0.999), "erasure": (1.0, 0.5)}
 WEIGHT_DECAY = {"weight_decay": (0.01, 0.1)}
 # Squares beyond float32 make a row of infinities, of which the factors are 0 / 0.
@@ -46,6 +47,13 @@ def with_unit_inputs(learning_rate):
         return tx.update(updates, state, params, **extra_args | {"batch": ones})
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def of_matrices(**arguments):
+    """Return M3 for the matrices of a tree and the identity for other leaves, which it refuses."""
+    links = {2: nj.scale_by_m3(ns_steps=2, **arguments)}
+    links |= dict.fromkeys((0, 1, 3), nj.scale_by_accumulated_momentum(0.0))
+    return optax.partition(links, lambda tree: jax.tree.map(jnp.ndim, tree))
 
 
 # The public name, and in brackets which of its programs it is.
@@ -100,6 +108,14 @@ CASES = [
         {"decay": (0.9, 0.999), "erasure": (0.01, 0.1)},
         reach="leaf",
         extremes={"huge": "any"},
+    ),
+    Case("scale_by_m3", of_matrices, M3, reach="leaf", extremes=NO_SQUARES),
+    Case(
+        "scale_by_m3[accumulate]",
+        functools.partial(of_matrices, reading="accumulate", iteration="cubic"),
+        {"b2": (0.9, 0.999), "slow_weight": (0.5, 1.0), "period": (1, 2), "eps": (1e-3, 0.1)},
+        reach="leaf",
+        extremes=NO_SQUARES,
     ),
     # Each entry of the parameters reaches its row, as the cut of a leaf would show.
     Case(
@@ -160,6 +176,13 @@ CASES = [
         "nested_momentum",
         functools.partial(nj.nested_momentum, max_levels=4),
         RATES | DECAY | {"levels": (2, 4)},
+    ),
+    Case(
+        "m3",
+        functools.partial(nj.m3, ns_steps=2),
+        RATES | M3,
+        reach="leaf",
+        extremes=NO_SQUARES,
     ),
     Case("nesterov", nj.nesterov, RATES | DECAY),
     Case("adam", nj.adam, RATES | BETAS | EPS),

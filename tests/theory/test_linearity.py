@@ -113,6 +113,7 @@ REFUSED = {
         {HOMOGENEITY, SUPERPOSITION, ENTRIES},
     ),
     "scale_by_adam": (nj.scale_by_adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
+    "m3": (nj.m3(0.1), {HOMOGENEITY, SUPERPOSITION, SHIFT, ENTRIES}),
     "adam": (nj.adam(), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "adamw": (nj.adamw(), {HOMOGENEITY, SUPERPOSITION, SHIFT, PARAMETERS}),
     "add_decoupled_weight_decay": (nj.add_decoupled_weight_decay(0.1), {PARAMETERS}),
@@ -169,7 +170,10 @@ def test_every_public_transform_is_listed():
         and "GradientTransformation" in str(inspect.signature(value).return_annotation)
     }
     listed = {name.partition("[")[0] for name in LINEAR | REFUSED if "." not in name}
-    assert public - listed == {"delta_gradient_descent"}
+    assert public - listed == {"delta_gradient_descent", "scale_by_m3"}
+    # It refuses the scalar of these tests.
+    with pytest.raises(TypeError, match="`scale_by_m3` takes matrices only"):
+        theory.linearity(nj.scale_by_m3())
     # It reads the inputs, which no test of linearity has.
     with pytest.raises(TypeError, match="`delta_gradient_descent` needs `batch` in `update`"):
         theory.linearity(nj.delta_gradient_descent(0.1, inputs=lambda batch: batch))
