@@ -93,14 +93,16 @@ def test_singular_values_of_newton_schulz(iteration, low, high):
 
 def test_the_optimizer_steps_matrices_by_m3_and_the_rest_by_adam(x64):
     params, trees = given_params(), given_gradients(STEPS)
-    found = run(nj.m3(0.1, b1=0.9, b2=0.99, eps=1e-3, period=3), params, trees)
+    adam = {"b1": 0.9, "b2": 0.99, "eps": 1e-3, "schedule": lambda step: 0.9**step}
+    found = run(nj.m3(0.1, period=3, **adam), params, trees)
     numbers = (0.9, 0.99, 0.9, 0.5, 3, 1e-3, ITERATIONS["quintic"], 5, "ema")
     steps = oracles.m3_directions([g["matrix"] for g in trees], *numbers)
-    expected = params["matrix"] - 0.1 * np.cumsum(steps, axis=0)
+    rates = 0.1 * 0.9 ** np.arange(STEPS)[:, None, None]
+    expected = params["matrix"] - np.cumsum(rates * steps, axis=0)
     assert_agree([theta["matrix"] for theta in found], list(expected), TOLERANCE)
     rest = [{name: tree[name] for name in ("vector", "scalar")} for tree in (params, *trees)]
-    adam = run(nj.adam(0.1, b1=0.9, b2=0.99, eps=1e-3), rest[0], rest[1:])
-    assert_agree([{name: theta[name] for name in rest[0]} for theta in found], adam)
+    expected = run(nj.adam(0.1, **adam), rest[0], rest[1:])
+    assert_agree([{name: theta[name] for name in rest[0]} for theta in found], expected)
 
 
 def test_no_step_exceeds_the_bound(x64):
