@@ -137,7 +137,8 @@ def test_two_decays_of_the_printed_form_change_nothing_and_one_rescales(x64):
 def test_the_slow_memory_of_the_printed_form_is_the_fast_one_sampled(x64):
     states = printed(0.9, 0.999, 0.3, 1e-8, state=True)
     ends = slice(3, None, 4)
-    np.testing.assert_array_equal(states.phase[ends], 0)
+    np.testing.assert_array_equal(states.phase, np.arange(1, STEPS + 1) % 4)
+    assert states.phase.dtype == np.int32  # A float would stop to count.
     slow, fast = states.slow["tall"][ends] / 0.3, states.fast["tall"][ends] / 0.9
     np.testing.assert_allclose(slow, fast, rtol=TOLERANCE, atol=TOLERANCE)
 
