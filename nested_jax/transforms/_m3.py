@@ -190,8 +190,9 @@ def scale_by_m3(
         wide = jax.tree.map(lambda m, u: cast(u, m.dtype), state.fast, updates)
         fast = average(*of_fast, state.fast, wide)
         nu = average(*of_nu, state.nu, jax.tree.map(squared, wide))
-        one = jnp.ones_like(state.nu_gain)
-        gain = one if sums else average(*of_nu, state.nu_gain, one)
+        gain = state.nu_gain
+        if not sums:
+            gain = average(*of_nu, gain, jnp.ones_like(gain))
         numbers = in_dtype(slow_weight, gain, eps)
 
         def leaf(m, o, v):
