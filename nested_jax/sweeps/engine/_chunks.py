@@ -75,10 +75,10 @@ def _work(blocks: np.ndarray, work: Mapping[int, float]) -> np.ndarray:
 def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Job:
     """Return the job with chunks of at most `runs` points, or sized for memory and devices.
 
-    With "auto", the first plan has as many chunks as devices. If XLA's memory analysis of that
-    program finds that it needs too much, chunks shrink in proportion, which costs a second
-    compilation. If there are several programs, only the one estimated to need the most memory is
-    analysed.
+    With "auto", the first plan has as many chunks as devices, or more where the loops of lanes
+    would carry too much. If XLA's memory analysis of that program finds that it needs too much,
+    chunks shrink in proportion, which costs a second compilation. If there are several programs,
+    only the one estimated to need the most memory is analysed.
 
     Raises:
         MemoryError: If a chunk does not fit into memory.
@@ -91,17 +91,21 @@ def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Jo
         check_memory(job, devices.bytes_needed(job, heaviest), devices.bytes_available())
         return job
     at_once = devices.wave * jax.process_count()
-    job = Job(run, grid, chunk_of(shape, math.prod(shape), work, at_once), layout)
-    needed = devices.bytes_needed(job, heaviest)
+
+    def job_of(most: int) -> Job:
+        return Job(run, grid, chunk_of(shape, most, work, at_once), layout)
+
+    job = job_of(math.prod(shape))
     points = most = math.prod(job.chunk)
-    if needed > devices.bytes_tolerated():
-        most = int(points * devices.bytes_wanted() / needed)
+    # What a loop carries is known before anything compiles.
     if job.layouts(devices.platform)[heaviest] is not None:
         carried = bytes_carried_by(job, heaviest)
         if carried > 2 * LANES_BYTES:  # With fewer than LANES points, lanes do not pay off.
-            most = min(most, max(int(points * LANES_BYTES / carried), LANES))
-    if most < points and points > 1:
-        job = Job(run, grid, chunk_of(shape, most, work, at_once), layout)
+            most = max(int(points * LANES_BYTES / carried), LANES)
+            job = job_of(min(most, points))
+    needed, points = devices.bytes_needed(job, heaviest), math.prod(job.chunk)
+    if needed > devices.bytes_tolerated() and points > 1:
+        job = job_of(min(most, int(points * devices.bytes_wanted() / needed)))
         needed = devices.bytes_needed(job, heaviest)
     check_memory(job, needed, devices.bytes_available())
     return job
