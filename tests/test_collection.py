@@ -101,7 +101,7 @@ FACTORIES = {  # With the arguments that it needs.
     nj.add_decoupled_weight_decay: {"weight_decay": 0.1},
     nj.clip_by_block_rms: {"threshold": 1.0},
     nj.delta_gradient_descent: {"learning_rate": 0.1, "inputs": lambda batch: batch[0]},
-    nj.factored_adamw: {"normalized": False},
+    nj.factored_adamw: {"normalized": False, "schedule": None},
     nj.m3: {"learning_rate": 0.1, "ns_steps": 1},
     nj.matched_delay_decays: {"levels": 2, "max_levels": 3},
     nj.momentum: {"learning_rate": 0.1},

@@ -42,7 +42,7 @@ DEFAULTS = {
     "optimizers.adamw": ADAM
     | {"learning_rate": 1e-3, "weight_decay": 1e-4, "normalized": False}
     | {"decay_times_rate": False, "mask": None, "schedule": None},
-    "optimizers.factored_adamw": ADAFACTOR
+    "optimizers.factored_adamw": {name: ADAFACTOR[name] for name in ADAFACTOR if name != "schedule"}
     | {"learning_rate": 1e-2, "weight_decay": 0.025, "b1": 0.9, "normalized": True},
     "optimizers.m3": M3 | {"schedule": None},
     "optimizers.momentum": {"decay": 0.9, "schedule": None},

@@ -74,7 +74,7 @@ def _page(module, name, row):
 def _differences(readme):
     """Return (optax's nearest, what differs) of each name in README's table of the collection."""
     found = {}
-    table = readme.read_text().split("## The collection")[1]
+    table = readme.read_text().split("## The collection")[1].split("\n## ")[0]
     for line in re.findall(r"^\| (`.*) \|$", table, re.MULTILINE):
         ours, nearest, text = line.replace("`", "``").split(" | ")
         nearest = re.sub(r"``(?=\w)", "``optax.", nearest).replace("–", "none")

@@ -170,7 +170,7 @@ def factored_adamw(
     momentum_of: str = "update",
     normalized: bool = True,
     mask: Any | Callable[[Params], Any] | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | None,
 ) -> optax.GradientTransformation:
     r"""AdamW with Adafactor's second moment, clipping and relative step.
 
@@ -201,9 +201,10 @@ def factored_adamw(
         factored_dims: As in `adafactor`.
         momentum_of: As in `adafactor`.
         normalized: Whether the schedule's cycle sets the scale of the decay: with it, `schedule`
-            must be given and have `cycle_steps`; static.
+            must have `cycle_steps`; static.
         mask: As in `adafactor`.
-        schedule: A multiplier :math:`\eta` of step and decay, a function of the step.
+        schedule: A multiplier :math:`\eta` of step and decay, a function of the step. Required,
+            because `normalized` needs its cycle; None without `normalized` is 1.
 
     Returns:
         An optimizer whose updates are to be added to the parameters; its `update` needs `params`.

@@ -101,6 +101,9 @@ def adamw(
         schedule: A function of the step that multiplies both step and decay; `normalized` needs
             one with a `cycle_steps` method.
 
+    Under `optax.inject_hyperparams`, a `schedule` and a `mask` that is a function are static: name
+    them in ``static_args=("mask", "schedule")``, because optax calls other functions with the step.
+
     Returns:
         An optimizer; add its updates to the parameters. Its `update` needs `params`.
 

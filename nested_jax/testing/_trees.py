@@ -107,7 +107,8 @@ def check_odd_trees(case: Case) -> None:
     assert_close(case, "the update beside None and size-0 leaves", actual, ordinary)
     if case.reach == "entry":
         actual = results["leaves cut in two"]
-        assert_close(case, "the update of a leaf cut in two", actual, cut(ordinary))
+        what = "the update of a leaf cut in two (`reach` is 'entry'; a norm of a leaf needs 'leaf')"
+        assert_close(case, what, actual, cut(ordinary))
 
 
 def check_sharding(case: Case) -> None:

@@ -49,7 +49,8 @@ def scale_by_learning_rate(
 
     Args:
         learning_rate: :math:`\alpha \ge 0`, may be traced; or a function of the step (from 0).
-        schedule: :math:`\eta`, a function of the step; 1 if not given.
+        schedule: :math:`\eta`, a function of the step; 1 if not given. A schedule of optax that
+            returns learning rates belongs in `learning_rate`, or the two rates are multiplied.
 
     Returns:
         A transformation of any tree of float or complex arrays; `params` is not used.

@@ -213,7 +213,7 @@ CASES = [
     ),
     Case(
         "factored_adamw",
-        functools.partial(nj.factored_adamw, normalized=False),
+        functools.partial(nj.factored_adamw, normalized=False, schedule=None),
         RATES | WEIGHT_DECAY | {"b1": (0.9, 0.999)},
         needs_params=True,
         reach="leaf",

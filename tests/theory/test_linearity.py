@@ -124,7 +124,10 @@ REFUSED = {
     ),
     "scale_by_relative_step": (nj.scale_by_relative_step(), {SHIFT, PARAMETERS}),
     "adafactor": (nj.adafactor(), set(theory.Linearity._fields)),
-    "factored_adamw": (nj.factored_adamw(0.1, weight_decay=0.1, normalized=False), None),
+    "factored_adamw": (
+        nj.factored_adamw(0.1, weight_decay=0.1, normalized=False, schedule=None),
+        None,
+    ),
     "with_metrics[adam]": (nj.with_metrics(nj.adam()), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "optax.adam": (optax.adam(0.1), {HOMOGENEITY, SUPERPOSITION, SHIFT}),
     "optax.rmsprop": (optax.rmsprop(0.1), None),

@@ -149,7 +149,7 @@ METHODS = {
     "adam": nj.adam(0.02, b1=0.0, b2=0.9),
     "adamw": nj.adamw(0.02, weight_decay=0.02, b1=0.0, b2=0.9),
     "adafactor": nj.adafactor(0.05),
-    "factored_adamw": nj.factored_adamw(0.02, weight_decay=0.02, normalized=False),
+    "factored_adamw": nj.factored_adamw(0.02, weight_decay=0.02, normalized=False, schedule=None),
     "normalized LMS": methods.normalized_lms(0.3),
     "least squares": methods.recursive_least_squares(0.9),
     "autostep": methods.autostep(0.1, meta_rate=0.01),
