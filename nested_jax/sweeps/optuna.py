@@ -14,7 +14,7 @@ from nested_jax._core.checks import check_callable, check_choice, check_static_c
 from nested_jax._core.extras import needs
 from nested_jax.sweeps._sweep import LAYOUTS, sweep
 from nested_jax.sweeps.engine import LocalDevices, Structure, examine
-from nested_jax.sweeps.grid import Grid, zipped
+from nested_jax.sweeps.grid import Grid, label, zipped
 
 if TYPE_CHECKING:
     import optuna
@@ -39,7 +39,8 @@ def optimize(
     Each round asks the study for `batch` trials, evaluates them as one program with `sweep`, and
     tells the study all their values. Shapes never change, so the program compiles once for the
     whole study: the last batch is padded. The choices of a categorical distribution that are not
-    numbers are static, and each of their combinations has its own program.
+    numbers are static, and each of their combinations has its own program. The study stores
+    functions by name.
 
     The sampler draws a whole batch before it sees a value of it. Tell TPE so with
     ``TPESampler(constant_liar=True)``, or it may propose nearly the same point many times.
@@ -105,11 +106,14 @@ def optimize(
     states = optuna.trial.TrialState
     settings: dict[str, Any] = {"chunk": chunk, "layout": layout, "devices": devices}
     counted = (states.COMPLETE, states.PRUNED)
+    stored = _storable(space, static)
     done = len(study.get_trials(deepcopy=False, states=counted))
     while done < trials:
-        asked = [study.ask(dict(space)) for _ in range(min(batch, trials - done))]
+        asked = [study.ask(stored) for _ in range(min(batch, trials - done))]
         try:
-            values = _evaluated(run, [t.params for t in asked], [*static], metrics, settings)
+            values = _evaluated(
+                run, [_point(trial.params, static) for trial in asked], [*static], metrics, settings
+            )
         except BaseException:
             for trial in asked:
                 study.tell(trial, state=states.FAIL)
@@ -120,6 +124,27 @@ def optimize(
             else:
                 study.tell(trial, state=states.PRUNED)
         done += len(asked)
+
+
+def _storable(
+    space: Mapping[str, Any], static: Mapping[str, Sequence[Any]]
+) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Return `space` with functions by name: a storage does not keep functions."""
+    from optuna.distributions import CategoricalDistribution
+
+    named = {
+        name: CategoricalDistribution([label(x) if callable(x) else x for x in choices])
+        for name, choices in static.items()
+    }
+    return {**space, **named}
+
+
+def _point(params: Mapping[str, Any], static: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return the arguments of `run`: functions in place of their names."""
+    point = dict(params)
+    for name, choices in static.items():
+        point[name] = next(own for own in choices if label(own) == label(params[name]))
+    return point
 
 
 def _evaluated(
