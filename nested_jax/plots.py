@@ -131,7 +131,8 @@ def parallel_coordinates(
     not finite are grey and end above the last axis; zeros end below it.
 
     Args:
-        results: A dataset as `sweep` returns it.
+        results: A dataset as `sweep` returns it. Mask diverged runs that are finite, which stretch
+            the scale: ``results.where(results.loss < 50)``.
         by: Name of a non-negative result with one number per run.
         over: Axes to average over, such as seeds. A mean over a value that is not finite is not
             finite.
@@ -153,7 +154,7 @@ def parallel_coordinates(
     for x, column in enumerate(columns):
         values, at = _positions(column)
         heights.append((at + 0.5) / len(values))
-        step = -(-len(values) // _MOST_TICKS)
+        step = -(-len(values) // (_MOST_TICKS // 2))
         for i in range(0, len(values), step):
             _mark(ax, x, (i + 0.5) / len(values), _name(values[i]))
     # Not finite above the axis, zeros below.
@@ -193,7 +194,8 @@ def hyperparameters(
     once the others are tuned.
 
     Args:
-        results: A dataset as `sweep` returns it.
+        results: A dataset as `sweep` returns it. Mask diverged runs that are finite, which stretch
+            the scale: ``results.where(results.loss < 50)``.
         by: Name of a non-negative result with one number per run.
         over: Axes to average over, such as seeds. A mean over a value that is not finite is not
             finite. Such runs, and zeros, are counted in the legend and have no dot.

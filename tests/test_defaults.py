@@ -119,7 +119,18 @@ DEFAULTS = {
     | {"warmup_init": False, "scale_by_parameter": True, "eps": 1e-3, "schedule": None},
 }
 # By object, each under the deepest package that exports it.
-MODULES = (optimizers, plots, problems, schedules, sweeps, sweeps.optuna, testing, theory, transforms, nj)
+MODULES = (
+    optimizers,
+    plots,
+    problems,
+    schedules,
+    sweeps,
+    sweeps.optuna,
+    testing,
+    theory,
+    transforms,
+    nj,
+)
 
 
 def functions(owner):

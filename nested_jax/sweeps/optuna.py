@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from nested_jax._core.checks import check_callable, check_choice, check_static_count
+from nested_jax._core import checks
 from nested_jax._core.extras import needs
 from nested_jax.sweeps._sweep import LAYOUTS, sweep
 from nested_jax.sweeps.engine import LocalDevices, Structure, examine
@@ -92,10 +92,10 @@ def optimize(
         import optuna
     if not isinstance(study, optuna.Study):
         raise TypeError(f"`study` must be an Optuna study, got {study!r}.")
-    check_callable("run", run)
-    check_static_count("trials", trials, 1)
-    check_static_count("batch", batch, 1)
-    check_choice("layout", layout, LAYOUTS)
+    checks.check_callable("run", run)
+    checks.check_static_count("trials", trials, 1)
+    checks.check_static_count("batch", batch, 1)
+    checks.check_choice("layout", layout, LAYOUTS)
     static = _static_choices(space)
     ends = _grid(_ends(space, static), static)
     run = run if isinstance(run, Partial) else Partial(run)
