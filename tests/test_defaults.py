@@ -51,6 +51,8 @@ DEFAULTS = {
     "optimizers.nesterov": {"decay": 0.9, "schedule": None},
     "plots.heatmap": {"y": "model_level", "x": "data_level", "diverged": None}
     | {"label": "mean loss", "title": None, "ax": None},
+    "plots.hyperparameters": {"over": (), "title": None},
+    "plots.parallel_coordinates": {"over": (), "title": None, "ax": None},
     "plots.save": {"dpi": 150.0},
     "problems.OnlineWorld.comparator": {"radius": 1.0},
     "problems.OnlineWorld.regret": {"radius": 1.0},
@@ -70,6 +72,7 @@ DEFAULTS = {
     "sweeps.LocalDevices.bytes_needed": {"static": 0},
     "sweeps.RayWorkers": {"gpus": 0, "cpus": 1},
     "sweeps.best_point": {"by": "loss", "over": (), "mode": "min"},
+    "sweeps.optuna.optimize": {"batch": 32, "layout": "auto", "devices": None},
     "sweeps.powers_of_two": {"scale": 1.0},
     "sweeps.sweep": {"store": None, "chunk": "auto", "devices": None, "executor": None}
     | {"layout": "auto", "units": None, "progress": True},
@@ -120,7 +123,18 @@ DEFAULTS = {
     | {"warmup_init": False, "scale_by_parameter": True, "eps": 1e-3, "schedule": None},
 }
 # By object, each under the deepest package that exports it.
-MODULES = (optimizers, plots, problems, schedules, sweeps, testing, theory, transforms, nj)
+MODULES = (
+    optimizers,
+    plots,
+    problems,
+    schedules,
+    sweeps,
+    sweeps.optuna,
+    testing,
+    theory,
+    transforms,
+    nj,
+)
 
 
 def functions(owner):

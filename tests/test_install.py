@@ -34,7 +34,7 @@ hard = {re.match("[a-z-]+", line)[0] for line in required if "extra ==" not in l
 assert hard == {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}, hard
 
 # JAX itself brings scipy, but the library must not load its slow parts.
-absent = "chex flax h5netcdf matfree matplotlib pandas patsy ray rich statsmodels tyro xarray"
+absent = "chex flax h5netcdf matfree matplotlib optuna pandas patsy ray rich statsmodels tyro xarray"
 for name in absent.split():
     assert importlib.util.find_spec(name) is None, f"{name} is installed"
 assert "scipy.stats" not in sys.modules
@@ -73,6 +73,8 @@ uses = {
         lambda: nj.sweeps.load("results.nc"),
     "nested_jax.sweeps.RayWorkers` needs ray: pip install 'nested-jax[ray]'":
         lambda: nj.sweeps.RayWorkers(2),
+    "nested_jax.sweeps.optuna.optimize` needs optuna: pip install 'nested-jax[optuna]'":
+        lambda: nj.sweeps.optuna.optimize(None, never, {}, metric="loss", trials=1),
 }
 for message, use in uses.items():
     try:

@@ -23,7 +23,7 @@ def public(module):
     }
 
 
-LIBRARY = [nj, transforms, problems, sweeps, optimizers, schedules]
+LIBRARY = [nj, transforms, problems, sweeps, sweeps.optuna, optimizers, schedules]
 # By object, since one is reached by several ways. Figures need no example each.
 EXEMPLIFIED = list(dict.fromkeys(x for module in LIBRARY for x in public(module).values()))
 PUBLIC = [*EXEMPLIFIED, *public(plots).values()]
@@ -128,7 +128,7 @@ def test_the_engine_is_imported_without_what_only_some_need():
     # Old versions of optax import chex.
     needed = set(in_a_new_process(imported.format("jax, jaxtyping, optax")))
     modules = set(in_a_new_process(imported.format("nested_jax"))) - needed
-    of_extras = {"chex", "flax", "matfree", "matplotlib", "rich", "scipy.stats", "xarray"}
+    of_extras = {"chex", "flax", "matfree", "matplotlib", "optuna", "rich", "scipy.stats", "xarray"}
     of_experiments = {"pandas", "patsy", "statsmodels", "tyro"}
     assert (of_extras | of_experiments | {"pytest", "ray"}).isdisjoint(modules)
 

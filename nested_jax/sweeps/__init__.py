@@ -1,6 +1,7 @@
 """Sweeps: evaluate a pure function at every point of a grid."""
 
 from nested_jax._core.files import write_file as write_file
+from nested_jax.sweeps import optuna as optuna
 from nested_jax.sweeps._results import best_point as best_point
 from nested_jax.sweeps._results import load as load
 from nested_jax.sweeps._results import save as save

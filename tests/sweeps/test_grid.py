@@ -48,6 +48,23 @@ def test_is_a_mapping_of_its_axes():
         grid["other"]
 
 
+def test_points_are_listed_in_the_order_of_the_results():
+    pairs = nj.zipped(rate=[0.5, 0.5, 0.25], decay=[1, 2, 3])
+    grid = nj.Grid(shape=[double, None, "flat"], pair=pairs, seed=[2**63 + 1, 0])
+    points = grid.points()
+    assert len(points) == grid.size == 18
+    assert points[0] == {"shape": double, "rate": 0.5, "decay": 1, "seed": 2**63 + 1}
+    columns = {key: column for axis in grid.values() for key, column in axis.columns.items()}
+    for i, point in enumerate(points):
+        shape, pair, seed = np.unravel_index(i, grid.shape)
+        at = {"shape": shape, "rate": pair, "decay": pair, "seed": seed}
+        assert point == {name: columns[name][j] for name, j in at.items()}
+        assert [*map(type, point.values())][1:] == [float, int, int]
+    results = nj.sweep(lambda a, b: {"x": a - b}, nj.Grid(a=[1.0, 2.0, 4.0], b=[3, 1]))
+    listed = [point["a"] - point["b"] for point in nj.Grid(a=[1.0, 2.0, 4.0], b=[3, 1]).points()]
+    np.testing.assert_array_equal(results.x.values.ravel(), listed)
+
+
 def test_integers_stay_integers():
     seeds = [0, 2**63 + 1]  # Of which NumPy would make floats.
     assert nj.Grid(seed=seeds)["seed"].columns["seed"].tolist() == seeds

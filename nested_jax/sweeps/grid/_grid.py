@@ -1,6 +1,7 @@
 """`Grid`: the points of a sweep, as a product of named axes."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,6 +39,8 @@ class Grid(Mapping[str, Axis]):
         >>> grid = nj.Grid(schedule=["cosine", "fixed"], learning_rate=[0.1, 0.01], seed=range(3))
         >>> grid.shape, grid.size
         ((2, 2, 3), 12)
+        >>> grid.points()[1]
+        {'schedule': 'cosine', 'learning_rate': 0.1, 'seed': 1}
         >>> grid.sub(seed=[0], schedule=["cosine"]).size
         2
     """
@@ -89,6 +92,28 @@ class Grid(Mapping[str, Axis]):
     def arguments(self) -> tuple[str, ...]:
         """Names of the arguments of the swept function."""
         return tuple(column for axis in self.values() for column in axis.columns)
+
+    def points(self) -> list[dict[str, Any]]:
+        """List the points in the order of the grid: the last axis varies fastest.
+
+        Point i of the list is entry i of a flattened result. Numbers are Python numbers, before
+        they are rounded to JAX's default precision; static values are the values themselves.
+
+        Returns:
+            One dict per run, from the arguments of the swept function to their values.
+        """
+        along = []
+        for axis in self.values():
+            columns = [
+                column if axis.static else column.tolist() for column in axis.columns.values()
+            ]
+            along.append(
+                [dict(zip(axis.columns, at, strict=True)) for at in zip(*columns, strict=True)]
+            )
+        return [
+            {name: value for part in parts for name, value in part.items()}
+            for parts in itertools.product(*along)
+        ]
 
     def sub(self, /, **values: Any) -> "Grid":
         """Return the grid restricted to some of its values.
