@@ -209,7 +209,6 @@ def hyperparameters(
     """
     logarithms, names, columns = _points(results, by, over)
     figure = Figure(figsize=(max(2.6 * len(names), 3.5), 3), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     finite = np.isfinite(logarithms)
     for ax, name, column in zip(panels, names, columns, strict=True):
