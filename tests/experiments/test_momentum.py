@@ -32,7 +32,6 @@ SMALL = momentum.Config(
     escape_steps=20,
     escape_runs=4,
 )
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")
