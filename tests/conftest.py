@@ -8,6 +8,15 @@ from pathlib import Path
 import jax
 import pytest
 
+# Most programs here run once on few numbers, and compiling them is most of the suite's time: leave
+# out what shortens only the run. As variables, so that processes which tests start inherit them.
+# Variables that are set already stay: `make versions` tests what users compile.
+if "NESTED_JAX_GPU" not in os.environ:
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+        jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__ < (0, 11):  # JAX 0.11 aborts at the flag: it has no other emitters.
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # Programs that were compiled before, in another module, on another worker or in an earlier run, are
 # found again: most of the suite's time is compilation, much of it of single operations.
 CACHE = Path(os.environ.get("NESTED_JAX_CACHE", Path(__file__).parents[1] / ".cache" / "jax"))
@@ -86,6 +95,15 @@ def undrawn(monkeypatch):
         monkeypatch.setattr(plots, "to_svg", lambda figure: "<svg></svg>")
 
     return leave_out
+
+
+@pytest.fixture
+def optimized():
+    """Compile as users do: for tests of roundings that depend on it, and for long runs."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

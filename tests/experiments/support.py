@@ -93,10 +93,3 @@ def compiling(*, quickly):
         yield
     finally:
         jax.config.update(name, before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Compile quickly what runs once, and on few numbers."""
-    with compiling(quickly=True):
-        yield

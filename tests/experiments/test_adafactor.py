@@ -14,13 +14,9 @@ from experiments import lab
 from experiments.adafactor import EXPERIMENT, Config, clipping, memory, numbers, report, runs
 from experiments.lab import data
 from experiments.lab import figures as lab_figures
-from tests.experiments import support
 
 FLOAT32_RTOL = 1e-5  # Parameters and statistics are float32, and 64 numbers are averaged.
 TINY = Config(hidden=8, batch_size=4, steps=100, caps=2, seeds=2)
-
-
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from experiments.adam import EXPERIMENT, Config, numbers, report, runs
 from experiments.adam.games import METHODS, games, play, player
 from experiments.lab import data
 from experiments.lab.figures import number
-from tests.experiments import support
 
 METRIC_RTOL = 4 * np.finfo(np.float32).eps  # Metrics are float32; the runs are float64.
 LATE_ATOL = 2e-6  # After 20,000 steps what is left of the bias of v is 1e-9; the rest is float32.
@@ -36,9 +35,6 @@ TINY = Config(
     seeds=2,
     tuning_seeds=1,
 )
-
-
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture

@@ -10,13 +10,9 @@ import xarray as xr
 from experiments import lab
 from experiments.adam import EXPERIMENT, Config, corrections, further, networks, numbers, tools
 from experiments.lab import data
-from tests.experiments import support
 
 METRIC_RTOL = 4 * np.finfo(np.float32).eps  # Metrics are float32; the runs are float64.
 SMALL = Config(training_steps=1_500, seeds=2, tuning_seeds=1)
-
-
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture

@@ -41,9 +41,6 @@ SMALL = Config(
 )
 
 
-_quickly = support.compiled_quickly
-
-
 @pytest.fixture(scope="module")
 def images():
     return data.load()

@@ -17,10 +17,7 @@ from experiments.adam_vs_sgd import (
 from experiments.adam_vs_sgd.config import Config
 from experiments.adam_vs_sgd.methods import build
 from experiments.lab import data
-from tests.experiments import support
 from tests.experiments.test_adam_vs_sgd import RTOL, SMALL, where
-
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")

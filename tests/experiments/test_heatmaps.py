@@ -14,13 +14,9 @@ from experiments import lab
 from experiments.heatmaps import EXPERIMENT, answers, best, numbers, runs, slopes, variants
 from experiments.heatmaps.config import VARIANTS, Config
 from experiments.lab import data
-from tests.experiments import support
 
 GUESS = float(np.log(10))
 SMALL = Config(width=4, depth=1, batch_size=4, steps=4, seeds=2, quick=True)
-
-
-_quickly = support.compiled_quickly
 
 
 # A made basin: log loss = ((x - centre(rate)) / width)^2 + (rate / 4)^2, of known slope.

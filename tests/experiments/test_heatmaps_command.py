@@ -1,7 +1,6 @@
 """Tests of the command of the heatmaps: its files, resuming, and the test images."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from nested_jax import plots
 from nested_jax.sweeps import load
 from tests.experiments import support
 from tests.experiments.test_heatmaps import SMALL
-
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +100,9 @@ __main__.main()
 def test_killed_and_started_again_it_gives_the_same_numbers(done, tmp_path, monkeypatch):
     out = tmp_path / "out"
     options = [str(word) for word in ("heatmaps", *support.options_of(SMALL, out))]
-    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, " ".join(FEW), *options],
         cwd=Path(__file__).parents[2],
-        env=environment,
         stdout=subprocess.DEVNULL,
     )
     with process:

@@ -32,9 +32,6 @@ ORACLE_RTOL = 1e-11
 SMALL = Config(model_levels=3, data_levels=2, dim=4, steps=1203, warmup=200)
 
 
-_quickly = support.compiled_quickly
-
-
 def simulate(config, folder):
     """Return the results of a configuration."""
     where = lab.Lab(folder=folder, device=jax.devices()[0], parts=EXPERIMENT.parts)

@@ -32,7 +32,6 @@ SMALL = momentum.Config(
     escape_steps=20,
     escape_runs=4,
 )
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +137,15 @@ def test_losses_of_the_regression_are_as_predicted(results):
                 error = at.loss.std(ddof=1) / np.sqrt(8)
                 assert abs(at.loss.mean() - at.predicted) < STANDARD_ERRORS * error, (rate, decay)
     assert not found.diverged.sel(rate="rescaled").any()
-    np.testing.assert_array_equal(*(found.loss.sel(rate=r, decay=0.0) for r in found.rate.values))
+
+
+def test_without_momentum_both_rates_are_one(x64, optimized, tmp_path, monkeypatch):
+    """To the bit, as users compile: they are two programs, and roundings depend on the compiler."""
+    monkeypatch.setattr(runs, "REGRESSION_DECAYS", runs.REGRESSION_DECAYS[:1])
+    where = lab.Lab(folder=tmp_path, device=None, parts=momentum.EXPERIMENT.parts)
+    found = runs._regression(SMALL, where)
+    assert found.decay.values == [0.0]
+    np.testing.assert_array_equal(*(found.loss.sel(rate=r) for r in found.rate.values))
 
 
 def test_goals_are_below_all_but_the_minima(x64):

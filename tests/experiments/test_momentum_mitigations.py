@@ -20,7 +20,6 @@ from experiments.momentum import (
 from experiments.momentum.mitigations import CASES, MITIGATIONS, PLAIN
 from experiments.momentum.numbers import Cell, Estimate
 from experiments.momentum.surfaces import SURFACES
-from tests.experiments import support
 
 RTOL = 1e-12  # In float64, a few operations round.
 TERMINAL_RTOL = 1e-10  # The largest decay forgets to exp(-30); a sum of 30,000 terms rounds.
@@ -34,7 +33,6 @@ SMALL = momentum.Config(
     escape_runs=300,
 )
 GOAL = 5e-3  # On “Collinear regression”, most cases reach it within 60 steps at some rate.
-_quickly = support.compiled_quickly
 
 
 @pytest.fixture(scope="module")

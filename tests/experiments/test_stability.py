@@ -39,9 +39,6 @@ GROWTH = "Does theory predict which levels diverge?"
 MATCHING = "Does the loss fall when the model has as many momentum levels as the data?"
 
 
-_quickly = support.compiled_quickly
-
-
 def lab_in(folder):
     """Return a laboratory in `folder`."""
     return lab.Lab(folder=folder, device=jax.devices()[0], parts=EXPERIMENT.parts)

@@ -24,8 +24,6 @@ SMALL = Config(
 SHORTER = ("sgd", "leaky_sgd", "nested_2", "matched_3", "nesterov", "adam", "adam_0", "rls")
 DATASETS = ("references", "methods", "filters", "streams")
 
-_quickly = support.compiled_quickly
-
 
 @pytest.fixture(scope="module")
 def fewer_methods():

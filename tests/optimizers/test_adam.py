@@ -134,7 +134,7 @@ def test_bias_correction_is_a_decay_that_changes(x64):
         np.testing.assert_allclose(state.mu_gain, 1 - 0.9**t, rtol=RTOL)
 
 
-def test_gains_in_float32_neither_cancel_nor_drift():
+def test_gains_in_float32_neither_cancel_nor_drift(optimized):
     tx, three = nj.scale_by_adam(0.9, b2=1 - 1e-6), jnp.array(3.0)
 
     def step(state, _):

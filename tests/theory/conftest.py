@@ -1,6 +1,5 @@
 """Settings shared by the tests of theory."""
 
-import jax
 import pytest
 
 from nested_jax.theory import _remembered
@@ -12,11 +11,3 @@ def _all_remembered():
     most, _remembered.MOST_REMEMBERED = _remembered.MOST_REMEMBERED, 10**6
     yield
     _remembered.MOST_REMEMBERED = most
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """Do without LLVM's optimizations, for modules of many programs that run for a moment."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -11,8 +11,6 @@ import pytest
 import nested_jax as nj
 from nested_jax import theory
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 RTOL = 1e-12  # In float64, of eigenvalues the size of the largest.
 FLOAT32_RTOL = 1e-5  # Of the largest eigenvalue, of a spectrum of some tens of numbers.
 KRYLOV_RTOL = 1e-9  # Of well-separated ends, where Lanczos' method has converged.

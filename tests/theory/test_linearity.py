@@ -13,8 +13,6 @@ import pytest
 import nested_jax as nj
 from nested_jax import theory
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 # Rounding, in units of the epsilon of the dtype; measured: at most 5.
 ROUNDING = 16
 # Above it a test is failed: half of the digits.

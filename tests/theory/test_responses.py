@@ -18,8 +18,6 @@ from nested_jax.theory import StateSpace
 from tests.theory.test_linearity import LINEAR, REFUSED
 from tests.theory.test_state_space import INPUTS, outputs, ran
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 # Solving loses the digits of 1 / (1 - decay), and each of 18 stages rounds.
 RTOL = 1e-11
 # Sums of hundreds of logarithms.

@@ -9,8 +9,6 @@ import nested_jax as nj
 from nested_jax import theory
 from nested_jax.theory._solving import solve
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SIZES = [1, 2, 5, 19]
 COUNT = 20
 # Backward error of elimination with partial pivoting: a few eps a row. Seen: 4e-15.

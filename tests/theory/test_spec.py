@@ -12,8 +12,6 @@ import nested_jax as nj
 from nested_jax import theory
 from tests.theory.test_linearity import LINEAR
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 RTOL = 1e-11  # Solving loses the digits of 1 / (1 - decay).
 FLAT_RTOL = (
     1e-6  # Of a frequency: near the largest gain the gain is flat, which takes half the digits.

@@ -15,8 +15,6 @@ from nested_jax import theory
 from nested_jax.theory import StateSpace, _remembered
 from tests.theory.test_linearity import LINEAR, REFUSED
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 # In units of the largest output, over 200 steps of a dozen roundings each.
 TOLERANCE = 1e-13
 # A derivative is a product of as many factors as there are stages.

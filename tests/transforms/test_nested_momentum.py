@@ -393,7 +393,7 @@ def test_readout_is_differentiated_by_the_decay(x64, readout):
 
 
 @pytest.mark.parametrize("readout", ["zero_lag", "mean"])
-def test_constants_pass_every_debiased_readout(readout):
+def test_constants_pass_every_debiased_readout(readout, optimized):
     constant = jnp.full((50, 2), jnp.array([3.0, -1e-3]))
     tx = nj.scale_by_nested_momentum([0.999] * 3, debias=True, readout=readout)
     np.testing.assert_allclose(outflow(tx, constant), constant, rtol=FLOAT32_RTOL)
