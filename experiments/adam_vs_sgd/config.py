@@ -35,6 +35,8 @@ WARMUPS = (0.0, 0.1)
 """Shares of the steps in which the learning rate rises."""
 FIFTHS = 5
 """Times in a run at which distances and rates are recorded; it divides all numbers of steps."""
+CHUNKS = {"tuning": 45, "schedules": 90, "activations": 75, "races": 105, "generalization": 10}
+"""Trainings per chunk on a CPU: to find the best size takes another compilation of each part."""
 DIVERGED = 1.5
 """A run with a validation loss above this times the untrained network's has diverged."""
 FAILED = 0.5

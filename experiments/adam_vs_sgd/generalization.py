@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 import nested_jax as nj
 from experiments.adam_vs_sgd.config import BATCHES, DIVERGED, FIFTHS, RATES, UNTUNED, Config
 from experiments.adam_vs_sgd.methods import build
-from experiments.adam_vs_sgd.training import evaluate_each, network, start
+from experiments.adam_vs_sgd.training import evaluate_each, network, start, sweep
 from experiments.lab import Lab, data
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def generalization(config: Config, lab: Lab) -> "xr.Dataset":
     )
     begun = start(config, lab.images, "generalization", config.splits)
     bound = Partial(run, *pooled(lab.images), jnp.asarray(orders), begun)
-    found = lab.sweep("generalization", bound, grid)
+    found = sweep(config, lab, "generalization", bound, grid)
     found = found.rename(distance_0="fifth", rate_0="fifth", wrong_0="tested")
     found = found.assign_attrs(images=count)
     return found.assign(image=(("seed", "tested"), orders[:, second:]))

@@ -19,7 +19,7 @@ from experiments.adam_vs_sgd.config import (
     Config,
 )
 from experiments.adam_vs_sgd.methods import build, compared
-from experiments.adam_vs_sgd.training import evaluate, network, start, train, training_set
+from experiments.adam_vs_sgd.training import evaluate, network, start, sweep, train, training_set
 from experiments.lab import Lab, data, models
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def races(config: Config, lab: Lab) -> "xr.Dataset":
         momentum=MOMENTA,
         fold=range(config.folds),
     )
-    return lab.sweep("races", Partial(run, *training_set(images), jnp.asarray(folds), begun), grid)
+    return sweep(
+        config, lab, "races", Partial(run, *training_set(images), jnp.asarray(folds), begun), grid
+    )
 
 
 def collapse(model: models.Model, params: Any, images: Any) -> jax.Array:

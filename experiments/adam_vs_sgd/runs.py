@@ -29,7 +29,7 @@ from experiments.adam_vs_sgd.methods import PAIR, build, compared
 from experiments.adam_vs_sgd.numbers import ACTIVATED, tuned
 from experiments.adam_vs_sgd.races import RACES, one_pass, races
 from experiments.adam_vs_sgd.timing import timing
-from experiments.adam_vs_sgd.training import evaluate, network, start, train, training_set
+from experiments.adam_vs_sgd.training import evaluate, network, start, sweep, train, training_set
 from experiments.lab import Lab, data, models
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def tuning(config: Config, lab: Lab) -> "xr.Dataset":
         initialisation=range(len(INITIALISATIONS)),
         fold=range(config.folds),
     )
-    return lab.sweep("tuning", _validated(config, lab.images), grid)
+    return sweep(config, lab, "tuning", _validated(config, lab.images), grid)
 
 
 def schedules(config: Config, lab: Lab) -> "xr.Dataset":
@@ -109,7 +109,7 @@ def schedules(config: Config, lab: Lab) -> "xr.Dataset":
         initialisation=range(len(INITIALISATIONS)),
         fold=range(config.folds),
     )
-    return lab.sweep("schedules", _validated(config, lab.images), grid)
+    return sweep(config, lab, "schedules", _validated(config, lab.images), grid)
 
 
 def scheduled(rate: Any, schedule: Any, warmup: Any, steps: int) -> Callable[[Any], Any]:
@@ -138,7 +138,7 @@ def activations(config: Config, lab: Lab) -> "xr.Dataset":
         initialisation=range(len(INITIALISATIONS)),
         fold=range(config.folds),
     )
-    return lab.sweep("activations", _validated(config, lab.images), grid)
+    return sweep(config, lab, "activations", _validated(config, lab.images), grid)
 
 
 def _validated(config: Config, images: data.Images) -> Partial:

@@ -1,15 +1,19 @@
 """A training run: the network, how it starts, what it learns, and how it is evaluated."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 
 import nested_jax as nj
-from experiments.adam_vs_sgd.config import INITIALISATIONS, SPAN, Config
-from experiments.lab import data, models
+from experiments.adam_vs_sgd.config import CHUNKS, INITIALISATIONS, SPAN, Config
+from experiments.lab import Lab, data, models
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 PURPOSES = ("online", "tuning", "final", "timing", "one_pass", "races", "generalization")
 """Each has its own random numbers."""
@@ -93,6 +97,12 @@ def train(
     stride = SPAN // size if curve else None
     draws = draws.reshape(steps, size)
     return nj.rollout(tx, problem, None, steps, stride=stride, initial=(params, None), draws=draws)
+
+
+def sweep(config: Config, lab: Lab, part: str, run: Partial, grid: nj.Grid) -> "xr.Dataset":
+    """Sweep in the chunks of `CHUNKS`, but of any size for smoke tests, `--full` and a GPU."""
+    fixed = lab.device.platform == "cpu" and not (config.quick or config.full)
+    return lab.sweep(part, run, grid, chunk=CHUNKS[part] if fixed else "auto")
 
 
 def evaluate(model: models.Model, params: Any, images: Any, labels: Any) -> tuple[Any, Any]:

@@ -36,8 +36,8 @@ EVALUATED = 1000
 """Examples that are evaluated at once, at most."""
 UNTRAINED = 1.05
 """A training diverged if its loss ends above this multiple of the untrained network's loss."""
-QUICK_CHUNK = 66
-"""Cells per chunk in a smoke test: to find the best size takes another compilation."""
+CHUNK, QUICK_CHUNK = 18, 66
+"""Trainings per chunk on a CPU: to find the best size takes another compilation of each part."""
 
 
 def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
@@ -63,14 +63,22 @@ def simulate(config: Config, lab: Lab) -> "dict[str, xr.Dataset]":
                 name,
                 function(config, images, variant, drawn),
                 grid(config, variant),
-                chunk=QUICK_CHUNK if config.quick else "auto",
+                chunk=_chunk(config, lab),
                 piece="cells",
                 units=units(variant),
             )
         )
         results[name] = cells.assign(_tested(config, lab, name, best_cell(cells), drawn))
-    results[LENGTHS] = finish(_by_length(config, lab, images))
+    heatmap = _normalized(results["adamw-cosine"], config.steps)
+    results[LENGTHS] = finish(_by_length(config, lab, images, heatmap))
     return results
+
+
+def _chunk(config: Config, lab: Lab) -> int | str:
+    """Return the trainings per chunk; "auto" for large networks and for a GPU."""
+    if config.full or lab.device.platform != "cpu":
+        return "auto"
+    return QUICK_CHUNK if config.quick else CHUNK
 
 
 def _normalized(results: "xr.Dataset", steps: int) -> "xr.Dataset":
@@ -122,20 +130,27 @@ def _tested(
     return {f"test_{metric}": found[f"validation_{metric}"] for metric in ("loss", "error")}
 
 
-def _by_length(config: Config, lab: Lab, images: Images) -> "xr.Dataset":
-    """Train AdamW with normalized decays under one cosine cycle, for every length."""
+def _by_length(config: Config, lab: Lab, images: Images, heatmap: "xr.Dataset") -> "xr.Dataset":
+    """Train AdamW with normalized decays under one cosine cycle, for every length.
+
+    The length of the heatmaps is read from the one of these trainings, `heatmap`, if it has them.
+    """
     import xarray as xr
 
-    variant = OF_LENGTHS
+    variant, axes = OF_LENGTHS, length_axes()
     found: list[xr.Dataset] = []
     for steps in lengths(config.steps):
+        if steps == config.steps and np.isin(axes["weight_decay"], heatmap.weight_decay).all():
+            same = heatmap.sel(axes)[[name for name in units(variant) if name not in axes]]
+            found.append(same.expand_dims(steps=[steps]))
+            continue
         of_length = dataclasses.replace(config, steps=steps)
         one = lab.sweep(
             LENGTHS,
             function(of_length, images, variant, chance(of_length, images)),
-            nj.Grid(**length_axes(), seed=_seeds(config)),
+            nj.Grid(**axes, seed=_seeds(config)),
             piece=str(steps),
-            chunk=QUICK_CHUNK if config.quick else "auto",
+            chunk=_chunk(config, lab),
             units=units(variant),
         )
         found.append(one.expand_dims(steps=[steps]))
@@ -258,5 +273,6 @@ def estimate(config: Config, lab: Lab) -> float:
     each_length = math.prod(map(len, length_axes().values())) * config.seeds
     # The best cells are trained again, for the test images.
     runs = heatmaps + count * config.seeds
-    steps = runs * config.steps + each_length * sum(lengths(config.steps))
-    return (runs + each_length * len(lengths(config.steps))) * a_run + steps * a_step
+    others = [steps for steps in lengths(config.steps) if steps != config.steps]
+    steps = runs * config.steps + each_length * sum(others)
+    return (runs + each_length * len(others)) * a_run + steps * a_step

@@ -72,8 +72,8 @@ class LocalDevices:
         if len({*self.devices}) < len(self.devices):
             raise ValueError(f"`devices` must differ from each other, got {self.devices}.")
         self._mesh = Mesh(np.asarray(self.devices), ("run",), axis_types=(AxisType.Auto,))
-        # The job and the static combination that were analysed most recently.
-        self._analysed: tuple[Job | None, int] = None, 0
+        # The job and the static combination that were analysed most recently, and their program.
+        self._analysed: tuple[Job | None, int, Any] = None, 0, None
 
     @property
     def wave(self) -> int:
@@ -101,10 +101,7 @@ class LocalDevices:
                 filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
                 columns = _stacked([job.columns(index) for index in filled])
                 if program is None:
-                    program = self._compiled(job, number, run, columns)
-                    # The analysis takes a while, and usually `plan` has done it.
-                    if self._analysed[0] is not job or self._analysed[1] != number:
-                        check_memory(job, _bytes(program), self.bytes_available())
+                    program = self._checked(job, number, run, columns)
                 # Dispatch without waiting: the previous wave is stored meanwhile.
                 running = wave, program(run, columns)
                 if in_flight is not None:
@@ -112,6 +109,15 @@ class LocalDevices:
                 in_flight = running
         if in_flight is not None:
             yield _fetched(*in_flight)
+
+    def _checked(self, job: Job, static: int, run: Partial, columns: Columns) -> Any:
+        """Return the program, whose memory was analysed: usually the one that `plan` compiled."""
+        analysed, number, program = self._analysed
+        if analysed is job and number == static:
+            return program
+        program = self._compiled(job, static, run, columns)
+        check_memory(job, _bytes(program), self.bytes_available())
+        return program
 
     def _compiled(self, job: Job, static: int, run: Partial, columns: Columns) -> Any:
         """Return the program for one chunk per device; compiled once per shape."""
@@ -130,9 +136,9 @@ class LocalDevices:
         _, columns = job.sample(static)
         wave = (len(self.devices),)
         filled = jax.tree.map(lambda x: jax.ShapeDtypeStruct(wave + x.shape, x.dtype), columns)
-        needed = _bytes(self._compiled(job, static, self._placed(job.run), filled))
-        self._analysed = job, static
-        return needed
+        program = self._compiled(job, static, self._placed(job.run), filled)
+        self._analysed = job, static, program
+        return _bytes(program)
 
     def bytes_available(self) -> int:
         """Return the largest memory in bytes that a chunk may use on its device."""
