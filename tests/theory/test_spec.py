@@ -44,6 +44,12 @@ def test_an_average_in_closed_form(x64):
     assert ages.size == pytest.approx(1.25 * 90, abs=2)
 
 
+def test_rounding_moves_no_peak_away_from_0():
+    for m in (4, 8, 12):  # In float32, more levels round more.
+        sheet = theory.spec(nj.scale_by_nested_momentum(nj.nested_decays(m, max_levels=m)))
+        assert sheet.peak_frequency == 0
+
+
 @pytest.mark.parametrize("name", COMPARED)
 def test_it_gathers_what_the_functions_return(name, x64):
     system = theory.as_state_space(LINEAR[name])
