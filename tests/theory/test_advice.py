@@ -27,7 +27,7 @@ def test_half_the_limit_contracts_gradient_descent_fastest():
     np.testing.assert_allclose(growth[1], math.log(1 - 1 / 12), rtol=RTOL)
 
 
-def test_the_rate_is_a_share_of_the_limit_for_every_level():
+def test_the_rate_is_a_share_of_the_limit_for_every_level(optimized):
     def both(m, margin):
         system = theory.cascade(nj.nested_decays(m, decay=0.95, max_levels=19))
         limit = theory.mean_square_limit(system, 10) / CURVATURE
