@@ -18,6 +18,8 @@ from jax.tree_util import Partial
 from nested_jax._core.checks import check_callable, check_choice, check_flag, check_static_count
 from nested_jax._core.extras import needs
 from nested_jax._version import __version__
+from nested_jax.sweeps._pruning import Pruning
+from nested_jax.sweeps._stopping import Stopping
 from nested_jax.sweeps.engine import (
     Executor,
     Interruption,
@@ -52,6 +54,7 @@ def sweep(
     devices: Sequence[Any] | None = None,
     executor: Executor | None = None,
     layout: str = "auto",
+    stop: Stopping | None = None,
     units: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> xarray.Dataset:
@@ -123,6 +126,7 @@ def sweep(
         {'learning_rate': 2, 'levels': 3}
     """
     _check(run, grid, chunk, progress, devices, executor)
+    _check_stop(stop, executor)
     with needs("nested_jax.sweep", "sweep"):  # Before anything is computed.
         import xarray  # noqa: F401
     check_choice("layout", layout, LAYOUTS)
@@ -137,16 +141,26 @@ def sweep(
         # Trace `run` and validate the grid before anything compiles.
         structure = examine(partial, grid)
         _check_names_of_units(units, {*grid, *grid.arguments, *structure})
-        job = _planned(partial, grid, chunk, layout, executor, kept)
-        fingerprint = None
-        if kept is not None:
-            fingerprint = fingerprint_of(job, executor.platform)
-            kept.claim(fingerprint)
-        compiled = time.perf_counter()
-        origin = None if fingerprint is None else origin_of(job, fingerprint)
-        results = _run(job, structure, executor, kept, origin, bar)
+        fingerprint, more = None, {}
+        if stop is not None:
+            assert isinstance(executor, LocalDevices)
+            pruning = Pruning(partial, grid, stop, structure, executor, kept)
+            job = pruning.plan(chunk, layout)
+            fingerprint = None if kept is None else pruning.claim(kept)
+            compiled = time.perf_counter()
+            results = pruning.compute(bar)
+            more = {"stages": pruning.stages}
+        else:
+            job = _planned(partial, grid, chunk, layout, executor, kept)
+            if kept is not None:
+                fingerprint = fingerprint_of(job, executor.platform)
+                kept.claim(fingerprint)
+            compiled = time.perf_counter()
+            origin = None if fingerprint is None else origin_of(job, fingerprint)
+            results = _run(job, structure, executor, kept, origin, bar)
         finished = time.perf_counter()
     dataset = _dataset(job, results, executor, fingerprint, compiled - started, finished - compiled)
+    dataset.attrs.update(more)
     for name, unit in units.items():
         dataset[name].attrs["units"] = unit
     return dataset
@@ -190,6 +204,18 @@ def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executo
         raise TypeError(f"`executor` must be an executor such as RayWorkers(2), got {executor!r}.")
     if devices is not None:
         raise ValueError(f"`devices` must be None if there is an `executor`, got {devices!r}.")
+
+
+def _check_stop(stop: Any, executor: Any) -> None:
+    if stop is None:
+        return
+    if not isinstance(stop, Stopping):
+        rule = "`stop` must be a rule such as nested_jax.sweeps.diverged or halving returns"
+        raise TypeError(f"{rule}, got {stop!r}.")
+    processes = jax.process_count()
+    if processes > 1 or not isinstance(executor, LocalDevices | None):
+        got = f"{processes} processes" if processes > 1 else f"{executor!r}"
+        raise ValueError(f"`stop` must run on the devices of this process alone, got {got}.")
 
 
 def _checked_units(units: Any) -> dict[str, str]:
