@@ -145,9 +145,7 @@ def rollout(
         >>> bool(trace.mean_loss < 1), bool(trace.diverged)
         (True, False)
     """
-    parts = parts_of(
-        tx, problem, key, steps, warmup, bound, stride, record, initial, draws, unroll
-    )
+    parts = parts_of(tx, problem, key, steps, warmup, bound, stride, record, initial, draws, unroll)
     # NumPy integers would put their dtype into the carry.
     steps, stride = int(steps), None if stride is None else int(stride)
     carry = parts.start()

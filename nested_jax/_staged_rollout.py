@@ -99,9 +99,7 @@ def rollout_in_stages(
         [10, 1]
     """
     check_callable("report", report)
-    parts = parts_of(
-        tx, problem, key, steps, warmup, bound, stride, record, initial, draws, unroll
-    )
+    parts = parts_of(tx, problem, key, steps, warmup, bound, stride, record, initial, draws, unroll)
     check_static_count("stages", stages, 1)
     if int(steps) % int(stages):
         raise ValueError(f"`stages` must divide `steps` = {steps}, got {stages}.")
@@ -199,9 +197,10 @@ def _advance(
     def run_piece(carry, start):
         ts = start + jnp.arange(at.piece, dtype=jnp.int32)
         xs = (ts, jax.vmap(parts.draw)(ts))
+        counted: Any
         if at.stride is None:
             run, sums, outputs = run_part(carry.run, xs, carry.sums)
-            counted = sum(sums)[None]
+            counted = jnp.stack([sum(sums)])
         else:
             xs = jax.tree.map(lambda x: x.reshape((-1, length, *x.shape[1:])), xs)
 

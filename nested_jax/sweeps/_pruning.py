@@ -1,8 +1,8 @@
 """Compute a sweep stage by stage, and stop runs between two stages by a rule."""
 
-import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nested_jax.sweeps._stopping import REASONS, Stopping
+from nested_jax.sweeps._stopping import REASONS, STOPPED_AT, STOPPED_BECAUSE, Stopping
 from nested_jax.sweeps.engine import (
     CARRY,
     REPORT,
@@ -30,8 +30,6 @@ from nested_jax.sweeps.engine import (
 )
 from nested_jax.sweeps.grid import Grid
 
-# Results that the sweep adds.
-STOPPED_AT, STOPPED_BECAUSE = "stopped_at", "stopped_because"
 Arrays = dict[str, np.ndarray]
 
 
@@ -70,11 +68,11 @@ class Pruning:
         job = dataclasses.replace(job, carried=state_of(job), run=advance(self.run, 0))
         recorded = None if self.kept is None else self.kept.recorded()
         shape = tuple((recorded or {}).get("chunk", ()))
-        if len(shape) == len(job.shape) and shape[1:] == job.shape[1:]:
-            if chunk == "auto" or int(np.prod(shape)) <= int(chunk):
-                self.job = dataclasses.replace(job, chunk=shape)
-                return self.job
-        self.job = plan_stages(job, chunk, self.devices)
+        fits = len(shape) == len(job.shape) and shape[1:] == job.shape[1:]
+        if fits and (chunk == "auto" or math.prod(shape) <= int(chunk)):
+            self.job = dataclasses.replace(job, chunk=shape)
+        else:
+            self.job = plan_stages(job, chunk, self.devices)
         return self.job
 
     def claim(self, store: Store) -> dict[str, Any]:
@@ -103,7 +101,9 @@ class Pruning:
         while stage < self.stages and cells.size:
             self._advance(dataclasses.replace(self.job, cells=cells), stage, results)
             cells = self._decide(cells, stage, results, at, why, bar)
+            self._tidy(stage)
             stage += 1
+        self._tidy(self.stages)
         over = shape[1:]
         because = np.array(REASONS)[why]
         for name, values in ((STOPPED_AT, at), (STOPPED_BECAUSE, because)):
@@ -130,7 +130,7 @@ class Pruning:
             return stage, cells
         while stage < self.stages and cells.size:
             job = dataclasses.replace(self.job, cells=cells)
-            reports = {**self._load(job, stage, REPORT)}
+            reports = dict(self._load(job, stage, REPORT))
             if len(reports) < job.chunks:
                 break
             for index, report in reports.items():
@@ -140,7 +140,7 @@ class Pruning:
             return stage, cells
         # The state of every run that goes on is needed; if some of it is damaged, all begins anew.
         wanted = [i for i in range(before.chunks) if np.isin(before.members(i), cells).any()]
-        states = {**self._load(before, stage - 1, CARRY, wanted)}
+        states = dict(self._load(before, stage - 1, CARRY, wanted))
         if len(states) < len(wanted):
             at[:], why[:] = self.stages, 0
             return 0, self.job.cells
@@ -153,7 +153,7 @@ class Pruning:
         last = stage == self.stages - 1
         missing = dict.fromkeys(range(job.chunks))
         # What is stored of a stage that is not complete.
-        states = {} if self.kept is None or last else {**self._load(job, stage, CARRY)}
+        states = {} if self.kept is None or last else dict(self._load(job, stage, CARRY))
         for index, report in () if self.kept is None else self._load(job, stage, REPORT):
             if last or index in states:
                 job.place(index, results, report)
@@ -178,12 +178,9 @@ class Pruning:
                 del missing[index]
         if interruption.asked:
             raise KeyboardInterrupt(self._how_to_go_on(stage))
-        if self.kept is not None and stage:
-            self.kept.remove(self._number(stage - 1, CARRY, i) for i in range(self._most))
 
     def _evaluated(self, job, todo, programs) -> Iterator[tuple[int, Arrays]]:
-        with contextlib.closing(self.devices.evaluate(job, todo, programs)) as waves:
-            yield from itertools.chain.from_iterable(waves)
+        yield from itertools.chain.from_iterable(self.devices.evaluate(job, todo, programs))
 
     @property
     def _most(self) -> int:
@@ -227,6 +224,12 @@ class Pruning:
                 [*by_file], lambda number, names=by_file: origin(names[number]), structure
             ):
                 yield by_file[number], arrays
+
+    def _tidy(self, stage: int) -> None:
+        """Remove the states of all stages before one."""
+        if self.kept is not None:
+            numbers = itertools.product(range(stage), range(self._most))
+            self.kept.remove(self._number(before, CARRY, index) for before, index in numbers)
 
     def _how_to_go_on(self, stage: int) -> str:
         if self.kept is None:

@@ -7,6 +7,8 @@ import numpy as np
 
 from nested_jax._core.checks import check_choice, check_static_count, is_traced, keeps
 
+# Results that a rule adds to a sweep's.
+STOPPED_AT, STOPPED_BECAUSE = "stopped_at", "stopped_because"
 # Why a run stopped; its place here is its code. The first one: it did not.
 REASONS = ("", "not finite", "above the bound", "halving")
 

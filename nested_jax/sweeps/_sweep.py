@@ -76,7 +76,8 @@ def sweep(
             transforms and problems inside it. Bind large arrays with
             `jax.tree_util.Partial(run, arrays)`, so that they are arguments of the compiled
             program, not constants in it. Globals and attributes are captured at first trace, as
-            under `jax.jit`; with a `store`, every call traces `run` again.
+            under `jax.jit`; with a `store`, every call traces `run` again. It may return a
+            `nj.Stages` instead of a dict.
         grid: The points. Values passed unchanged to a nested_jax factory are validated before
             anything compiles.
         store: Folder for finished chunks. It must be new or hold the same configuration: the
@@ -92,6 +93,11 @@ def sweep(
         layout: "vmap" evaluates a chunk under `jax.vmap`; "lanes" makes the runs the last axis of
             every array; "auto" uses lanes on CPU where they are expected to be faster. The three
             agree up to rounding.
+        stop: Rule that stops runs between stages, as `nj.sweeps.diverged` or `nj.sweeps.halving`
+            returns it; `run` must then return a `nj.Stages`. All numeric axes but those in its
+            `over` are one list of runs, so only work that does not depend on that list is shared,
+            and only within a chunk. The default chunk is at most an eighth of the grid per device.
+            Runs that go on have the same bits as without stopping, for the same chunk.
         units: Units of axes and results by name, stored in the attribute `units` of each and shown
             in figures.
         progress: Whether to show a progress bar if the error stream is a terminal.
@@ -100,16 +106,21 @@ def sweep(
         A dataset whose first dimensions and coordinates are the axes; an axis of bools has bool
         coordinates. An array result of shape
         (n, ...) has further dimensions `<name>_0`, ... bfloat16 is widened to float32, because
-        xarray does not support it. Attributes: `axes`, `runs`, `chunk` (runs per chunk),
-        `compile_seconds` (tracing included), `run_seconds`, `device`, `devices`, `configuration`
-        (a hash, with a `store` only), `jax` and `nested_jax` (versions).
+        xarray does not support it. With a `stop`, each result is the last report that a run
+        reached; `stopped_at` is the number of its stages, and `stopped_because` is "",
+        "not finite", "above the bound" or "halving". Attributes: `axes`, `runs`, `chunk` (runs per
+        chunk), `compile_seconds` (tracing included), `run_seconds`, `device`, `devices`,
+        `configuration` (a hash, with a `store` only), `stages` (with a `stop` only), `jax` and
+        `nested_jax` (versions).
 
     Raises:
         TypeError: If an argument has the wrong type, `run` does not return a dict of arrays, or
-            the structure of its result changes along a static axis.
+            the structure of its result changes along a static axis, or there is a `stop` and `run`
+            does not return a `nj.Stages`.
         ValueError: If a grid value is invalid (the message has axis, index and value), a result is
             named like an axis or like a dimension of another result, a name is empty or contains a
-            slash, or `store` holds another configuration.
+            slash, `store` holds another configuration, or `stop` names a result or an axis that
+            does not exist or is given with an `executor` or several processes.
         MemoryError: If a chunk does not fit into memory.
         OSError: If the store cannot be written. Chunks stored before are left unchanged.
         KeyboardInterrupt: After Ctrl-C; the message says how to resume.

@@ -136,9 +136,7 @@ class Job:
             program = trace(static, self.run, columns).jaxpr
             axes, carried = split(columns)
             always, state = self.layout == "lanes", len(carried or ())
-            return or_else(
-                lambda: layout_of(program, axes, whole, always, state), lambda: None
-            )
+            return or_else(lambda: layout_of(program, axes, whole, always, state), lambda: None)
 
         return tuple(layout(*sample) for sample in self.samples())
 

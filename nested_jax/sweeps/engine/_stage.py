@@ -148,9 +148,7 @@ def _start(run: Partial, /, **point: Any) -> dict[str, Any]:
     return _named(started(run(**point)))
 
 
-def _advance(
-    run: Partial, stage: Any, leaves: Sequence[Any], /, **point: Any
-) -> dict[str, Any]:
+def _advance(run: Partial, stage: Any, leaves: Sequence[Any], /, **point: Any) -> dict[str, Any]:
     stages: Stages = run(**point)
     wrappers = []
 

@@ -16,7 +16,6 @@ from nested_jax._core.stages import Stages, in_one_go
 from nested_jax.sweeps.lanes import Layout, evaluate_in_lanes
 
 
-
 class Carried(NamedTuple):
     """The state of all runs of a chunk, between two stages.
 
@@ -30,7 +29,7 @@ class Carried(NamedTuple):
 # Values of the numeric axes: one dict of columns per axis, in the order of the grid; in a stage,
 # the state of the runs comes last.
 # `Static` is one combination of the static axes: (name, value) pairs.
-Columns = tuple[dict[str, Any] | Carried, ...]
+Columns = tuple[Any, ...]
 Static = tuple[tuple[str, Any], ...]
 
 
@@ -74,14 +73,11 @@ def trace(static: Static, run: Partial, columns: Columns) -> Any:
     """Trace `run` at one point of a chunk."""
     axes = len(split(columns)[0])
 
-    def scalar(x, leading):
-        return jax.ShapeDtypeStruct(x.shape[leading:], x.dtype)
+    def scalars(values):
+        leading = axes if isinstance(values, Carried) else 1
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[leading:], x.dtype), values)
 
-    scalars = tuple(
-        jax.tree.map(lambda x, n=axes if isinstance(axis, Carried) else 1: scalar(x, n), axis)
-        for axis in columns
-    )
-    return _point.trace(static, run, scalars)
+    return _point.trace(static, run, tuple(map(scalars, columns)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
