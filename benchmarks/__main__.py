@@ -23,6 +23,7 @@ PARTS = {
     "sweep_scaling": ("benchmarks.sweep_scaling",),
     "start_up": ("benchmarks.start_up",),
     "heatmap": ("benchmarks.heatmap",),
+    "pruning": ("benchmarks.pruning",),
     "update_step": ("benchmarks.update_step",),
 }
 
@@ -35,7 +36,7 @@ class Config:
     """
 
     parts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Parts to measure: level_sweep, level_sweep_float32, sweep_scaling, start_up, heatmap,
+    """Parts to measure: level_sweep, level_sweep_float32, sweep_scaling, start_up, heatmap, pruning,
     update_step; all of them if none is named."""
     check: bool = False
     """Hold the ratios against the kept ones, and fail if any got worse."""

@@ -59,17 +59,22 @@ DEFAULTS = {
     "problems.split_indices": {"seed": 0},
     "rollout": {"warmup": 0, "bound": inf, "stride": None, "record": None}
     | {"initial": None, "draws": None, "unroll": 1},
+    "rollout_in_stages": {"warmup": 0, "bound": inf, "stride": None, "record": None}
+    | {"initial": None, "draws": None, "unroll": 1},
     "schedules.cosine": {"floor": 0.0},
     "schedules.step_drop": {"drops": (0.3, 0.6, 0.8), "factor": 0.1},
     "schedules.warm_restarts": {"growth": 1.0, "floor": 0.0},
     "schedules.warmup_linear_decay": {"floor": 0.0},
     "sweeps.LocalDevices": {"devices": None},
     "sweeps.LocalDevices.bytes_needed": {"static": 0},
+    "sweeps.LocalDevices.evaluate": {"programs": None},
     "sweeps.RayWorkers": {"gpus": 0, "cpus": 1},
     "sweeps.best_point": {"by": "loss", "over": (), "mode": "min"},
+    "sweeps.diverged": {"bound": inf, "over": ()},
+    "sweeps.halving": {"factor": 3, "mode": "min", "over": ()},
     "sweeps.powers_of_two": {"scale": 1.0},
     "sweeps.sweep": {"store": None, "chunk": "auto", "devices": None, "executor": None}
-    | {"layout": "auto", "units": None, "progress": True},
+    | {"layout": "auto", "stop": None, "units": None, "progress": True},
     "testing.Case": {"needs_params": False, "reach": "entry"},
     "testing.Case.build": {"values": None},
     "theory.aggmo": {"decays": (0.0, 0.9, 0.99)},
