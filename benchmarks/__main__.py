@@ -24,6 +24,7 @@ PARTS = {
     "start_up": ("benchmarks.start_up",),
     "heatmap": ("benchmarks.heatmap",),
     "optuna": ("benchmarks.optuna_batches",),
+    "pruning": ("benchmarks.pruning",),
     "update_step": ("benchmarks.update_step",),
     "matrix_step": ("benchmarks.matrix_step",),
 }
@@ -38,7 +39,7 @@ class Config:
 
     parts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Parts to measure: level_sweep, level_sweep_float32, sweep_scaling, start_up, heatmap,
-    optuna, update_step, matrix_step; all of them if none is named."""
+    optuna, pruning, update_step, matrix_step; all of them if none is named."""
     check: bool = False
     """Hold the ratios against the kept ones, and fail if any got worse."""
     keep: bool = False

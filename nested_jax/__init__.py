@@ -10,8 +10,10 @@ from nested_jax import problems as problems
 from nested_jax import schedules as schedules
 from nested_jax import sweeps as sweeps
 from nested_jax import transforms as transforms
+from nested_jax._core.stages import Stages as Stages
 from nested_jax._rollout import Rollout as Rollout
 from nested_jax._rollout import rollout as rollout
+from nested_jax._staged_rollout import rollout_in_stages as rollout_in_stages
 from nested_jax._version import __version__ as __version__
 from nested_jax.optimizers import adafactor as adafactor
 from nested_jax.optimizers import adam as adam
@@ -73,6 +75,7 @@ __all__ = [
     "Problem",
     "Rollout",
     "Schedule",
+    "Stages",
     "__version__",
     "adafactor",
     "adam",
@@ -102,6 +105,7 @@ __all__ = [
     "problems",
     "quadratic",
     "rollout",
+    "rollout_in_stages",
     "scale_by_accumulated_momentum",
     "scale_by_adam",
     "scale_by_aggmo",

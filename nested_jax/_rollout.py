@@ -60,7 +60,9 @@ class Rollout(NamedTuple):
         return self.diverged_at >= 0
 
 
-class _Carry(NamedTuple):
+class Carry(NamedTuple):
+    """What one step hands to the next."""
+
     params: Params
     opt_state: OptState
     world: Any
@@ -143,44 +145,16 @@ def rollout(
         >>> bool(trace.mean_loss < 1), bool(trace.diverged)
         (True, False)
     """
-    check_transformation("tx", tx)
-    if not isinstance(problem, Problem):
-        raise TypeError(f"`problem` must be a nested_jax.Problem, got {problem!r}.")
-    for name, function in problem._asdict().items():
-        check_callable(f"problem.{name}", function)
-    check_static_count("unroll", unroll, 1)
-    valid = _check(key, steps, warmup, bound, stride, record, initial, draws)
+    parts = parts_of(tx, problem, key, steps, warmup, bound, stride, record, initial, draws, unroll)
     # NumPy integers would put their dtype into the carry.
     steps, stride = int(steps), None if stride is None else int(stride)
-    key_init, key_draw = (None, None) if key is None else jax.random.split(key)
-    if initial is None:
-        initial = problem.init(key_init)
-        _check_pair("`problem.init` must return a pair of parameters and world", initial)
-    params, world = initial
-    params, world = jax.tree.map(jnp.asarray, (params, world))
-    tx = optax.with_extra_args_support(tx)
-    carry = _Carry(params, tx.init(params), world, jnp.full((), steps, jnp.int32))
-    draw = source_of_draws(problem, key_draw, draws)
-    zero = jnp.zeros((), _loss_dtype(problem, carry, draw))
-
-    def step(carry_and_sums, t_and_draws):
-        (carry, sums), (t, step_draws) = carry_and_sums, t_and_draws
-        batch, world = problem.observe(step_draws, carry.world)
-        loss, gradient = jax.value_and_grad(problem.loss)(carry.params, batch)
-        extra = {"value": loss, "batch": batch}
-        update, opt_state = tx.update(gradient, carry.opt_state, carry.params, **extra)
-        check_updates(update, carry.params)  # A scalar would be added to every parameter.
-        params = optax.apply_updates(carry.params, update)
-        within = jnp.isfinite(loss) & (loss <= bound)  # The default bound is infinite.
-        first = jnp.where(within, carry.diverged_at, jnp.minimum(carry.diverged_at, t))
-        loss = loss.astype(widened(loss.dtype))
-        sums = _added(sums, jnp.where(t >= warmup, loss, 0), t)
-        return (_Carry(params, opt_state, world, first), sums), loss if stride else None
+    carry = parts.start()
+    zero = jnp.zeros((), parts.loss_dtype(carry))
 
     def run_window(carry, ts_and_draws):
         # Sum in the carry: storing all losses and summing at the end takes a sixth longer.
         start = carry, (zero, zero)
-        (carry, sums), losses = jax.lax.scan(step, start, ts_and_draws, unroll=int(unroll))
+        (carry, sums), losses = jax.lax.scan(parts.step, start, ts_and_draws, unroll=int(unroll))
         mean = None if losses is None else jnp.mean(losses)
         recorded = record(carry.params, carry.opt_state) if record else None
         return carry, (sum(sums), mean, recorded)
@@ -189,13 +163,12 @@ def rollout(
         carry, total = carry_and_total
         ts = start + jnp.arange(windows * window, dtype=jnp.int32)
         xs = jax.tree.map(
-            lambda x: x.reshape((windows, window, *x.shape[1:])), (ts, jax.vmap(draw)(ts))
+            lambda x: x.reshape((windows, window, *x.shape[1:])), (ts, jax.vmap(parts.draw)(ts))
         )
         carry, (counted, means, records) = jax.lax.scan(run_window, carry, xs)
         return (carry, total + jnp.sum(counted)), (means, records)
 
-    window = stride or min(steps, DRAW_BLOCK)
-    windows = max(min(steps, DRAW_BLOCK) // window, 1)
+    window, windows = windows_of(steps, stride)
     blocks, rest = divmod(steps, windows * window)
     state, outputs = jax.lax.scan(
         lambda state, start: run_block(state, start, windows, window),
@@ -209,7 +182,7 @@ def rollout(
         outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, last)
     (carry, total), (curve, records) = state, outputs
     return Rollout(
-        mean_loss=or_nan(valid, total / (steps - warmup)),
+        mean_loss=or_nan(parts.valid, total / (steps - warmup)),
         diverged_at=jnp.where(carry.diverged_at < steps, carry.diverged_at, -1),
         loss_curve=curve,
         records=records,
@@ -217,6 +190,81 @@ def rollout(
         opt_state=carry.opt_state,
         world=carry.world,
     )
+
+
+class Parts(NamedTuple):
+    """What a run is made of, whether it is computed in one go or in stages.
+
+    Attributes:
+        valid: Whether a traced `warmup` and `bound` keep their rules, for `or_nan`.
+        start: () -> the first carry.
+        draw: Step -> its draws.
+        step: ((carry, sums), (step, its draws)) -> ((carry, sums), loss), for `jax.lax.scan`.
+        loss_dtype: Carry -> dtype of the sums of losses; raises if the problem is not sound.
+    """
+
+    valid: Any
+    start: Callable[[], "Carry"]
+    draw: Callable[[Any], Any]
+    step: Callable[..., Any]
+    loss_dtype: Callable[["Carry"], Any]
+
+
+def parts_of(
+    tx: Any,
+    problem: Any,
+    key: Any,
+    steps: int,
+    warmup: Any,
+    bound: Any,
+    stride: int | None,
+    record: Any,
+    initial: Any,
+    draws: Any,
+    unroll: int,
+) -> Parts:
+    """Check the arguments of `rollout` and return the functions that a run consists of."""
+    check_transformation("tx", tx)
+    if not isinstance(problem, Problem):
+        raise TypeError(f"`problem` must be a nested_jax.Problem, got {problem!r}.")
+    for name, function in problem._asdict().items():
+        check_callable(f"problem.{name}", function)
+    check_static_count("unroll", unroll, 1)
+    valid = _check(key, steps, warmup, bound, stride, record, initial, draws)
+    key_init, key_draw = (None, None) if key is None else jax.random.split(key)
+    tx = optax.with_extra_args_support(tx)
+    draw = source_of_draws(problem, key_draw, draws)
+
+    def start():
+        first = problem.init(key_init) if initial is None else initial
+        _check_pair("`problem.init` must return a pair of parameters and world", first)
+        params, world = jax.tree.map(jnp.asarray, (first[0], first[1]))
+        return Carry(params, tx.init(params), world, jnp.full((), int(steps), jnp.int32))
+
+    def step(carry_and_sums, t_and_draws):
+        (carry, sums), (t, step_draws) = carry_and_sums, t_and_draws
+        batch, world = problem.observe(step_draws, carry.world)
+        loss, gradient = jax.value_and_grad(problem.loss)(carry.params, batch)
+        extra = {"value": loss, "batch": batch}
+        update, opt_state = tx.update(gradient, carry.opt_state, carry.params, **extra)
+        check_updates(update, carry.params)  # A scalar would be added to every parameter.
+        params = optax.apply_updates(carry.params, update)
+        within = jnp.isfinite(loss) & (loss <= bound)  # The default bound is infinite.
+        first = jnp.where(within, carry.diverged_at, jnp.minimum(carry.diverged_at, t))
+        loss = loss.astype(widened(loss.dtype))
+        sums = _added(sums, jnp.where(t >= warmup, loss, 0), t)
+        return (Carry(params, opt_state, world, first), sums), loss if stride else None
+
+    def loss_dtype(carry):
+        return _loss_dtype(problem, carry, draw)
+
+    return Parts(valid, start, draw, step, loss_dtype)
+
+
+def windows_of(steps: int, stride: int | None) -> tuple[int, int]:
+    """Return the length of a window of losses, and how many make a block of draws."""
+    window = stride or min(steps, DRAW_BLOCK)
+    return window, max(min(steps, DRAW_BLOCK) // window, 1)
 
 
 def _added(sums, loss, t):

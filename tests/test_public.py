@@ -86,6 +86,7 @@ def test_every_factory_is_reached_from_the_top():
         for name, member in public(module).items()
         if inspect.isfunction(member)
     } - {"load", "save", "stored_chunks", "write_file"}  # Of files: `nj.sweeps.save`.
+    factories -= {"diverged", "halving"}  # Rules: `nj.sweeps.diverged`.
     assert factories | {"Grid", "Problem", "Rollout", "rollout"} <= public(nj).keys()
 
 

@@ -6,6 +6,8 @@ from nested_jax.sweeps._results import best_point as best_point
 from nested_jax.sweeps._results import load as load
 from nested_jax.sweeps._results import save as save
 from nested_jax.sweeps._results import stored_chunks as stored_chunks
+from nested_jax.sweeps._stopping import diverged as diverged
+from nested_jax.sweeps._stopping import halving as halving
 from nested_jax.sweeps._sweep import sweep as sweep
 from nested_jax.sweeps.engine import Executor as Executor
 from nested_jax.sweeps.engine import LocalDevices as LocalDevices

@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from nested_jax._core.checks import check_choice
 from nested_jax._core.extras import needs
 from nested_jax._core.files import check_path, write_file
+from nested_jax.sweeps._stopping import STOPPED_BECAUSE
 from nested_jax.sweeps.engine import Job, Store
 from nested_jax.sweeps.grid import Grid, check_grid
 
@@ -33,7 +34,8 @@ def best_point(
         results: A dataset returned by `sweep`.
         by: The result to compare; it must be one number per run.
         over: Axes to average over first, such as seeds or folds. A point has diverged and is not
-            chosen if any of its values along them is not finite.
+            chosen if any of its values along them is not finite. A point of which a `stop` ended a
+            run early is not chosen either.
         mode: "min" or "max".
 
     Returns:
@@ -70,6 +72,9 @@ def best_point(
         raise ValueError(f"`by` must be a number a run, got dimensions {results[by].dims}.")
     means = results.mean(over, skipna=False, keep_attrs=True) if over else results
     values = means[by].where(np.isfinite(means[by]))
+    if STOPPED_BECAUSE in results.data_vars:
+        ended = results[STOPPED_BECAUSE] == ""
+        values = values.where(ended.all(over) if over else ended)
     if not bool(values.notnull().any()):
         raise ValueError(f"`by` must be finite somewhere, got none of {by!r} (all diverged).")
     at = values.argmin(...) if mode == "min" else values.argmax(...)
@@ -112,6 +117,8 @@ def stored_chunks(store: str | os.PathLike[str], grid: Grid) -> tuple[int, int]:
     found = kept.recorded()
     if found is None:
         return 0, 0
+    if "stop" in found:
+        raise ValueError(f"`store` must be of a sweep without `stop`, got {kept.folder}.")
     shape = tuple(found.get("chunk", ()))
     if len(shape) != sum(not axis.static for axis in grid.values()):
         raise ValueError(f"`store` must be of this grid, got {kept.folder} with chunks of {shape}.")

@@ -18,6 +18,8 @@ from jax.tree_util import Partial
 from nested_jax._core.checks import check_callable, check_choice, check_flag, check_static_count
 from nested_jax._core.extras import needs
 from nested_jax._version import __version__
+from nested_jax.sweeps._pruning import Pruning
+from nested_jax.sweeps._stopping import Stopping
 from nested_jax.sweeps.engine import (
     Executor,
     Interruption,
@@ -52,6 +54,7 @@ def sweep(
     devices: Sequence[Any] | None = None,
     executor: Executor | None = None,
     layout: str = "auto",
+    stop: Stopping | None = None,
     units: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> xarray.Dataset:
@@ -73,7 +76,8 @@ def sweep(
             transforms and problems inside it. Bind large arrays with
             `jax.tree_util.Partial(run, arrays)`, so that they are arguments of the compiled
             program, not constants in it. Globals and attributes are captured at first trace, as
-            under `jax.jit`; with a `store`, every call traces `run` again.
+            under `jax.jit`; with a `store`, every call traces `run` again. It may return a
+            `nj.Stages` instead of a dict.
         grid: The points. Values passed unchanged to a nested_jax factory are validated before
             anything compiles.
         store: Folder for finished chunks. It must be new or hold the same configuration: the
@@ -89,6 +93,11 @@ def sweep(
         layout: "vmap" evaluates a chunk under `jax.vmap`; "lanes" makes the runs the last axis of
             every array; "auto" uses lanes on CPU where they are expected to be faster. The three
             agree up to rounding.
+        stop: Rule that stops runs between stages, as `nj.sweeps.diverged` or `nj.sweeps.halving`
+            returns it; `run` must then return a `nj.Stages`. All numeric axes but those in its
+            `over` are one list of runs, so only work that does not depend on that list is shared,
+            and only within a chunk. The default chunk is at most an eighth of the grid per device.
+            Runs that go on have the same bits as without stopping, for the same chunk.
         units: Units of axes and results by name, stored in the attribute `units` of each and shown
             in figures.
         progress: Whether to show a progress bar if the error stream is a terminal.
@@ -97,16 +106,21 @@ def sweep(
         A dataset whose first dimensions and coordinates are the axes; an axis of bools has bool
         coordinates. An array result of shape
         (n, ...) has further dimensions `<name>_0`, ... bfloat16 is widened to float32, because
-        xarray does not support it. Attributes: `axes`, `runs`, `chunk` (runs per chunk),
-        `compile_seconds` (tracing included), `run_seconds`, `device`, `devices`, `configuration`
-        (a hash, with a `store` only), `jax` and `nested_jax` (versions).
+        xarray does not support it. With a `stop`, each result is the last report that a run
+        reached; `stopped_at` is the number of its stages, and `stopped_because` is "",
+        "not finite", "above the bound" or "halving". Attributes: `axes`, `runs`, `chunk` (runs per
+        chunk), `compile_seconds` (tracing included), `run_seconds`, `device`, `devices`,
+        `configuration` (a hash, with a `store` only), `stages` (with a `stop` only), `jax` and
+        `nested_jax` (versions).
 
     Raises:
         TypeError: If an argument has the wrong type, `run` does not return a dict of arrays, or
-            the structure of its result changes along a static axis.
+            the structure of its result changes along a static axis, or there is a `stop` and `run`
+            does not return a `nj.Stages`.
         ValueError: If a grid value is invalid (the message has axis, index and value), a result is
             named like an axis or like a dimension of another result, a name is empty or contains a
-            slash, or `store` holds another configuration.
+            slash, `store` holds another configuration, or `stop` names a result or an axis that
+            does not exist or is given with an `executor` or several processes.
         MemoryError: If a chunk does not fit into memory.
         OSError: If the store cannot be written. Chunks stored before are left unchanged.
         KeyboardInterrupt: After Ctrl-C; the message says how to resume.
@@ -123,6 +137,7 @@ def sweep(
         {'learning_rate': 2, 'levels': 3}
     """
     _check(run, grid, chunk, progress, devices, executor)
+    _check_stop(stop, executor)
     with needs("nested_jax.sweep", "sweep"):  # Before anything is computed.
         import xarray  # noqa: F401
     check_choice("layout", layout, LAYOUTS)
@@ -137,16 +152,26 @@ def sweep(
         # Trace `run` and validate the grid before anything compiles.
         structure = examine(partial, grid)
         _check_names_of_units(units, {*grid, *grid.arguments, *structure})
-        job = _planned(partial, grid, chunk, layout, executor, kept)
-        fingerprint = None
-        if kept is not None:
-            fingerprint = fingerprint_of(job, executor.platform)
-            kept.claim(fingerprint)
-        compiled = time.perf_counter()
-        origin = None if fingerprint is None else origin_of(job, fingerprint)
-        results = _run(job, structure, executor, kept, origin, bar)
+        fingerprint, more = None, {}
+        if stop is not None:
+            assert isinstance(executor, LocalDevices)
+            pruning = Pruning(partial, grid, stop, structure, executor, kept)
+            job = pruning.plan(chunk, layout)
+            fingerprint = None if kept is None else pruning.claim(kept)
+            compiled = time.perf_counter()
+            results = pruning.compute(bar)
+            more = {"stages": pruning.stages}
+        else:
+            job = _planned(partial, grid, chunk, layout, executor, kept)
+            if kept is not None:
+                fingerprint = fingerprint_of(job, executor.platform)
+                kept.claim(fingerprint)
+            compiled = time.perf_counter()
+            origin = None if fingerprint is None else origin_of(job, fingerprint)
+            results = _run(job, structure, executor, kept, origin, bar)
         finished = time.perf_counter()
     dataset = _dataset(job, results, executor, fingerprint, compiled - started, finished - compiled)
+    dataset.attrs.update(more)
     for name, unit in units.items():
         dataset[name].attrs["units"] = unit
     return dataset
@@ -190,6 +215,18 @@ def _check(run: Any, grid: Any, chunk: Any, progress: Any, devices: Any, executo
         raise TypeError(f"`executor` must be an executor such as RayWorkers(2), got {executor!r}.")
     if devices is not None:
         raise ValueError(f"`devices` must be None if there is an `executor`, got {devices!r}.")
+
+
+def _check_stop(stop: Any, executor: Any) -> None:
+    if stop is None:
+        return
+    if not isinstance(stop, Stopping):
+        rule = "`stop` must be a rule such as nested_jax.sweeps.diverged or halving returns"
+        raise TypeError(f"{rule}, got {stop!r}.")
+    processes = jax.process_count()
+    if processes > 1 or not isinstance(executor, LocalDevices | None):
+        got = f"{processes} processes" if processes > 1 else f"{executor!r}"
+        raise ValueError(f"`stop` must run on the devices of this process alone, got {got}.")
 
 
 def _checked_units(units: Any) -> dict[str, str]:

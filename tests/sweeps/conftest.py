@@ -55,10 +55,10 @@ def computed(monkeypatch):
     indices = []
     evaluate = LocalDevices.evaluate
 
-    def listen(self, job, missing):
+    def listen(self, job, missing, *programs):
         missing = [*missing]
         indices.extend(missing)
-        return evaluate(self, job, missing)
+        return evaluate(self, job, missing, *programs)
 
     monkeypatch.setattr(LocalDevices, "evaluate", listen)
     return indices

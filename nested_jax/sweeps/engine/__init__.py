@@ -1,5 +1,6 @@
 """The machinery that computes a sweep: chunks, executors, store, progress."""
 
+from nested_jax.sweeps.engine._chunks import plan_stages as plan_stages
 from nested_jax.sweeps.engine._examination import Structure as Structure
 from nested_jax.sweeps.engine._examination import dimensions as dimensions
 from nested_jax.sweeps.engine._examination import examine as examine
@@ -15,4 +16,11 @@ from nested_jax.sweeps.engine._processes import together as together
 from nested_jax.sweeps.engine._progress import Interruption as Interruption
 from nested_jax.sweeps.engine._progress import Progress as Progress
 from nested_jax.sweeps.engine._ray import RayWorkers as RayWorkers
+from nested_jax.sweeps.engine._stage import CARRY as CARRY
+from nested_jax.sweeps.engine._stage import REPORT as REPORT
+from nested_jax.sweeps.engine._stage import Stage as Stage
+from nested_jax.sweeps.engine._stage import advance as advance
+from nested_jax.sweeps.engine._stage import stages_of as stages_of
+from nested_jax.sweeps.engine._stage import start as start
+from nested_jax.sweeps.engine._stage import state_of as state_of
 from nested_jax.sweeps.engine._store import Store as Store

@@ -1,5 +1,6 @@
 """Choose the shape of a chunk from the work that runs share, the memory and the devices."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._stage import Stage
 from nested_jax.sweeps.engine._survey import bytes_carried_by, survey
 from nested_jax.sweeps.grid import Grid
 from nested_jax.sweeps.lanes import LANES
@@ -18,6 +20,8 @@ OVERHEAD = 0.05
 # Target size of a loop carry in lanes: it must fit into the second-level cache of one core, beside
 # other data. With a carry five times as large, the level sweep takes 1.6 times as long per run.
 LANES_BYTES = 3 * 2**18
+# A chunk of a sweep that stops runs is at most this part of the grid, per device.
+PIECES_OF_A_GRID = 8
 # Maximum number of shapes that are compared.
 MOST_SHAPES = 100_000
 
@@ -107,6 +111,42 @@ def plan(run: Any, grid: Grid, runs: int | str, layout: str, devices: Any) -> Jo
     if needed > devices.bytes_tolerated() and points > 1:
         job = job_of(min(most, int(points * devices.bytes_wanted() / needed)))
         needed = devices.bytes_needed(job, heaviest)
+    check_memory(job, needed, devices.bytes_available())
+    return job
+
+
+def plan_stages(job: Stage, runs: int | str, devices: Any) -> Stage:
+    """Return the job with chunks of at most `runs` points, or of at most an eighth of the grid.
+
+    Small chunks let the runs that go on be packed into fewer of them, on every device. With "auto"
+    they shrink further if memory (on CPU, the caches) requires it.
+
+    Raises:
+        ValueError: If a chunk of `runs` points cannot hold the axes in `over`.
+        MemoryError: If a chunk does not fit into memory.
+    """
+    together = math.prod(job.shape[1:])
+    if runs != "auto" and int(runs) < together:
+        rule = f"`chunk` must hold the axes in `over`, which are {together} runs"
+        raise ValueError(f"{rule}, got {runs}.")
+    most = job.shape[0] // (PIECES_OF_A_GRID * devices.wave) if runs == "auto" else int(runs)
+    cells = min(max(most if runs == "auto" else most // together, 1), job.per_static)
+    state = job.carried or ()
+    heaviest = max(range(len(state)), key=lambda at: sum(leaf.nbytes for leaf in state[at]))
+    job = dataclasses.replace(job, chunk=(cells, *job.shape[1:]))
+    needed = devices.bytes_needed(job, heaviest)
+    if runs == "auto":
+        points = math.prod(job.chunk)
+        wanted = points
+        if needed > devices.bytes_tolerated():
+            wanted = int(points * devices.bytes_wanted() / needed)
+        if job.layouts(devices.platform)[heaviest] is not None:
+            carried = bytes_carried_by(job, heaviest)
+            if carried > 2 * LANES_BYTES:
+                wanted = min(wanted, max(int(points * LANES_BYTES / carried), LANES))
+        if wanted < points and cells > 1:
+            job = dataclasses.replace(job, chunk=(max(wanted // together, 1), *job.shape[1:]))
+            needed = devices.bytes_needed(job, heaviest)
     check_memory(job, needed, devices.bytes_available())
     return job
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nested_jax._core.jaxpr import or_else
-from nested_jax.sweeps.engine._tracing import Columns, Static, trace
+from nested_jax.sweeps.engine._tracing import Columns, Static, split, trace
 from nested_jax.sweeps.grid import Axis, Grid, column_in_jax
 from nested_jax.sweeps.lanes import Layout, layout_of
 
@@ -130,15 +130,20 @@ class Job:
 
     @cached_property
     def _layouts(self) -> tuple[Layout | None, ...]:
-        whole = [pieces == 1 for pieces in self.blocks]
+        whole = self._whole
 
         def layout(static: Static, columns: Columns) -> Layout | None:
             program = trace(static, self.run, columns).jaxpr
-            return or_else(
-                lambda: layout_of(program, columns, whole, self.layout == "lanes"), lambda: None
-            )
+            axes, carried = split(columns)
+            always, state = self.layout == "lanes", len(carried or ())
+            return or_else(lambda: layout_of(program, axes, whole, always, state), lambda: None)
 
         return tuple(layout(*sample) for sample in self.samples())
+
+    @property
+    def _whole(self) -> list[bool]:
+        """Whether all chunks have the same numbers along an axis."""
+        return [pieces == 1 for pieces in self.blocks]
 
     def samples(self) -> Iterator[tuple[Static, Columns]]:
         """Yield the sample of each combination of the static axes."""

@@ -90,20 +90,25 @@ class LocalDevices:
         return plan(run, grid, chunk, layout, self)
 
     def evaluate(
-        self, job: Job, indices: Iterable[int]
+        self, job: Job, indices: Iterable[int], programs: dict[int, Any] | None = None
     ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, one list per wave."""
+        """Yield (index, outputs as NumPy arrays) of the chunks `indices`, one list per wave.
+
+        `programs` holds compiled programs by static combination, from one call to the next; jobs
+        that share them differ in bound values and in points alone.
+        """
         run, in_flight = self._placed(job.run), None
+        programs = {} if programs is None else programs
         for static, group in itertools.groupby(indices, job.static):
-            number, program = job.statics.index(static), None
+            number = job.statics.index(static)
             for wave in _batched(group, len(self.devices)):
                 # A device without a chunk repeats the last one, so that shapes never change.
                 filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
                 columns = _stacked([job.columns(index) for index in filled])
-                if program is None:
-                    program = self._checked(job, number, run, columns)
+                if number not in programs:
+                    programs[number] = self._checked(job, number, run, columns)
                 # Dispatch without waiting: the previous wave is stored meanwhile.
-                running = wave, program(run, columns)
+                running = wave, programs[number](run, columns)
                 if in_flight is not None:
                     yield _fetched(*in_flight)
                 in_flight = running

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,13 @@ class Store:
                 if arrays is not None and _structure(arrays) == structure:
                     yield index, arrays
                     break
+
+    def remove(self, indices: Iterable[int]) -> None:
+        """Delete the files of chunks."""
+        paths = self._paths()
+        for path in [path for index in indices for path in paths.get(index, ())]:
+            with contextlib.suppress(OSError):  # Another process may have been first.
+                path.unlink()
 
     def count(self) -> int:
         """Return the number of chunks that have a file."""

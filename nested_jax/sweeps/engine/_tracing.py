@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,24 @@ from jax.tree_util import Partial
 
 from nested_jax._core.checks import recording
 from nested_jax._core.jaxpr import or_else
+from nested_jax._core.stages import Stages, in_one_go
 from nested_jax.sweeps.lanes import Layout, evaluate_in_lanes
 
-# Values of the numeric axes: one dict of columns per axis, in the order of the grid.
+
+class Carried(NamedTuple):
+    """The state of all runs of a chunk, between two stages.
+
+    Attributes:
+        leaves: Arrays with one leading axis per numeric axis; the function's positional argument.
+    """
+
+    leaves: tuple[Any, ...]
+
+
+# Values of the numeric axes: one dict of columns per axis, in the order of the grid; in a stage,
+# the state of the runs comes last.
 # `Static` is one combination of the static axes: (name, value) pairs.
-Columns = tuple[dict[str, Any], ...]
+Columns = tuple[Any, ...]
 Static = tuple[tuple[str, Any], ...]
 
 
@@ -34,22 +47,37 @@ def _point(static: Static, run: Partial, axes: Columns) -> tuple[dict[str, jax.A
 
     The rules are in the tree structure of the output, so that JAX caches them with the trace.
     """
-    values = {name: value for axis in axes for name, value in axis.items()}
+    numbers, carried = split(axes)
+    values = {name: value for axis in numbers for name, value in axis.items()}
+    state = () if carried is None else (carried,)
     with recording() as rules:
-        outputs = run(**dict(static), **values)
+        outputs = run(*state, **dict(static), **values)
+        staged = isinstance(outputs, Stages)
+        outputs = in_one_go(outputs) if staged else outputs
     asked = [
         (name, rule)
         for name, value in values.items()
         for checked, rule in rules
         if checked is value
     ]
-    return _check_outputs(outputs), Rules(tuple(asked))
+    return check_outputs("report" if staged else "run", outputs), Rules(tuple(asked))
+
+
+def split(columns: Columns) -> tuple[list[dict[str, Any]], tuple[Any, ...] | None]:
+    """Return the columns of the axes, and the state of the runs or None."""
+    axes = [axis for axis in columns if not isinstance(axis, Carried)]
+    return axes, columns[-1].leaves if len(axes) < len(columns) else None
 
 
 def trace(static: Static, run: Partial, columns: Columns) -> Any:
     """Trace `run` at one point of a chunk."""
-    scalars = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), columns)
-    return _point.trace(static, run, scalars)
+    axes = len(split(columns)[0])
+
+    def scalars(values):
+        leading = axes if isinstance(values, Carried) else 1
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[leading:], x.dtype), values)
+
+    return _point.trace(static, run, tuple(map(scalars, columns)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -65,15 +93,18 @@ def evaluate(
         assert layout is not None
         traced = trace(static, run, columns)
         program, structure = traced.jaxpr, traced.out_info[0]
-        outputs = evaluate_in_lanes(program, jax.tree.leaves(run), columns, layout)
+        axes, carried = split(columns)
+        bound = jax.tree.leaves(run)
+        outputs = evaluate_in_lanes(program, bound, axes, layout, carried or ())
         return jax.tree.unflatten(jax.tree.structure(structure), outputs)
 
     def vmapped():
         def point(*axes):
             return _point(static, run, axes)[0]
 
-        for i in reversed(range(len(columns))):
-            point = jax.vmap(point, [0 if j == i else None for j in range(len(columns))])
+        for i in reversed(range(len(split(columns)[0]))):
+            along = [0 if j == i or isinstance(x, Carried) else None for j, x in enumerate(columns)]
+            point = jax.vmap(point, along)
         return point(*columns)
 
     return vmapped() if layout is None else or_else(in_lanes, vmapped)
@@ -82,18 +113,21 @@ def evaluate(
 def masks_of_inputs(program: Any, columns: Columns) -> list[int]:
     """Return the mask of axes that each input of a program depends on."""
     # Bound arrays come first and are the same for all points.
-    axes = [1 << i for i, axis in enumerate(columns) for _ in axis]
+    numbers, carried = split(columns)
+    axes = [1 << i for i, axis in enumerate(numbers) for _ in axis]
+    axes += [(1 << len(numbers)) - 1] * len(carried or ())
     return [0] * (len(program.jaxpr.invars) - len(axes)) + axes
 
 
-def _check_outputs(outputs: Any) -> dict[str, jax.Array]:
-    rule = "`run` must return a dict of arrays by name"
+def check_outputs(name: str, outputs: Any) -> dict[str, jax.Array]:
+    """Return the results of a run as arrays; raise unless function `name` gave a dict of them."""
+    rule = f"`{name}` must return a dict of arrays by name"
     if not isinstance(outputs, Mapping) or not outputs:
         raise TypeError(f"{rule}, got {outputs!r}.")
-    for name, value in outputs.items():
-        if not isinstance(name, str) or not _is_array(value):
-            raise TypeError(f"{rule}, got {value!r} for {name!r}.")
-    return {name: jnp.asarray(value) for name, value in outputs.items()}
+    for key, value in outputs.items():
+        if not isinstance(key, str) or not _is_array(value):
+            raise TypeError(f"{rule}, got {value!r} for {key!r}.")
+    return {key: jnp.asarray(value) for key, value in outputs.items()}
 
 
 def _is_array(value: Any) -> bool:

@@ -125,20 +125,22 @@ def evaluate_in_lanes(
     bound: Sequence[Any],
     columns: Sequence[Mapping[str, Any]],
     layout: Layout,
+    carried: Sequence[Any] = (),
 ) -> list[jax.Array]:
     """Evaluate a function of one point on the product of the axes.
 
     Args:
         program: The function's jaxpr.
         bound: Its first arguments, the same for all points.
-        columns: The remaining arguments: columns of numbers, one mapping per axis.
+        columns: Its next arguments: columns of numbers, one mapping per axis.
         layout: How to lay out the points.
+        carried: Its last arguments, with the axes in front; only with a layout without pieces.
 
     Returns:
         The outputs, with the grid axes in front.
     """
     sizes = [len(next(iter(axis.values()))) for axis in columns]
-    return _Interpreter(sizes, layout).run(program, bound, columns)
+    return _Interpreter(sizes, layout).run(program, bound, columns, carried)
 
 
 def float_bytes() -> int:
@@ -160,7 +162,7 @@ class _Interpreter:
         # requests of values from outside the loop.
         self.asked: dict[tuple[int, int, int], Value] | None = None
 
-    def run(self, program, bound, columns) -> list[jax.Array]:
+    def run(self, program, bound, columns, carried) -> list[jax.Array]:
         inputs = [Value(0, [x], 0) for x in bound]
         masks = masks_of(self.sizes)
         for i, axis in enumerate(columns):
@@ -171,8 +173,16 @@ class _Interpreter:
                     parts = [column[jnp.array(piece)] for piece in self.layout.pieces]
                 parts = [_padded(part) for part in parts] if masks[i] else parts
                 inputs.append(Value(masks[i], parts, 0))
+        inputs += [Value(sum(masks), [self.as_lanes(array)], 0) for array in carried]
         outputs = self.jaxpr(program.jaxpr, program.consts, inputs, ())
         return [self.as_grid(output, sum(masks)) for output in outputs]
+
+    def as_lanes(self, array: Any) -> jax.Array:
+        """Return an array that has the grid axes in front, with lanes at the end."""
+        own = array.shape[len(self.sizes) :]
+        if math.prod(self.sizes) == 1:
+            return jnp.reshape(array, own)
+        return _padded(jnp.moveaxis(jnp.reshape(array, (-1, *own)), 0, -1))
 
     def as_grid(self, value: Value, whole: int) -> jax.Array:
         """Return an output with the grid axes in front."""

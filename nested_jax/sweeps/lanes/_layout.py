@@ -113,21 +113,24 @@ def layout_of(
     columns: Sequence[Mapping[str, np.ndarray]],
     whole: Sequence[bool],
     always: bool = False,
+    carried: int = 0,
 ) -> Layout | None:
     """Return the layout of a chunk's points, or None if vmap should be faster.
 
     Args:
         program: The jaxpr of one point; its first arguments are the same for all points.
-        columns: The remaining arguments: the numbers of a chunk, one mapping per axis.
+        columns: Its next arguments: the numbers of a chunk, one mapping per axis.
         whole: For each axis, whether all chunks have the same numbers. Chunks share one program,
             so only then may the program depend on the numbers.
         always: Whether to return a layout even where vmap should be faster.
+        carried: Number of its last arguments, which depend on all axes.
     """
     sizes = [len(next(iter(axis.values()))) for axis in columns]
     inputs = [mask for mask, axis in zip(masks_of(sizes), columns, strict=True) for _ in axis]
+    inputs += [sum(masks_of(sizes))] * carried
     bound = len(program.jaxpr.invars) - len(inputs)
     masks = [0] * bound + inputs
-    known = _Inputs(bound, [jax.tree.leaves(axis) for axis in columns])
+    known = _Inputs(bound, [jax.tree.leaves(axis) for axis in columns], carried)
     alike: dict[Path, Any] = {}
     mixed: dict[int, np.ndarray] = {}
     for i in range(len(columns)):
@@ -151,11 +154,13 @@ class _Inputs(NamedTuple):
 
     Attributes:
         bound: Number of leading inputs, whose values are unknown.
-        numbers: The columns of the remaining inputs, by axis; within an axis, sorted by name.
+        numbers: The columns of the next inputs, by axis; within an axis, sorted by name.
+        carried: Number of trailing inputs, whose values are unknown.
     """
 
     bound: int
     numbers: Sequence[Sequence[np.ndarray]]
+    carried: int
 
     def along(self, axis: int, at: Sequence[int] | None = None) -> list[np.ndarray | None]:
         """Return the inputs of one axis, at all positions or those in `at`; None for the rest."""
@@ -163,7 +168,7 @@ class _Inputs(NamedTuple):
         for i, columns in enumerate(self.numbers):
             own = [column if at is None else column[[*at]] for column in columns if i == axis]
             known += own or [None] * len(columns)
-        return known
+        return known + [None] * self.carried
 
 
 def _pays(program: ClosedJaxpr, masks: Sequence[int], sizes: Sequence[int], entries: int) -> bool:
