@@ -7,7 +7,7 @@ Each heatmap has 11 x 12 cells, and each cell one training per seed. Cells are c
 validation images, and the test images are evaluated once, for the best cell. A last part trains
 AdamW for five lengths.
 
-    python -m experiments heatmaps            # 11,814 trainings on digits
+    python -m experiments heatmaps            # 11,526 trainings on digits
     python -m experiments heatmaps --quick    # smoke test: fewer steps and seeds
     python -m experiments heatmaps --full     # Fashion-MNIST, for a GPU
 
