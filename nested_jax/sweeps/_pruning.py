@@ -101,6 +101,7 @@ class Pruning:
         while stage < self.stages and cells.size:
             self._advance(dataclasses.replace(self.job, cells=cells), stage, results)
             cells = self._decide(cells, stage, results, at, why, bar)
+            bar.memory(self.devices.chunk_bytes)
             self._tidy(stage)
             stage += 1
         self._tidy(self.stages)

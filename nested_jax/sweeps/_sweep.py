@@ -100,7 +100,8 @@ def sweep(
             Runs that go on have the same bits as without stopping, for the same chunk.
         units: Units of axes and results by name, stored in the attribute `units` of each and shown
             in figures.
-        progress: Whether to show a progress bar if the error stream is a terminal.
+        progress: Whether to show a progress bar if the error stream is a terminal. After the first
+            chunk it estimates the time left, and shows the memory of a chunk on its device.
 
     Returns:
         A dataset whose first dimensions and coordinates are the axes; an axis of bools has bool
@@ -281,6 +282,7 @@ def _run(
                     if kept is not None:
                         kept.save(index, outputs, origin(index))
                     bar.add(job.place(index, results, outputs), axes)
+                    bar.memory(getattr(executor, "chunk_bytes", 0))
                     del missing[index]
         # Raise even after the last chunk: Ctrl-C means to stop the script.
         if interruption.asked:

@@ -27,7 +27,7 @@ def test_shows_progress_on_a_terminal(screen, progress):
 
     nj.sweep(run, nj.Grid(a=[*range(-2, 48)]), chunk=1, progress=progress)
     shown = screen.getvalue()
-    for part in ("running", "50/50", "runs/s", "1 not finite"):
+    for part in ("running", "50/50", "runs/s", "MiB", "1 not finite"):
         assert (part in shown) is progress
 
 

@@ -85,6 +85,12 @@ class LocalDevices:
         """Kind of the devices."""
         return self.devices[0].device_kind
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Memory in bytes of a chunk of the program compiled last, on its device; 0 before."""
+        program = self._analysed[2]
+        return 0 if program is None else _bytes(program)
+
     def plan(self, run: Partial, grid: Grid, chunk: int | str, layout: str) -> Job:
         """Return the job, with chunks sized for these devices."""
         return plan(run, grid, chunk, layout, self)
@@ -98,17 +104,16 @@ class LocalDevices:
         that share them differ in bound values and in points alone.
         """
         run, in_flight = self._placed(job.run), None
-        programs = {} if programs is None else programs
         for static, group in itertools.groupby(indices, job.static):
-            number = job.statics.index(static)
+            number, compiled = job.statics.index(static), {} if programs is None else programs
             for wave in _batched(group, len(self.devices)):
                 # A device without a chunk repeats the last one, so that shapes never change.
                 filled = [*wave] + [wave[-1]] * (len(self.devices) - len(wave))
                 columns = _stacked([job.columns(index) for index in filled])
-                if number not in programs:
-                    programs[number] = self._checked(job, number, run, columns)
+                if number not in compiled:
+                    compiled[number] = self._checked(job, number, run, columns)
                 # Dispatch without waiting: the previous wave is stored meanwhile.
-                running = wave, programs[number](run, columns)
+                running = wave, compiled[number](run, columns)
                 if in_flight is not None:
                     yield _fetched(*in_flight)
                 in_flight = running
@@ -121,7 +126,8 @@ class LocalDevices:
         if analysed is job and number == static:
             return program
         program = self._compiled(job, static, run, columns)
-        check_memory(job, _bytes(program), self.bytes_available())
+        self._analysed = job, static, program
+        check_memory(job, self.chunk_bytes, self.bytes_available())
         return program
 
     def _compiled(self, job: Job, static: int, run: Partial, columns: Columns) -> Any:
@@ -143,7 +149,7 @@ class LocalDevices:
         filled = jax.tree.map(lambda x: jax.ShapeDtypeStruct(wave + x.shape, x.dtype), columns)
         program = self._compiled(job, static, self._placed(job.run), filled)
         self._analysed = job, static, program
-        return _bytes(program)
+        return self.chunk_bytes
 
     def bytes_available(self) -> int:
         """Return the largest memory in bytes that a chunk may use on its device."""

@@ -12,7 +12,10 @@ from nested_jax._core.extras import needs
 
 
 class Progress:
-    """A bar with runs, rate, time left and diverged runs, if the error stream is a terminal."""
+    """A bar, if the error stream is a terminal.
+
+    It shows runs, rate, time left, memory of a chunk, and diverged runs.
+    """
 
     def __init__(self, runs: int, shown: bool):
         with needs("nested_jax.sweep", "sweep"):
@@ -28,12 +31,14 @@ class Progress:
             rich.progress.TextColumn("{task.fields[rate]}"),
             rich.progress.TimeElapsedColumn(),
             rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[memory]}"),
             rich.progress.TextColumn("{task.fields[diverged]}"),
             console=console,
             transient=True,
             disable=not (shown and console.is_terminal),
         )
-        self._task = self._bar.add_task("compiling", total=runs, rate="", diverged="")
+        fields = dict.fromkeys(("rate", "memory", "diverged"), "")
+        self._task = self._bar.add_task("compiling", total=runs, **fields)
         self.diverged = 0
 
     def __enter__(self) -> "Progress":
@@ -48,6 +53,11 @@ class Progress:
         """Show that compilation is over; this process has `runs` runs, some perhaps finished."""
         done = self._bar.tasks[0].completed
         self._bar.reset(self._task, total=runs, completed=int(done), description="running")
+
+    def memory(self, chunk_bytes: int) -> None:
+        """Show the memory of a chunk on its device; 0 where it is not known."""
+        if chunk_bytes:
+            self._bar.update(self._task, memory=f"{chunk_bytes / 2**20:,.1f} MiB")
 
     def add(self, outputs: Mapping[str, np.ndarray], axes: int) -> None:
         """Count the runs of a chunk, and those with a result that is not finite."""
