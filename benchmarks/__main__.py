@@ -36,8 +36,8 @@ class Config:
     """
 
     parts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Parts to measure: level_sweep, level_sweep_float32, sweep_scaling, start_up, heatmap, pruning,
-    update_step; all of them if none is named."""
+    """Parts to measure: level_sweep, level_sweep_float32, sweep_scaling, start_up, heatmap,
+    pruning, update_step; all of them if none is named."""
     check: bool = False
     """Hold the ratios against the kept ones, and fail if any got worse."""
     keep: bool = False

@@ -221,7 +221,7 @@ def stored(folder, **options):
     return sweep(halving("loss", over="seed"), store=folder, **options)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -234,7 +234,7 @@ def kill_after(monkeypatch, chunks):
             for each in wave:
                 left[0] -= 1
                 if left[0] < 0:
-                    raise Killed
+                    raise KilledError
                 yield [each]
 
     monkeypatch.setattr(LocalDevices, "evaluate", until_killed)
@@ -248,7 +248,7 @@ def test_a_sweep_resumes_at_every_chunk_of_every_stage(tmp_path, monkeypatch, co
         folder = tmp_path / str(killed)
         with monkeypatch.context() as patch:
             kill_after(patch, killed)
-            with pytest.raises(Killed):
+            with pytest.raises(KilledError):
                 stored(folder)
         computed.clear()
         assert stored(folder).equals(whole)
@@ -268,7 +268,7 @@ def test_a_damaged_state_begins_anew_and_a_damaged_report_is_computed(tmp_path, 
     whole = stored(None)
     with monkeypatch.context() as patch:
         kill_after(patch, 30)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             stored(tmp_path)
     states = [p for p in tmp_path.glob("chunk-*") if int(p.name.split("-")[1]) % 2 == 0]
     assert states
