@@ -9,9 +9,10 @@ learning rates, 12 weight decays and 10 seeds, the training of `examples/heatmap
 compiles, later ones take turns, and the minimum of their `run_seconds` counts. The whole sweep
 computes a chunk in one program, without a look in between.
 
-About 5 minutes on 2 CPU cores. Expected: the first at most 0.70 times, the second at most 0.40
-times as long as the whole sweep; the runs that are left have the bits of a sweep in the same
-chunks that stops none; the cell that halving finds has a mean loss within the interval of the best one's seeds.
+About 5 minutes on 2 idle CPU cores. Expected: the first at most 0.70 times, the second at most 0.40
+times as long as the whole sweep; the runs that are left have the bits of a sweep in the same chunks
+that stops none; the cell that halving finds has a mean loss within the interval of the best one's
+seeds.
 """
 
 import dataclasses
