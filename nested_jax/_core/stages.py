@@ -38,7 +38,7 @@ class Stages:
         ...     def advance(x, stage):
         ...         return jax.lax.fori_loop(0, 10, lambda i, x: x - rate * 2 * x, x)
         ...     return nj.Stages(lambda: 1.0, advance, lambda x: {"loss": x**2}, stages=5)
-        >>> results = nj.sweep(run, nj.Grid(rate=[0.1, 2.0]), stop=nj.sweeps.diverged("loss"))
+        >>> results = nj.sweep(run, nj.Grid(rate=[0.1, 5.0]), stop=nj.sweeps.diverged("loss"))
         >>> results.stopped_at.values.tolist()
         [5, 3]
     """
