@@ -5,7 +5,7 @@ from experiments.timescales.config import QUICK, Config, check
 
 EXPERIMENT = lab.Experiment(
     package=__name__,
-    question="Where does a second time scale pay, and does the gauge see spikes of the loss coming?",
+    question="Where does a second time scale pay, and what does the gauge say at each spike?",
     duration="about 5 minutes on 2 CPU cores",
     config=Config,
     parts=("bound", "drift", "quadratics", "language", "gauge"),
