@@ -24,16 +24,17 @@ class Config:
     rounds: lab.Count = 2
     """Rounds of tuning, each around the best of those before."""
     tuning_seeds: lab.Count = 2
-    """Runs on which hyperparameters are tuned; they are not reported."""
+    """Runs on which hyperparameters are tuned, which are not reported; one for the language model,
+    whose batches average more."""
     seeds: lab.Several = 8
     """Reported runs of each method on drift and on quadratics, at least 2."""
     data_levels: lab.Count = 3
     """Levels of the drifting true weights, from 1 to this."""
     drift_steps: Annotated[int, lab.count(10)] = 4_000
     """Steps of each run on drift; the first quarter is not counted."""
-    quadratic_steps: Annotated[int, lab.count(multiple=WINDOWS)] = 1_000
+    quadratic_steps: Annotated[int, lab.count(multiple=WINDOWS)] = 200
     """Steps of each run on a quadratic, a multiple of 20."""
-    text_steps: Annotated[int, lab.count(multiple=STRIDE)] = 300
+    text_steps: Annotated[int, lab.count(multiple=STRIDE)] = 200
     """Steps of each run of the language model, a multiple of 5."""
     text_seeds: lab.Several = 4
     """Reported runs of each method on the language model, at least 2."""
@@ -55,9 +56,9 @@ QUICK = {
     "tuning_seeds": 1,
     "seeds": 2,
     "data_levels": 1,
-    "drift_steps": 400,
-    "quadratic_steps": 100,
-    "text_steps": 40,
+    "drift_steps": 200,
+    "quadratic_steps": 40,
+    "text_steps": 20,
     "text_seeds": 2,
     "context": 4,
     "width": 8,

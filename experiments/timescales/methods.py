@@ -5,6 +5,7 @@ it. Rates are therefore tuned over a range for each kind of step and each task.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from experiments.timescales.config import STRIDE
 MEMORY = Range(1e-3, 1.0, complement=True)
 """1 − decay: averages over up to 1,000 steps."""
 SHARE = Range(1e-3, 1.0)
+UNTUNED: Mapping[str, Range] = MappingProxyType({})
 SYNC_SHARE = 0.5
 """Of the way to the fast weights, the step of Lookahead's slow weights: the paper's."""
 
@@ -37,7 +39,7 @@ class Scales(NamedTuple):
     label: str
     make: Callable[..., optax.GradientTransformation]
     step: str
-    tuned: Mapping[str, Range] = NONE
+    tuned: Mapping[str, Range] = UNTUNED
     fixed: Mapping[str, float] = NONE
     base: str = ""
     needs_inputs: bool = False

@@ -43,12 +43,13 @@ figure.
 GAUGE = """
 The gauge is `theory.edge_of_stability`: learning rate times largest curvature over the largest
 value that is stable. It is read every {stride} steps on a fixed batch of training windows, along
-runs at the tuned learning rate and at {factor:g} times that rate. A *spike* begins where the loss
-of that batch is {rise:.0%} above its smallest value of the {before} readings before, or is not finite.
-The gauge *passed 1 before the spike* if it was above 1 in one of these {before} readings. It *rose
-without a spike* if it went above 1 while the loss was calm and no spike began in the next {before}
-readings. The last column shows how often the gauge is above 1 anyway: near 100 %, having passed 1
-before a spike says little. Triangles in the figure mark spikes.
+runs at the tuned learning rate and at {factor:g} times that rate.
+
+A *spike* begins where the loss of that batch is more than {rise:.0f} % above its smallest value of
+the {before} readings before, or is not finite. The gauge *passed 1 before* a spike if it was above
+1 in one of these {before} readings. It rose *without a spike* if it went above 1 while the loss was
+calm and no spike began in the next {before} readings. The last column shows how often it is above 1
+between spikes: near 100 %, having passed 1 says little. Triangles in the figure mark spikes.
 """
 
 
@@ -211,7 +212,7 @@ def _gauge(results: dict[str, xr.Dataset]) -> lab.Section:
             )
     header = ["", "spikes", "passed 1 before", "rose above 1", "without a spike", "above 1 anyway"]
     total = _total(results)
-    words = {"stride": STRIDE, "factor": FACTORS[-1], "rise": RISE - 1, "before": BEFORE}
+    words = {"stride": STRIDE, "factor": FACTORS[-1], "rise": 100 * (RISE - 1), "before": BEFORE}
     return lab.Section(
         title="What does the gauge say at each spike?",
         answer=f"{_foreseen(total)} Between spikes, {total.above:.0%} of readings were above 1.",

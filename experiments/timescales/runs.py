@@ -33,21 +33,16 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
         by case. "gauge": as of `gauge.simulate`.
     """
     text = load(config.text, config.context)
-    keys = dict(
-        zip(("bound", "tuning", "reported"), jax.random.split(_key(config), 3), strict=True)
-    )
-    bounds = _bounds(config, lab, keys["bound"])
+    bound, tuning, reported = jax.random.split(jax.random.key(config.seed), 3)
+    keys = {"tuning": tuning, "reported": reported}
+    bounds = _bounds(config, lab, bound)
     found = tasks(config, text)
     results = {name: _compared(config, lab, name, task, keys) for name, task in found.items()}
     results["drift"] = results["drift"].assign(bound=("case", bounds))
     chosen = {name: _chosen(results["language"], name) for name in gauge.GAUGED}
     results["language"].attrs["origin"] = text.origin
-    readings = gauge.simulate(config, lab, text, found["language"], keys["reported"], chosen)
+    readings = gauge.simulate(config, lab, text, found["language"], reported, chosen)
     return results | {"gauge": readings}
-
-
-def _key(config: Config) -> jax.Array:
-    return jax.random.key(config.seed)
 
 
 def _bounds(config: Config, lab: Lab, key: jax.Array) -> np.ndarray:
@@ -67,7 +62,7 @@ def _compared(
     found = []
     cases = range(len(task.cases))
     for each, method in compared(name).items():
-        grid = nj.Grid(trial=range(config.trials), case=cases, seed=range(config.tuning_seeds))
+        grid = nj.Grid(trial=range(config.trials), case=cases, seed=range(task.tuning_seeds))
 
         def losses(
             turn: int, points: np.ndarray, each=each, method=method, grid=grid

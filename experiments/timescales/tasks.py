@@ -34,6 +34,7 @@ class Task(NamedTuple):
         data: A tree of arrays, the first argument of `run`.
         run: (data, transform, key, case) -> `score`, by which hyperparameters are chosen, and
             `loss`, which is reported. Smaller is better.
+        tuning_seeds: Number of runs on which hyperparameters are chosen.
         seeds: Number of reported runs.
     """
 
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     cases: Sequence[str]
     data: Any
     run: Callable[[Any, optax.GradientTransformation, jax.Array, Any], dict[str, jax.Array]]
+    tuning_seeds: int
     seeds: int
 
 
@@ -69,7 +71,7 @@ def drift(config: Config) -> Task:
         loss = nj.rollout(tx, of_row, key, config.drift_steps, warmup=warmup).mean_loss
         return {"loss": loss, "score": loss}
 
-    return Task("drift", [f"d = {d}" for d in levels], (), run, config.seeds)
+    return Task("drift", [f"d = {d}" for d in levels], (), run, config.tuning_seeds, config.seeds)
 
 
 def quadratics(config: Config) -> Task:
@@ -94,10 +96,13 @@ def quadratics(config: Config) -> Task:
         options = {"stride": stride, "record": loss, "initial": initial}
         trace = nj.rollout(tx, problem, key, config.quadratic_steps, **options)
         last = jnp.mean(trace.records[-(WINDOWS // 4) :]) / loss(initial[0])
+        last = jnp.maximum(last, jnp.finfo(last.dtype).tiny)  # An exact 0 has no logarithm.
         return {"loss": last, "score": jnp.log(last)}
 
     names = [f"κ = {condition:,.0f}" + ", noise" * (noise > 0) for condition, noise in QUADRATICS]
-    return Task("quadratics", names, jnp.asarray(QUADRATICS), run, config.seeds)
+    return Task(
+        "quadratics", names, jnp.asarray(QUADRATICS), run, config.tuning_seeds, config.seeds
+    )
 
 
 def _reshaped(
@@ -143,7 +148,7 @@ def characters(config: Config, symbols: int) -> nj.Problem:
         return windows_at(world, draws % (len(world) - config.context), config.context), world
 
     def loss(params: Any, windows: jax.Array) -> jax.Array:
-        logits = network.apply({"params": params}, windows[:, :-1])
+        logits = jnp.asarray(network.apply({"params": params}, windows[:, :-1]))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, windows[:, -1]))
 
     def draw(key: jax.Array) -> jax.Array:
@@ -177,4 +182,4 @@ def language(config: Config, text: Text) -> Task:
     parts = (text.validation, VALIDATION), (text.test, TEST)
     windows = [jnp.asarray(spread_windows(part, most, config.context)) for part, most in parts]
     data = jnp.asarray(text.train), *windows
-    return Task("language model", ["characters"], data, run, config.text_seeds)
+    return Task("language model", ["characters"], data, run, 1, config.text_seeds)

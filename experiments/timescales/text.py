@@ -64,7 +64,8 @@ def divided(characters: str, context: int, origin: str) -> Text:
     parts = np.split(np.array([*characters]), ends)
     common = Counter(parts[0].tolist()).most_common(LARGEST)
     vocabulary = np.sort([character for character, _ in common])
-    return Text(*(_symbols(part, vocabulary) for part in parts), "".join(vocabulary), origin)
+    train, validation, test = (_symbols(part, vocabulary) for part in parts)
+    return Text(train, validation, test, "".join(vocabulary), origin)
 
 
 def _symbols(part: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
