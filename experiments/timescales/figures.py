@@ -49,7 +49,7 @@ def draw_losses(results: dict[str, xr.Dataset]) -> Figure:
         cases = [str(case) for case in loss.case.values]
         for name in compared(task):
             for order in range(len(cases)):
-                runs = loss.sel(method=name).values[order]
+                runs = loss.sel(optimizer=name).values[order]
                 if not (np.isfinite(runs).all() and (runs > 0).all()):
                     continue
                 mean, low, high = geometric_interval(runs)
@@ -68,7 +68,7 @@ def draw_gauge(results: dict[str, xr.Dataset]) -> Figure:
     figure, axes = panels(len(GAUGED), 2, height=2.6)
     for column, name in enumerate(GAUGED):
         for order, factor in enumerate(FACTORS):
-            run = found.sel(method=name, factor=factor)
+            run = found.sel(optimizer=name, factor=factor)
             words = "tuned rate" if factor == 1 else f"{factor:g} × tuned rate"
             loss, gauge = run.loss.values, run.gauge.values
             line(axes[0, column], run.step, loss, order, words)

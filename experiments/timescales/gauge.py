@@ -66,7 +66,7 @@ def simulate(
         chosen: Name of a method -> its tuned hyperparameters.
 
     Returns:
-        `gauge` and `loss`, that of the fixed batch, over method, factor, seed and step.
+        `gauge` and `loss`, that of the fixed batch, over optimizer, factor, seed and step.
     """
     import xarray as xr
 
@@ -77,9 +77,9 @@ def simulate(
         grid = nj.Grid(factor=FACTORS, seed=range(config.text_seeds))
         results = lab.sweep("gauge", run, grid, piece=name)
         arrays = {one: results[one].rename({f"{one}_0": "step"}) for one in ("gauge", "loss")}
-        found.append(xr.Dataset(arrays).assign_coords(method=name))
+        found.append(xr.Dataset(arrays).assign_coords(optimizer=name))
     steps = STRIDE * (1 + np.arange(config.text_steps // STRIDE))
-    return xr.concat(found, "method", combine_attrs="drop").assign_coords(step=steps)
+    return xr.concat(found, "optimizer", combine_attrs="drop").assign_coords(step=steps)
 
 
 def _function(config: Config, text: Text, name: str, chosen: dict[str, float]) -> Any:

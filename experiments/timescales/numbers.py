@@ -46,10 +46,10 @@ class Comparison(NamedTuple):
 
 def comparisons(results: dict[str, xr.Dataset], task: str) -> list[Comparison]:
     """Return the comparisons of a task, by method and then by case."""
-    loss = results[task].loss.transpose("method", "case", "seed")
+    loss = results[task].loss.transpose("optimizer", "case", "seed")
     found = []
     for name, base in extended(task).items():
-        ratios = loss.sel(method=name).values / loss.sel(method=base).values
+        ratios = loss.sel(optimizer=name).values / loss.sel(optimizer=base).values
         for case, ratio in zip(loss.case.values, ratios, strict=True):
             interval = (float(x) for x in geometric_interval(ratio))
             found.append(Comparison(name, base, str(case), *interval))
@@ -66,8 +66,8 @@ def counts(results: dict[str, xr.Dataset]) -> dict[str, tuple[int, int, int]]:
 
 
 def shown_loss(results: dict[str, xr.Dataset], task: str) -> xr.DataArray:
-    """Return the losses over method, case and seed; on drift as multiples of the bound."""
-    loss = results[task].loss.transpose("method", "case", "seed")
+    """Return the losses over optimizer, case and seed; on drift as multiples of the bound."""
+    loss = results[task].loss.transpose("optimizer", "case", "seed")
     return loss / results[task].bound if task == "drift" else loss
 
 
@@ -75,4 +75,4 @@ def best_of(results: dict[str, xr.Dataset], task: str) -> str:
     """Return the method with the smallest loss, in the geometric mean over cases and seeds."""
     loss = shown_loss(results, task)
     logs = np.log(np.where(np.isfinite(loss.values), loss.values, np.inf)).mean((1, 2))
-    return str(loss.method.values[np.nanargmin(logs)])
+    return str(loss.optimizer.values[np.nanargmin(logs)])

@@ -125,7 +125,7 @@ def _losses(config: Config, results: dict[str, xr.Dataset]) -> lab.Section:
     best = {task: best_of(results, task) for task in TASKS}
     parts = []
     for task, name in best.items():
-        loss = shown_loss(results, task).sel(method=name)
+        loss = shown_loss(results, task).sel(optimizer=name)
         shown = number(loss.mean("case")) if task != "quadratics" else ""
         parts.append(f"{METHODS[name].label} on {TASKS[task]}" + f" ({shown})" * bool(shown))
     return lab.Section(
@@ -147,7 +147,7 @@ def _losses(config: Config, results: dict[str, xr.Dataset]) -> lab.Section:
 def _loss_table(results: dict[str, xr.Dataset], task: str) -> lab.Table:
     loss = shown_loss(results, task)
     rows = [
-        [METHODS[name].label, *(_shown(runs) for runs in loss.sel(method=name).values)]
+        [METHODS[name].label, *(_shown(runs) for runs in loss.sel(optimizer=name).values)]
         for name in compared(task)
     ]
     title = f"{figures.task_title(task)}: {figures.LOSSES[task]}"
@@ -163,7 +163,7 @@ def _shown(runs: object) -> str:
 def _chosen_table(results: dict[str, xr.Dataset], task: str) -> lab.Table:
     rows = []
     for name, method in compared(task).items():
-        at = results[task]["at"].sel(method=name).transpose("case", "hyperparameter").values
+        at = results[task]["at"].sel(optimizer=name).transpose("case", "hyperparameter").values
         found = values(method, at[:, : len(method.tuned)])
         rows += [
             [f"{method.label}: {one.replace('_', ' ')}", *(f"{x:.3g}" for x in found[one])]
@@ -174,7 +174,7 @@ def _chosen_table(results: dict[str, xr.Dataset], task: str) -> lab.Table:
 
 
 def _counts(results: dict[str, xr.Dataset], name: str, factor: float) -> Counts:
-    runs = results["gauge"].sel(method=name, factor=factor).transpose("seed", "step")
+    runs = results["gauge"].sel(optimizer=name, factor=factor).transpose("seed", "step")
     return counted(runs.loss.values, runs.gauge.values)
 
 

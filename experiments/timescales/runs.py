@@ -28,9 +28,9 @@ def simulate(config: Config, lab: Lab) -> dict[str, "xr.Dataset"]:
     """Tune each method on some seeds of each task and run it on others; read the gauge.
 
     Returns:
-        "drift", "quadratics", "language": `loss` over method, case and seed, and `at`, the chosen
-        point of the unit cube of the method's hyperparameters; drift also has the tracking `bound`
-        by case. "gauge": as of `gauge.simulate`.
+        "drift", "quadratics", "language": `loss` over optimizer, case and seed, and `at`, the
+        chosen point of the unit cube of the method's hyperparameters; drift also has the tracking
+        `bound` by case. "gauge": as of `gauge.simulate`.
     """
     text = load(config.text, config.context)
     bound, tuning, reported = jax.random.split(jax.random.key(config.seed), 3)
@@ -79,8 +79,8 @@ def _compared(
         at = np.full((len(cases), 4), np.nan)
         at[:, : best.shape[1]] = best
         kept = xr.Dataset({"loss": loss, "at": (("case", "hyperparameter"), at)})
-        found.append(kept.assign_coords(method=each))
-    joined = xr.concat(found, "method", combine_attrs="drop")
+        found.append(kept.assign_coords(optimizer=each))
+    joined = xr.concat(found, "optimizer", combine_attrs="drop")
     return joined.assign_coords(case=[*task.cases])
 
 
@@ -98,5 +98,5 @@ def _function(task: Task, method: Method, key: jax.Array, points: np.ndarray) ->
 def _chosen(results: "xr.Dataset", name: str) -> dict[str, float]:
     """Return the tuned hyperparameters of a method of the language model."""
     method = compared("language")[name]
-    at = results["at"].sel(method=name).values[0, : len(method.tuned)]
+    at = results["at"].sel(optimizer=name).values[0, : len(method.tuned)]
     return {one: float(x) for one, x in values(method, at).items()}
