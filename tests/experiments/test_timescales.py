@@ -201,6 +201,11 @@ def test_a_comparison_pays_beyond_one_percent(monkeypatch):
     one, other = numbers.comparisons({"drift": xr.Dataset({"loss": loss})}, "drift")
     assert one.mean == pytest.approx(0.9, rel=1e-6)
     assert (one.pays, one.costs, other.pays, other.costs) == (True, False, False, False)
+    loss.loc[{"optimizer": "sgd"}] = 0.8  # Momentum with decay 0.
+    one, other = numbers.comparisons({"drift": xr.Dataset({"loss": loss})}, "drift")
+    assert (one.base, other.base) == ("sgd", "sgd")
+    assert one.mean == pytest.approx(0.9 / 0.8, rel=1e-6)
+    assert (one.pays, one.costs, other.costs) == (False, True, True)
 
 
 def test_what_was_measured_is_consistent(small):
