@@ -35,7 +35,8 @@ def draw_ratios(results: dict[str, xr.Dataset]) -> Figure:
             ax.plot(ends[1], row, MARKERS[order % 4], color=COLOURS[order], ms=4.5)
         _key(ax, cases)
         ax.axvline(1, color="0.3", lw=1.0)
-        label(ax, "loss ÷ that with one time scale", "", task_title(task), ylog=False)
+        words = "loss ÷ that with one time scale", "", task_title(task)
+        label(ax, *words, xlog=task == "quadratics", ylog=False)
         _rows(ax, names, axes[0, 0])
     return figure
 
