@@ -5,7 +5,7 @@ AdEMAMix and M3 against the method with one time scale that each extends: SGD, m
 Muon. They run on drift, on quadratics and on a language model of characters. Along runs of the
 language model, the gauge of the edge of stability is read and compared with the spikes of the loss.
 
-    python -m experiments timescales                 # about 7 minutes on 2 CPU cores
+    python -m experiments timescales                 # about 5 minutes on 2 CPU cores
     python -m experiments timescales --quick         # a smoke test
     python -m experiments timescales --text FILE     # another text
 
@@ -23,7 +23,7 @@ from experiments.timescales.config import QUICK, Config, check
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="Where does a second time scale pay, and what does the gauge say at each spike?",
-    duration="about 7 minutes on 2 CPU cores",
+    duration="about 5 minutes on 2 CPU cores",
     config=Config,
     parts=("bound", "drift", "quadratics", "language", "gauge"),
     check=check,

@@ -63,7 +63,10 @@ def _pays(config: Config, results: dict[str, xr.Dataset]) -> lab.Section:
     found = counts(results)
     share = sum(pays for pays, _, _ in found.values()) / sum(total for *_, total in found.values())
     often = "rarely" if share < 1 / 4 else "sometimes" if share < 1 / 2 else "often"
-    parts = [f"{pays} of {total} on {TASKS[task]}" for task, (pays, _, total) in found.items()]
+    parts = [
+        f"{pays} of {total} comparisons on {TASKS[task]}"
+        for task, (pays, _, total) in found.items()
+    ]
     answer = (
         f"A second time scale {often} pays: the loss is smaller in {', '.join(parts[:-1])} and "
         f"{parts[-1]}."
@@ -184,8 +187,8 @@ def _foreseen(counts: Counts) -> str:
         return "The loss of the language model never spiked."
     return (
         f"The gauge had passed 1 before {counts.foreseen} of the {counts.spikes} spikes of the "
-        f"language model's loss. No spike followed {counts.alone} of the {counts.passed} times that "
-        "it rose above 1."
+        f"language model's loss. No spike followed {counts.alone} of the {counts.passed} times "
+        "that it rose above 1."
     )
 
 
@@ -202,7 +205,7 @@ def _gauge(results: dict[str, xr.Dataset]) -> lab.Section:
                     f"{one.foreseen}",
                     f"{one.passed}",
                     f"{one.alone}",
-                    f"{one.above:.0%}",
+                    f"{100 * one.above:.0f} %",
                 ]
             )
     header = ["", "spikes", "passed 1 before", "rose above 1", "without a spike", "above 1 anyway"]
@@ -210,7 +213,7 @@ def _gauge(results: dict[str, xr.Dataset]) -> lab.Section:
     words = {"stride": STRIDE, "factor": FACTORS[-1], "rise": 100 * (RISE - 1), "before": BEFORE}
     return lab.Section(
         title="What does the gauge say at each spike?",
-        answer=f"{_foreseen(total)} Between spikes, {total.above:.0%} of readings were above 1.",
+        answer=f"{_foreseen(total)} Between spikes, {100 * total.above:.0f} % of readings were above 1.",
         body=GAUGE.format(**words),
         figures={"gauge": (figures.draw_gauge(results), "Loss and gauge of the first run.")},
         tables=[lab.Table("Spikes of the loss and the gauge", header, rows, screen=True)],

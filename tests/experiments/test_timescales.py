@@ -252,6 +252,7 @@ def test_the_report_answers(done, small):
     pays = numbers.counts(small)
     assert sum(total for *_, total in pays.values()) == 1 + 4 + 1
     answer = sections[0].answer
-    assert answer.startswith("A second time scale pays ")
+    assert answer.startswith("A second time scale ")
+    assert "comparisons on drift, " in answer
     assert "spike" in answer
     assert [len(section.figures) for section in sections] == [1, 1, 1]
