@@ -213,7 +213,9 @@ def _gauge(results: dict[str, xr.Dataset]) -> lab.Section:
     words = {"stride": STRIDE, "factor": FACTORS[-1], "rise": 100 * (RISE - 1), "before": BEFORE}
     return lab.Section(
         title="What does the gauge say at each spike?",
-        answer=f"{_foreseen(total)} Between spikes, {100 * total.above:.0f} % of readings were above 1.",
+        answer=(
+            f"{_foreseen(total)} Between spikes, {100 * total.above:.0f} % of readings were above 1."
+        ),
         body=GAUGE.format(**words),
         figures={"gauge": (figures.draw_gauge(results), "Loss and gauge of the first run.")},
         tables=[lab.Table("Spikes of the loss and the gauge", header, rows, screen=True)],

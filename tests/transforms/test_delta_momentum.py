@@ -154,7 +154,7 @@ def test_a_sweep_over_two_axes_equals_single_runs():
         state = tx.update(gradients[0], tx.init(gradients[0]))[1]
         return {"update": tx.update(gradients[1], state)[0]}
 
-    found = nj.sweep(last, nj.Grid(decay=[0.5, 0.9], seed=[0, 1])).update.values
+    found = nj.sweep(last, nj.Grid(decay=[0.5, 0.9], seed=[0, 1]))["update"].values
     expected = [[last(decay, seed)["update"] for seed in (0, 1)] for decay in (0.5, 0.9)]
     np.testing.assert_allclose(found, expected, rtol=FLOAT32_RTOL, atol=FLOAT32_RTOL)
 
