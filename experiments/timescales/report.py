@@ -214,7 +214,8 @@ def _gauge(results: dict[str, xr.Dataset]) -> lab.Section:
     return lab.Section(
         title="What does the gauge say at each spike?",
         answer=(
-            f"{_foreseen(total)} Between spikes, {100 * total.above:.0f} % of readings were above 1."
+            f"{_foreseen(total)} Between spikes, {100 * total.above:.0f} % of its readings were "
+            "above 1."
         ),
         body=GAUGE.format(**words),
         figures={"gauge": (figures.draw_gauge(results), "Loss and gauge of the first run.")},

@@ -1,5 +1,7 @@
 """Tests of the experiment on time scales: its text, methods, gauge, numbers and report."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from tests.experiments import support
 RTOL = 1e-5  # A few operations in float32.
 DATASETS = ("drift", "quadratics", "language", "gauge")
 KEPT = ("momentum", "adam", "aggmo")
-SMALL = Config(**QUICK)
+SMALL = dataclasses.replace(Config(), **QUICK)
 
 _quickly = support.compiled_quickly
 
