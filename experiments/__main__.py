@@ -20,11 +20,22 @@ from experiments import (
     levels,
     momentum,
     stability,
+    timescales,
     tracking,
 )
 
 # In the order in which a reader meets them.
-MODULES = (levels, stability, tracking, momentum, adam, adam_vs_sgd, heatmaps, adafactor)
+MODULES = (
+    levels,
+    stability,
+    tracking,
+    momentum,
+    timescales,
+    adam,
+    adam_vs_sgd,
+    heatmaps,
+    adafactor,
+)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 

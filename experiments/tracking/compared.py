@@ -1,50 +1,17 @@
 """The compared methods: how to make each, and over which ranges it is tuned."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import nested_jax as nj
+from experiments.lab.tuning import Method, Range
 from experiments.tracking.methods import autostep, normalized_lms, recursive_least_squares
 
 LEVELS = 3
 """Nested momentum has room for this many levels."""
-NONE: Mapping[str, float] = MappingProxyType({})
-
-
-class Range(NamedTuple):
-    """What is tried for a hyperparameter: from `low` to `high`, at equal ratios.
-
-    With `complement`, this is the range of 1 − the hyperparameter, as for decays; above 1, the
-    hyperparameter is 0.
-    """
-
-    low: float
-    high: float
-    complement: bool = False
-
-
-class Method(NamedTuple):
-    """A method.
-
-    Attributes:
-        label: Its name in figures and tables.
-        make: Its hyperparameters, by name -> the transform. Each may be traced.
-        tuned: The ranges of the hyperparameters that are tuned.
-        fixed: The values of the others. Methods that share `make` share a compiled program.
-        needs_inputs: Whether it reads the inputs and not only the gradient.
-    """
-
-    label: str
-    make: Callable[..., optax.GradientTransformation]
-    tuned: Mapping[str, Range]
-    fixed: Mapping[str, float] = NONE
-    needs_inputs: bool = False
 
 
 def _leaky(tx, learning_rate, leak):
@@ -162,35 +129,3 @@ METHODS: Mapping[str, Method] = {
         needs_inputs=True,
     ),
 }
-
-
-def trials(method: Method, count: int) -> np.ndarray:
-    """Return points of the unit cube of the tuned hyperparameters, spread evenly.
-
-    Returns:
-        Shape (count, number of tuned hyperparameters): the beginning of a Sobol sequence.
-    """
-    from scipy.stats import qmc
-
-    exponent = int(np.ceil(np.log2(count)))
-    points = qmc.Sobol(len(method.tuned), scramble=False).random_base2(exponent)[:count]
-    return points + 0.5 / 2**exponent  # The sequence starts in a corner.
-
-
-def values(method: Method, points: np.ndarray) -> dict[str, Any]:
-    """Return the hyperparameters at points of the unit cube.
-
-    Args:
-        method: A method.
-        points: Shape (..., number of tuned hyperparameters), in [0, 1].
-
-    Returns:
-        All hyperparameters by name, each of shape points.shape[:-1].
-    """
-    found: dict[str, Any] = {
-        name: np.full(points.shape[:-1], float(value)) for name, value in method.fixed.items()
-    }
-    for i, (name, (low, high, complement)) in enumerate(method.tuned.items()):
-        tried = low * (high / low) ** points[..., i]
-        found[name] = np.maximum(1 - tried, 0) if complement else tried
-    return dict(sorted(found.items()))

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.tracking.compared import METHODS, values
+from experiments.lab.tuning import values
+from experiments.tracking.compared import METHODS
 
 ALIKE = 1.01
 """Methods whose mean multiples differ by less than this ratio share a rank: tuning is not finer."""

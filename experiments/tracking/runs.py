@@ -9,8 +9,9 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.lab import Lab
+from experiments.lab.tuning import Method, tuned, values
 from experiments.tracking import streams
-from experiments.tracking.compared import METHODS, Method, trials, values
+from experiments.tracking.compared import METHODS
 from experiments.tracking.config import Config
 from experiments.tracking.methods import kalman_filter
 from nested_jax import theory
@@ -18,8 +19,6 @@ from nested_jax import theory
 if TYPE_CHECKING:
     import xarray as xr
 
-CLOSER = 1 / 4
-"""Each round of tuning covers this share of the ranges of the one before, around its best."""
 BOUND_STEPS = 20_000
 """Inputs over which the bound is averaged: it is then known to about 0.3 %."""
 
@@ -65,31 +64,20 @@ def _tuned(config: Config, lab: Lab, key: jax.Array, name: str) -> np.ndarray:
 
     The smallest mean loss over the tuning seeds decides. A run that overflows loses.
     """
-    method, count = METHODS[name], config.trials
-    shape = count, config.data_levels, len(method.tuned)
-    spread = trials(method, count)[:, None]
-    points = np.broadcast_to(spread, shape)
-    tried, losses = [], []
-    for turn in range(config.rounds):
-        grid = nj.Grid(
-            trial=range(count),
-            data_level=range(1, config.data_levels + 1),
-            seed=range(config.tuning_seeds),
-        )
+    method = METHODS[name]
+    grid = nj.Grid(
+        trial=range(config.trials),
+        data_level=range(1, config.data_levels + 1),
+        seed=range(config.tuning_seeds),
+    )
+
+    def losses(turn, points):
         run = _function(config, method, key, values(method, points))
         found = lab.sweep("tuning", run, grid, piece=f"{name}_{turn + 1}")
-        mean = found.loss.mean("seed", skipna=False).transpose("trial", "data_level").values
-        tried.append(points)
-        losses.append(np.where(np.isfinite(mean), mean, np.inf))
-        points = np.clip(_best(tried, losses) + CLOSER ** (turn + 1) * (spread - 0.5), 0, 1)
-    return _best(tried, losses)
+        return found.loss.mean("seed", skipna=False).transpose("trial", "data_level").values
 
-
-def _best(tried: list[np.ndarray], losses: list[np.ndarray]) -> np.ndarray:
-    """Return the points of the smallest losses, of shape (data levels, hyperparameters)."""
-    points, loss = np.concatenate(tried), np.concatenate(losses)
-    best = loss.argmin(0)
-    return points[best, np.arange(points.shape[1])]
+    size = {"cases": config.data_levels, "count": config.trials, "rounds": config.rounds}
+    return tuned(method, losses, **size)
 
 
 def _methods(

@@ -10,7 +10,8 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from experiments.lab import Lab
-from experiments.tracking.compared import METHODS, Method, Range, trials, values
+from experiments.lab.tuning import Method, Range, trials, values
+from experiments.tracking.compared import METHODS
 from experiments.tracking.config import Config
 from experiments.tracking.methods import kalman_filter
 from nested_jax.problems import RegressionBatch

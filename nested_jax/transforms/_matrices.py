@@ -22,7 +22,8 @@ def product(
     """Return a @ b, sharded as `like` or held whole on each device."""
     sharding = jax.typeof(a).sharding
     if like is None:
-        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+        # An entry for each axis: vmap inserts its own at any place of them.
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(*[None] * jnp.ndim(a)))
     else:
         sharding = jax.typeof(like).sharding
     return jnp.matmul(a, b, precision=precision, out_sharding=sharding)

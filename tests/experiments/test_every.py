@@ -197,6 +197,15 @@ WRONG = {
         ("rates", 1, "be an integer of at least 2, got 1."),
         ("seed", -1, "be an integer of at least 0, got -1."),
     ],
+    "timescales": [
+        ("trials", 3, "be an integer of at least 4, got 3."),
+        ("text", "missing", "name a file that can be read, got 'missing'."),
+        ("quadratic_steps", 30, "be a multiple of 20, got 30."),
+        ("text_steps", 12, "be a multiple of 5, got 12."),
+        ("context", 129, "be less than 129, got 129."),
+        ("seeds", 1, "be an integer of at least 2, got 1."),
+        ("seed", 2**32, f"be less than {2**32}, got {2**32}."),
+    ],
     "tracking": [
         ("data_levels", 0, "be an integer of at least 1, got 0."),
         ("dim", "many", "be an integer of at least 1, got 'many'."),

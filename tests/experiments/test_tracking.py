@@ -10,8 +10,10 @@ import xarray as xr
 
 import nested_jax as nj
 from experiments import lab
-from experiments.tracking import EXPERIMENT, compared, numbers, report, runs, streams
-from experiments.tracking.compared import METHODS, Method, Range
+from experiments.lab import tuning
+from experiments.lab.tuning import Method, Range
+from experiments.tracking import EXPERIMENT, numbers, report, runs, streams
+from experiments.tracking.compared import METHODS
 from experiments.tracking.config import Config
 from nested_jax import theory
 from tests.experiments import support
@@ -51,16 +53,16 @@ def small(done):
 
 def test_hyperparameters_are_spread_at_equal_ratios():
     method = Method("", nj.momentum, {"learning_rate": Range(1e-3, 1.0)}, {"leak": 0.5})
-    points = compared.trials(method, 8)
+    points = tuning.trials(method, 8)
     np.testing.assert_array_equal(np.sort(points[:, 0]), (np.arange(8) + 0.5) / 8)
-    found = compared.values(method, points[:, None])
+    found = tuning.values(method, points[:, None])
     assert list(found) == ["leak", "learning_rate"]
     assert found["leak"].shape == found["learning_rate"].shape == (8, 1)
     assert (found["leak"] == 0.5).all()
     logs = np.sort(np.log10(found["learning_rate"][:, 0]))
     np.testing.assert_allclose(logs, -3 + 3 * (np.arange(8) + 0.5) / 8, rtol=RTOL)
     decay = Method("", nj.momentum, {"decay": Range(1e-2, 1.0, complement=True)})
-    ends = compared.values(decay, np.array([[0.0], [0.5], [1.0]]))["decay"]
+    ends = tuning.values(decay, np.array([[0.0], [0.5], [1.0]]))["decay"]
     np.testing.assert_allclose(ends, [0.99, 0.9, 0.0], rtol=RTOL)
 
 
@@ -68,7 +70,7 @@ def test_hyperparameters_are_spread_at_equal_ratios():
 def test_every_number_of_a_method_lies_in_its_rule(name):
     method = METHODS[name]
     for corner in (0.0, 1.0):
-        found = compared.values(method, np.full((1, len(method.tuned)), corner))
+        found = tuning.values(method, np.full((1, len(method.tuned)), corner))
         method.make(**{one: float(x[0]) for one, x in found.items()})
 
 
@@ -81,7 +83,7 @@ def test_a_pull_is_what_leaky_sgd_subtracts():
 def test_the_best_trial_is_chosen_for_each_data_level():
     tried = [np.arange(6.0).reshape(3, 2, 1), np.arange(6.0, 12).reshape(3, 2, 1)]
     losses = [np.array([[3.0, 2], [np.inf, 1], [4, 5]]), np.array([[9.0, 9], [2, 9], [9, 9]])]
-    np.testing.assert_array_equal(runs._best(tried, losses), [[8.0], [3.0]])
+    np.testing.assert_array_equal(tuning.best(tried, losses), [[8.0], [3.0]])
 
 
 def test_tuning_finds_the_best_rate_that_theory_knows(tmp_path):
@@ -89,7 +91,7 @@ def test_tuning_finds_the_best_rate_that_theory_knows(tmp_path):
         config = dataclasses.replace(SMALL, steps=4_000, trials=8, tuning_seeds=4, data_levels=1)
         place = lab.Lab(folder=tmp_path, device=jax.devices()[0], parts=EXPERIMENT.parts)
         at = runs._tuned(config, place, jax.random.key(0), "sgd")
-        rate = float(compared.values(METHODS["sgd"], at)["learning_rate"][0])
+        rate = float(tuning.values(METHODS["sgd"], at)["learning_rate"][0])
 
         def loss(rate):
             drift = theory.cascade([config.decay])
@@ -214,7 +216,7 @@ def test_examples_are_the_changes_before():
 def test_series_have_the_losses_of_a_plain_loop(small):
     """The padding of shorter series changes nothing, and the first half alone chooses."""
     (features, target), method = streams.examples("sunspots"), METHODS["sgd"]
-    rates = compared.values(method, compared.trials(method, SMALL.trials))["learning_rate"]
+    rates = tuning.values(method, tuning.trials(method, SMALL.trials))["learning_rate"]
     halves = []
     for rate in rates:
         w, losses = np.zeros(streams.LAGS + 1), []

@@ -145,6 +145,20 @@ def test_rows_of_length_1_may_grow_and_matrices_of_norm_1_cannot(x64):
         assert np.linalg.norm(after(nj.scale_by_delta_momentum(), gradients)) < largest / (1 - 0.9)
 
 
+def test_a_sweep_over_two_axes_equals_single_runs():
+    """JAX moves a batch axis into the output's sharding, which must have room for it."""
+
+    def last(decay, seed):
+        gradients = jax.random.normal(jax.random.key(seed), (2, 3, 4))
+        tx = nj.scale_by_delta_momentum(decay)
+        state = tx.update(gradients[0], tx.init(gradients[0]))[1]
+        return {"update": tx.update(gradients[1], state)[0]}
+
+    found = nj.sweep(last, nj.Grid(decay=[0.5, 0.9], seed=[0, 1]))["update"].values
+    expected = [[last(decay, seed)["update"] for seed in (0, 1)] for decay in (0.5, 0.9)]
+    np.testing.assert_allclose(found, expected, rtol=FLOAT32_RTOL, atol=FLOAT32_RTOL)
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("reading", READINGS)
 def test_its_derivative_is_finite_at_a_zero_gradient(reading, normalize):
