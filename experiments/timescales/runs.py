@@ -1,5 +1,6 @@
 """The runs of the experiment on time scales: each method tuned and reported on each task."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -62,20 +63,20 @@ def _compared(
     found = []
     cases = range(len(task.cases))
     for each, method in compared(name).items():
+        run = _function(task, method)
         grid = nj.Grid(trial=range(config.trials), case=cases, seed=range(task.tuning_seeds))
 
-        def losses(
-            turn: int, points: np.ndarray, each=each, method=method, grid=grid
-        ) -> np.ndarray:
-            run = _function(task, method, keys["tuning"], points)
-            tried = lab.sweep(name, run, grid, piece=f"{each}_{turn + 1}")
+        def losses(turn: int, points: np.ndarray, each=each, run=run, grid=grid) -> np.ndarray:
+            bound = run(keys["tuning"], points)
+            tried = lab.sweep(name, bound, grid, piece=f"{each}_{turn + 1}")
             return tried.score.mean("seed", skipna=False).transpose("trial", "case").values
 
         size = {"cases": len(cases), "count": config.trials, "rounds": config.rounds}
         best = tuned(method, losses, **size)
-        run = _function(task, method, keys["reported"], best[None])
+        # As many rows as in tuning, so that JAX has traced the function already.
+        bound = run(keys["reported"], np.repeat(best[None], config.trials, 0))
         grid = nj.Grid(trial=[0], case=cases, seed=range(task.seeds))
-        loss = lab.sweep(name, run, grid, piece=each).loss.isel(trial=0, drop=True)
+        loss = lab.sweep(name, bound, grid, piece=each).loss.isel(trial=0, drop=True)
         at = np.full((len(cases), 4), np.nan)
         at[:, : best.shape[1]] = best
         kept = xr.Dataset({"loss": loss, "at": (("case", "hyperparameter"), at)})
@@ -84,15 +85,22 @@ def _compared(
     return joined.assign_coords(case=[*task.cases])
 
 
-def _function(task: Task, method: Method, key: jax.Array, points: np.ndarray) -> Partial:
-    """Return a function of trial, case and seed; `points` has the first two as its axes."""
+def _function(task: Task, method: Method) -> Callable[[jax.Array, np.ndarray], Partial]:
+    """Return what binds a key and points to a function of trial, case and seed.
+
+    The points have the first two as their axes. The function is the same each time: JAX traces it
+    once.
+    """
 
     def run(data: Any, key: Any, table: Any, *, trial: Any, case: Any, seed: Any) -> Any:
         tx = method.make(**{name: x[trial, case] for name, x in table.items()})
         return task.run(data, tx, jax.random.fold_in(key, seed), case)
 
-    table = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), values(method, points))
-    return Partial(run, task.data, key, table)
+    def bound(key: jax.Array, points: np.ndarray) -> Partial:
+        table = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), values(method, points))
+        return Partial(run, task.data, key, table)
+
+    return bound
 
 
 def _chosen(results: "xr.Dataset", name: str) -> dict[str, float]:
