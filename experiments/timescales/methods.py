@@ -15,8 +15,8 @@ import nested_jax as nj
 from experiments.lab.tuning import NONE, Method, Range
 from experiments.timescales.config import STRIDE
 
-MEMORY = Range(1e-3, 1.0, complement=True)
-"""1 − decay: averages over up to 1,000 steps."""
+MEMORY = Range(1e-3, 3.0, complement=True)
+"""1 − decay: averages over up to 1,000 steps, and decay 0 in one of seven trials."""
 SHARE = Range(1e-3, 1.0)
 UNTUNED: Mapping[str, Range] = MappingProxyType({})
 SYNC_SHARE = 0.5

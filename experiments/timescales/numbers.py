@@ -14,14 +14,8 @@ GAIN = 1.01
 """A second time scale pays from this ratio of losses on: tuning is not finer."""
 
 
-INCLUDED = {"momentum": "sgd"}
-"""A method with one time scale -> the one that it includes: momentum with decay 0 is SGD."""
-
-
 class Comparison(NamedTuple):
     """A method against the one with one time scale that it extends, on one case of a task.
-
-    Momentum gives way to SGD where that has the smaller loss: few trials have a decay near 0.
 
     Attributes:
         method: Its name.
@@ -54,22 +48,13 @@ def comparisons(results: dict[str, xr.Dataset], task: str) -> list[Comparison]:
     """Return the comparisons of a task, by method and then by case."""
     loss = results[task].loss.transpose("optimizer", "case", "seed")
     found = []
-    for name, extends in extended(task).items():
+    for name, base in extended(task).items():
         for case in loss.case.values:
             runs = loss.sel(case=case)
-            base = _better(runs, extends)
             ratio = runs.sel(optimizer=name).values / runs.sel(optimizer=base).values
             interval = (float(x) for x in geometric_interval(ratio))
             found.append(Comparison(name, base, str(case), *interval))
     return found
-
-
-def _better(runs: xr.DataArray, base: str) -> str:
-    """Return a method with one time scale, or the one that it includes if that is better."""
-    known = [str(one) for one in runs.optimizer.values]
-    candidates = [one for one in (base, INCLUDED.get(base)) if one in known]
-    means = {one: geometric_interval(runs.sel(optimizer=one).values)[0] for one in candidates}
-    return min(means, key=lambda one: np.nan_to_num(float(means[one]), nan=np.inf))
 
 
 def counts(results: dict[str, xr.Dataset]) -> dict[str, tuple[int, int, int]]:

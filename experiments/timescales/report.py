@@ -22,8 +22,7 @@ PAYS = """
 Each method with a second time scale is compared with the method that it extends, which has one:
 delta gradient descent with SGD, AdEMAMix with Adam, M3 with Muon, and the others with momentum. All
 of them are tuned alike: {trials} points of their hyperparameters, then {trials} around the best, on
-seeds that are not reported. Momentum with decay 0 is SGD, so SGD takes the place of momentum where
-it has the smaller loss. A ratio of losses below 1 means that the second time scale helps. It
+seeds that are not reported. A ratio of losses below 1 means that the second time scale helps. It
 *pays* where the whole 95 % interval is below 1 / 1.01, because tuning is not finer than 1 %. It
 *costs* where the whole interval is above 1.01.
 
@@ -97,8 +96,7 @@ def _ratio_table(results: dict[str, xr.Dataset], task: str) -> lab.Table:
     rows = []
     for name in dict.fromkeys(one.method for one in found):
         of_method = [one for one in found if one.method == name]
-        bases = dict.fromkeys(METHODS[one.base].label for one in of_method)
-        against = f"{METHODS[name].label} ÷ {' or '.join(bases)}"
+        against = f"{METHODS[name].label} ÷ {METHODS[of_method[0].base].label}"
         rows.append([against, *map(_ratio, of_method)])
     title = f"Ratios of losses: {TASKS[task].removeprefix('the ')}"
     return lab.Table(title, ["", *cases], rows, screen=True)

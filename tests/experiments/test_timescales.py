@@ -192,7 +192,7 @@ def test_the_gauge_is_counted_before_spikes_and_without():
 def test_a_comparison_pays_beyond_one_percent(monkeypatch):
     monkeypatch.setitem(numbers.TASKS, "drift", "drift")
     spread = np.array([0.999, 1.0, 1.001])
-    names, mean = ("sgd", "momentum", "aggmo", "qhm"), (2.0, 1.0, 0.9, 0.995)
+    names, mean = ("momentum", "aggmo", "qhm"), (1.0, 0.9, 0.995)
     loss = xr.DataArray(
         np.asarray(mean)[:, None, None] * spread,
         {"optimizer": [*names], "case": ["d = 1"], "seed": range(3)},
@@ -203,9 +203,8 @@ def test_a_comparison_pays_beyond_one_percent(monkeypatch):
     one, other = numbers.comparisons({"drift": xr.Dataset({"loss": loss})}, "drift")
     assert one.mean == pytest.approx(0.9, rel=1e-6)
     assert (one.pays, one.costs, other.pays, other.costs) == (True, False, False, False)
-    loss.loc[{"optimizer": "sgd"}] = 0.8  # Momentum with decay 0.
+    loss.loc[{"optimizer": "momentum"}] = 0.8
     one, other = numbers.comparisons({"drift": xr.Dataset({"loss": loss})}, "drift")
-    assert (one.base, other.base) == ("sgd", "sgd")
     assert one.mean == pytest.approx(0.9 / 0.8, rel=1e-6)
     assert (one.pays, one.costs, other.costs) == (False, True, True)
 
