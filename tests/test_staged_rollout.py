@@ -54,6 +54,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("steps", "stages", "options"), CASES)
+@pytest.mark.usefixtures("optimized")
 def test_the_last_report_has_the_bits_of_one_go(steps, stages, options):
     expected = jax.jit(lambda: nj.rollout(TX, PROBLEM, KEY, steps, **options))()
     same = functools.partial(np.testing.assert_array_equal, strict=True)

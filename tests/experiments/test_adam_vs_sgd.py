@@ -282,7 +282,8 @@ def test_rates_are_chosen_on_seeds_of_their_own():
 
 
 def where(folder, images):
-    return lab.Lab(folder=folder, device=None, parts=EXPERIMENT.parts, images=images)
+    device = jax.devices("cpu")[0]
+    return lab.Lab(folder=folder, device=device, parts=EXPERIMENT.parts, images=images)
 
 
 @pytest.mark.slow

@@ -362,9 +362,10 @@ def test_the_estimate_is_of_all_runs_and_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.nj, "sweep", sweep)
     config = dataclasses.replace(Config(), width=8, seeds=2, steps=100)
     place = lab.Lab(tmp_path, None, EXPERIMENT.parts, images=tiny())
-    # 13 heatmaps and their 13 best cells of 2 seeds; 4 x 12 cells of 2 seeds at 5 lengths.
+    # 13 heatmaps and their 13 best cells of 2 seeds; 4 x 12 cells of 2 seeds at the
+    # 4 lengths that are not the heatmaps' own.
     expected = 13 * (132 + 1) * 2 * (0.5 + 100 * 0.05)
-    expected += 48 * 2 * (5 * 0.5 + (25 + 50 + 100 + 200 + 400) * 0.05)
+    expected += 48 * 2 * (4 * 0.5 + (25 + 50 + 200 + 400) * 0.05)
     assert runs.estimate(config, place) == pytest.approx(expected)
 
 

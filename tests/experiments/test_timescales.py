@@ -22,8 +22,6 @@ DATASETS = ("drift", "quadratics", "language", "gauge")
 KEPT = ("momentum", "adam", "aggmo")
 SMALL = dataclasses.replace(Config(), **QUICK)
 
-_quickly = support.compiled_quickly
-
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
