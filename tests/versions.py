@@ -34,6 +34,7 @@ LEFT_OUT = (
     "models",
     "momentum",
     "stability",
+    "timescales",
 )
 
 
