@@ -33,9 +33,9 @@ html_math_renderer = "mathml"
 nitpicky = True
 # Of other projects, to which nothing links since nothing is fetched, and what Python has itself.
 nitpick_ignore_regex = [
-    ("py:class", r"(jax|np|optax|os|pd|plt|rich|xarray|xr)\..*"),
+    ("py:class", r"(jax|np|optax|optuna|os|pd|plt|rich|xarray|xr)\..*"),
     ("py:class", r"Any|Callable|Iterable|Mapping|Sequence"),
-    ("py:class", r"Array|ArrayLike|Axes|Bool|Complex|Figure|Float|Int|Job|Partial"),
+    ("py:class", r"Array|ArrayLike|Axes|Bool|Complex|Figure|Float|Int|Job|Partial|Stopping"),
 ]
 
 # In docstrings `name` is code, which becomes a link where it names something of the reference.

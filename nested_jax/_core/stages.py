@@ -46,8 +46,7 @@ class Stages:
     init: Callable[[], Any]
     advance: Callable[[Any, Any], Any]
     report: Callable[[Any], Mapping[str, Any]]
-    _: dataclasses.KW_ONLY
-    stages: int
+    stages: int = dataclasses.field(kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("init", "advance", "report"):

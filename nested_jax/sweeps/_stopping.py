@@ -85,11 +85,11 @@ def halving(
 ) -> Stopping:
     """Stop all but the best: successive halving (Jamieson and Talwalkar, 2016).
 
-    Of n cells, ⌈n / `factor`⌉ go on after the first stage, ⌈n / `factor`²⌉ after `factor` stages,
-    ⌈n / `factor`³⌉ after `factor`² stages, and so on. A cell whose result is not finite stops after
+    With n cells and a factor of f, ⌈n / f⌉ cells go on after the first stage, ⌈n / f²⌉ after f
+    stages, ⌈n / f³⌉ after f² stages, and so on. A cell whose result is not finite stops after
     any stage. Of two cells with the same result the first in the grid goes on.
 
-    With N stages and a factor of f, the work is 1/N, plus (1 - 1/f)/N for each power of f below N,
+    With N stages, the work is 1/N, plus (1 - 1/f)/N for each power of f below N,
     counting f⁰, instead of 1: 9 stages and a factor of 3 take 0.26.
 
     Args:
