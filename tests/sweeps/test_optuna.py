@@ -127,6 +127,8 @@ def test_a_choice_of_words_or_functions_is_static_and_of_numbers_is_not(compilat
         np.testing.assert_allclose(trial.value, expected, rtol=10 * RTOL)
 
 
+# Optuna 4 calls the argument experimental.
+@pytest.mark.filterwarnings("ignore:Argument ``constant_liar``")
 def test_a_tpe_sampler_approaches_the_minimum():
     sampler = optuna.samplers.TPESampler(seed=0, constant_liar=True, n_startup_trials=8)
     study = optuna.create_study(sampler=sampler)
