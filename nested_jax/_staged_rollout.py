@@ -56,8 +56,9 @@ def rollout_in_stages(
 ) -> Stages:
     """Return the run of `rollout` in stages of `steps` / `stages` steps, for a swept function.
 
-    After the last stage, `report` gets what `rollout` returns for the same arguments, bit by bit:
-    draws, the warm-up and the order in which losses are summed do not depend on `stages`. After an
+    After the last stage, `report` gets what `rollout` returns for the same arguments: draws, the
+    warm-up and the order in which losses are summed do not depend on `stages`. With JAX before 0.12
+    all bits agree; newer versions round inside a loop differently in another loop. After an
     earlier stage it gets the `Rollout` of the steps so far: the mean loss from `warmup` on or,
     while no step counts yet, the loss of the next batch; NaN in windows of the curve that are still
     to come, and 0 in integer records.

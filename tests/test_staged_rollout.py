@@ -1,4 +1,4 @@
-"""Tests of `rollout_in_stages`: the same bits as in one go, what is reported so far, errors."""
+"""Tests of `rollout_in_stages`: the same results as in one go, what is reported so far, errors."""
 
 import functools
 import re
@@ -16,6 +16,9 @@ KEY = jax.random.key(3)
 PROBLEM = nj.drifting_regression(dim=3)
 TX = nj.nested_momentum(1e-2, levels=2)
 FLOAT32_RTOL = 1e-5  # Up to 150 losses, summed in another order.
+# From JAX 0.12 on, XLA compiles a loop as one kernel; which products it contracts depends on the
+# loops around. Seen after 1,320 steps: 7e-7.
+SAME_BITS = jax.__version_info__ < (0, 12)
 
 
 def leave(trace):
@@ -55,9 +58,11 @@ CASES = [
 
 @pytest.mark.parametrize(("steps", "stages", "options"), CASES)
 @pytest.mark.usefixtures("optimized")
-def test_the_last_report_has_the_bits_of_one_go(steps, stages, options):
+def test_the_last_report_is_that_of_one_go(steps, stages, options):
     expected = jax.jit(lambda: nj.rollout(TX, PROBLEM, KEY, steps, **options))()
     same = functools.partial(np.testing.assert_array_equal, strict=True)
+    if not SAME_BITS:
+        same = functools.partial(np.testing.assert_allclose, rtol=FLOAT32_RTOL, strict=True)
     jax.tree.map(same, staged(steps, stages, **options)[-1], expected)
 
 
