@@ -150,7 +150,7 @@ class Pruning:
         return stage, cells
 
     def _advance(self, job: Stage, stage: int, results: Arrays) -> None:
-        """Compute a stage of the cells of `job`, as far as it is not stored."""
+        """Compute the chunks of a stage that are not stored."""
         last = stage == self.stages - 1
         missing = dict.fromkeys(range(job.chunks))
         # What is stored of a stage that is not complete.
