@@ -51,7 +51,7 @@ TESTS = {
     " transforms/test_nested_momentum [momentum [nesterov [nested_momentum",
     "problems/_classification.py": "problems/test_classification",
     "problems/_drifting_regression.py": "problems/test_drifting_regression",
-    "problems/_folds.py": "problems/test_classification",
+    "problems/_folds.py": "problems/test_folds problems/test_classification",
     "problems/_online.py": "problems/test_online",
     "problems/_quadratic.py": "problems/test_quadratic",
     "schedules/_cycles.py": "schedules/test_pairs schedules/test_schedules"
