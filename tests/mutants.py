@@ -40,15 +40,16 @@ SLOWER, LEAST_SECONDS = 4, 60
 # The tests that see a change of a file: modules, the fastest first, then the cases of the contract
 # whose names begin with a word in brackets. The examples of its docstrings run before both.
 TESTS = {
-    "_core/cascade.py": "transforms/test_nested_momentum problems/test_drifting_regression"
-    " [scale_by_nested_momentum",
+    "_core/cascade.py": "transforms/test_nested_momentum transforms/test_nested_decays"
+    " transforms/test_readouts problems/test_drifting_regression [scale_by_nested_momentum",
     "_core/states.py": "transforms/test_nesterov transforms/test_metrics theory/test_edge",
     "_rollout.py": "test_rollout",
     "optimizers/_adafactor.py": "optimizers/test_adafactor [adafactor [factored_adamw",
     "optimizers/_adam.py": "optimizers/test_adam transforms/test_weight_decay [adam",
     "optimizers/_m3.py": "transforms/test_m3 [m3",
     "optimizers/_momentum.py": "optimizers/test_momentum transforms/test_nesterov"
-    " transforms/test_nested_momentum [momentum [nesterov [nested_momentum",
+    " transforms/test_nested_momentum transforms/test_nested_decays transforms/test_readouts"
+    " [momentum [nesterov [nested_momentum",
     "problems/_classification.py": "problems/test_classification",
     "problems/_drifting_regression.py": "problems/test_drifting_regression",
     "problems/_folds.py": "problems/test_folds problems/test_classification",
@@ -73,7 +74,8 @@ TESTS = {
     " [scale_by_delta_momentum",
     "transforms/_metrics.py": "transforms/test_metrics [with_metrics",
     "transforms/_momentum.py": "optimizers/test_momentum [scale_by_accumulated_momentum",
-    "transforms/_nested_momentum.py": "transforms/test_nested_momentum [scale_by_nested_momentum",
+    "transforms/_nested_momentum.py": "transforms/test_nested_momentum"
+    " transforms/test_nested_decays transforms/test_readouts [scale_by_nested_momentum",
     "transforms/_nesterov.py": "transforms/test_nesterov [scale_by_nesterov_momentum",
     "transforms/_periods.py": "transforms/test_periods [scale_by_nested_momentum",
     "transforms/_qhm.py": "transforms/test_qhm [scale_by_qhm",

@@ -67,6 +67,16 @@ def run(tx, params, gradients, jit=True, dtype=None):
     return jax.tree.map(np.asarray, rows)
 
 
+def outflow(tx, inflow):
+    """Return the updates for `inflow` (time first), stacked likewise."""
+
+    def step(state, update):
+        update, state = tx.update(update, state)
+        return state, update
+
+    return jax.lax.scan(step, tx.init(jax.tree.map(lambda x: x[0], inflow)), inflow)[1]
+
+
 def distance(actual, expected):
     """Return the largest difference of two lists of trees, in units of the largest entry."""
     actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)

@@ -13,20 +13,17 @@ import pytest
 import nested_jax as nj
 from nested_jax.transforms import ScaleByAccumulatedMomentumState, ScaleByLearningRateState
 from tests import oracles
-from tests.trajectories import assert_agree, by_name, given_gradients, given_params, run
+from tests.trajectories import (
+    assert_agree,
+    by_name,
+    given_gradients,
+    given_params,
+    outflow,
+    run,
+)
 
 RTOL = 1e-12  # In float64 each of 20 to 40 steps rounds a few times.
 FLOAT32_RTOL = 8 * np.finfo(np.float32).eps
-
-
-def outflow(tx, inflow):
-    """Return the updates for `inflow` (time first), stacked likewise."""
-
-    def step(state, update):
-        update, state = tx.update(update, state)
-        return state, update
-
-    return jax.lax.scan(step, tx.init(jax.tree.map(lambda x: x[0], inflow)), inflow)[1]
 
 
 def stacked_gradients():

@@ -1,6 +1,5 @@
-"""Tests of `scale_by_nested_momentum` and its decays against their closed forms."""
+"""Tests of `scale_by_nested_momentum` against closed forms: averages, bias correction."""
 
-import functools
 import math
 import re
 
@@ -14,27 +13,10 @@ from scipy import special
 
 import nested_jax as nj
 from tests import oracles
-from tests.trajectories import assert_agree, by_name, given_gradients, given_params, run
+from tests.trajectories import assert_agree, given_gradients, given_params, outflow, run
+from tests.transforms.cascades import FLOAT32_RTOL, RTOL, impulse
 
-RTOL = 1e-13  # In float64 each of 20 steps x 4 stages rounds twice: well inside this.
-# The coefficients of 18 stages without lag reach 48620 and cancel down to numbers of order one.
-ZERO_LAG_ATOL = 2**18 * np.finfo(np.float64).eps
-FLOAT32_RTOL = 20 * np.finfo(np.float32).eps  # Of 18 stages; numbers that do not add up.
 MIXED = [0.9, 0.5, 0.0, 0.99]
-
-
-def outflow(tx, inflow):
-    """Return the updates for `inflow` (time first), stacked likewise."""
-
-    def step(state, update):
-        update, state = tx.update(update, state)
-        return state, update
-
-    return jax.lax.scan(step, tx.init(jax.tree.map(lambda x: x[0], inflow)), inflow)[1]
-
-
-def impulse(steps, dtype=float):
-    return jnp.zeros(steps, dtype).at[0].set(1.0)
 
 
 @pytest.mark.parametrize("stages", [0, 1, 2, 5])
@@ -130,73 +112,6 @@ def test_debias_is_exact_for_scheduled_decays(x64):
     times = jnp.arange(30.0)
     _, actual = jax.lax.scan(step, start, (times, jnp.asarray(gradients)))
     np.testing.assert_allclose(actual, oracles.cascade(gradients, decays, True), rtol=1e-11)
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.95])
-def test_decays_of_levels(decay):
-    for levels in (1, 2, 5, 19):
-        equal, matched = (
-            by_name(decays, levels, decay, 19)
-            for decays in (nj.nested_decays, nj.matched_delay_decays)
-        )
-        np.testing.assert_array_equal(equal, oracles.nested_decays(levels, decay, 19))
-        expected = oracles.matched_delay_decays(levels, decay, 19)
-        np.testing.assert_allclose(matched, expected, rtol=RTOL)
-        np.testing.assert_array_equal(nj.nested_decays(levels, decay=decay), equal[: levels - 1])
-        assert equal.dtype == matched.dtype == np.float64
-
-
-@pytest.mark.parametrize("levels", [2, 3, 8, 19])
-def test_matched_decays_keep_the_total_delay(x64, levels):
-    def delay(decays):
-        response = outflow(nj.scale_by_nested_momentum(decays), impulse(3000))
-        return jnp.sum(response * jnp.arange(3000))
-
-    matched = nj.matched_delay_decays(levels, decay=0.95, max_levels=19)
-    equal = nj.nested_decays(levels, decay=0.95, max_levels=19)
-    actual = jax.jit(jax.vmap(delay))(jnp.array([matched, equal]))
-    np.testing.assert_allclose(actual, [19.0, (levels - 1) * 19.0], rtol=1e-11)
-
-
-@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
-@pytest.mark.parametrize("decay", [0.0, 0.95])
-def test_traced_decays_of_levels_are_the_concrete_ones(decays, decay):
-    levels = jnp.arange(1, 7)
-    expected = [decays(m, decay=decay, max_levels=6) for m in range(1, 7)]
-    both = jax.jit(jax.vmap(lambda m, a: decays(m, decay=a, max_levels=6), (0, None)))(
-        levels, decay
-    )
-    np.testing.assert_allclose(both, expected, rtol=FLOAT32_RTOL)
-    of_levels = jax.vmap(lambda m: decays(m, decay=decay, max_levels=6))(levels)
-    np.testing.assert_allclose(of_levels, expected, rtol=FLOAT32_RTOL)
-    of_decay = jax.jit(lambda a: decays(4, decay=a, max_levels=6))(decay)
-    np.testing.assert_allclose(of_decay, expected[3], rtol=FLOAT32_RTOL)
-
-
-@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
-@pytest.mark.parametrize(
-    ("levels", "decay"), [(7, 0.5), (0, 0.5), (-1, 0.5), (3, 1.0), (3, -0.1), (1, 1.0)]
-)
-def test_traced_numbers_out_of_range_are_nan(decays, levels, decay):
-    actual = jax.jit(lambda m, a: decays(m, decay=a, max_levels=3))(levels, decay)
-    assert np.isnan(actual).all()
-
-
-@pytest.mark.parametrize("decay", [np.float32(0.9), jnp.float32(0.9), jnp.bfloat16(0.9)])
-def test_decays_of_levels_are_float64_whatever_is_given(decay):
-    for decays in (nj.nested_decays(3, decay=decay), nj.matched_delay_decays(2, decay=decay)):
-        assert decays.dtype == np.float64
-        np.testing.assert_allclose(decays, float(decay), rtol=RTOL)
-
-
-@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
-def test_concrete_jax_numbers_stay_concrete_under_jit(decays):
-    levels, decay = jnp.asarray(3), jnp.float32(0.9)
-    inside = []
-    jax.jit(lambda: inside.append(decays(levels, decay=decay, max_levels=5)))()
-    np.testing.assert_array_equal(inside[0], decays(3, decay=float(decay), max_levels=5))
-    with pytest.raises(ValueError, match="`levels` must be at most `max_levels` = 2, got 3"):
-        jax.jit(lambda: decays(levels, decay=decay, max_levels=2))()
 
 
 @pytest.mark.parametrize("debias", [False, True])
@@ -299,142 +214,6 @@ def test_one_stage_is_optax_ema_and_none_is_identity(x64, debias):
     chex.assert_trees_all_equal(none, gradients)
 
 
-def without_lag(inflow, decay, stages):
-    """Return 1 - (1 - E)^n of `inflow`, by taking from it n times what an average leaves of it."""
-    rest = inflow
-    for _ in range(stages):
-        rest = rest - np.array(oracles.cascade(rest, [decay]))
-    return inflow - rest if stages else inflow
-
-
-@pytest.mark.parametrize("stages", [0, 1, 2, 3, 18])
-@pytest.mark.parametrize("decay", [0.5, 0.95])
-def test_zero_lag_leaves_nothing_of_the_average_of_what_is_left(x64, decay, stages):
-    inflow = np.random.default_rng(6).normal(size=60)
-    tx = nj.scale_by_nested_momentum([decay] * stages, readout="zero_lag")
-    expected = without_lag(inflow, decay, stages)
-    np.testing.assert_allclose(outflow(tx, jnp.asarray(inflow)), expected, atol=ZERO_LAG_ATOL)
-
-
-@pytest.mark.parametrize("stages", [1, 2, 3, 6])
-def test_zero_lag_has_gain_1_and_no_mean_delay(x64, stages):
-    tx = nj.scale_by_nested_momentum([0.8] * stages, readout="zero_lag")
-    response = outflow(tx, impulse(1000))
-    np.testing.assert_allclose(jnp.sum(response), 1.0, rtol=1e-12)
-    delay = 4.0 if stages == 1 else 0.0
-    np.testing.assert_allclose(jnp.sum(response * jnp.arange(1000)), delay, atol=1e-11)
-
-
-@pytest.mark.parametrize("debias", [False, True])
-@pytest.mark.parametrize("decays", [[], [0.9], [0.9, 0.5, 0.7], [0.95] * 5], ids=str)
-def test_readouts_combine_the_stages(x64, decays, debias):
-    inflow = np.random.default_rng(7).normal(size=40)
-    n = len(decays)
-    passed = [inflow] + [
-        np.array(oracles.cascade(inflow, decays[n - j :], debias)) for j in range(1, n + 1)
-    ]
-    signed = [(-1) ** (j + 1) * math.comb(n, j) * passed[j] for j in range(1, n + 1)]
-    expected = {
-        "last": passed[-1],
-        "zero_lag": sum(signed) if decays else inflow,
-        "mean": np.mean(passed, axis=0),
-    }
-    for readout, values in expected.items():
-        tx = nj.scale_by_nested_momentum(decays, debias=debias, readout=readout)
-        np.testing.assert_allclose(outflow(tx, jnp.asarray(inflow)), values, rtol=1e-11)
-
-
-@pytest.mark.parametrize("debias", [False, True])
-@pytest.mark.parametrize("readout", ["zero_lag", "mean"])
-def test_padding_a_level_out_changes_no_readout(x64, debias, readout):
-    gradients = jnp.asarray(np.random.default_rng(8).normal(size=(40, 3)))
-
-    def at(decays):
-        return outflow(
-            nj.scale_by_nested_momentum(decays, debias=debias, readout=readout), gradients
-        )
-
-    traced = jax.jit(jax.vmap(at))
-    for short, padded in [
-        ([0.9, 0.5], [[0.9, 0.5, 0.0, 0.0], [0.0, 0.9, 0.0, 0.5]]),
-        ([], [[0.0] * 4] * 2),
-        ([0.9] * 4, [[0.9] * 4] * 2),
-    ]:
-        # One program for the concrete ones.
-        expected, *concrete = jax.jit(lambda rows=(short, *padded): [*map(at, rows)])()
-        for actual in [*concrete, *traced(jnp.array(padded))]:
-            np.testing.assert_allclose(actual, expected, rtol=0, atol=RTOL)
-
-
-@pytest.mark.parametrize("readout", ["zero_lag", "mean"])
-def test_readout_of_traced_levels(x64, readout):
-    gradients = jnp.asarray(np.random.default_rng(9).normal(size=30))
-
-    def at(levels, decay):
-        tx = nj.nested_momentum(0.1, levels=levels, decay=decay, max_levels=5, readout=readout)
-        return outflow(tx, gradients)
-
-    together = jax.jit(jax.vmap(at))(jnp.arange(1, 6), jnp.linspace(0.5, 0.98, 5))
-    for levels, decay in enumerate(np.linspace(0.5, 0.98, 5), start=1):
-        tx = nj.nested_momentum(0.1, levels=levels, decay=decay, readout=readout)
-        np.testing.assert_allclose(together[levels - 1], outflow(tx, gradients), atol=RTOL)
-
-
-@pytest.mark.parametrize("readout", ["last", "zero_lag", "mean"])
-def test_readout_is_differentiated_by_the_decay(x64, readout):
-    def loss(decay):
-        tx = nj.nested_momentum(0.1, levels=3, decay=decay, readout=readout)
-        return jnp.sum(outflow(tx, jnp.array([1.0, -2.0, 0.5])) ** 2)
-
-    step = 1e-6
-    slope = (loss(0.7 + step) - loss(0.7 - step)) / (2 * step)
-    # Within the scan weights are concrete, and what is computed of them would not be.
-    np.testing.assert_allclose(jax.grad(loss)(0.7), slope, rtol=1e-8)
-
-
-@pytest.mark.parametrize("readout", ["zero_lag", "mean"])
-def test_constants_pass_every_debiased_readout(readout, optimized):
-    constant = jnp.full((50, 2), jnp.array([3.0, -1e-3]))
-    tx = nj.scale_by_nested_momentum([0.999] * 3, debias=True, readout=readout)
-    np.testing.assert_allclose(outflow(tx, constant), constant, rtol=FLOAT32_RTOL)
-
-
-@pytest.mark.parametrize("debias", [False, True])
-@pytest.mark.parametrize("readout", ["zero_lag", "mean"])
-def test_padding_changes_no_readout_even_after_an_infinite_update(readout, debias):
-    """A term of weight 0 adds nothing, whether its weight is traced or not."""
-    gradients = jnp.array([1.0, np.inf, 1.0, 1.0])
-
-    def after(decays):
-        tx = nj.scale_by_nested_momentum(decays, debias=debias, readout=readout)
-        return outflow(tx, gradients)
-
-    traced = jax.jit(after)
-    for short in ([], [0.5], [0.5, 0.25]):
-        expected = after(short)
-        # Without lag the difference of two infinite averages is NaN, as it should be.
-        assert np.isnan(expected).any() == (readout == "zero_lag" and len(short) == 2)
-        zeros = [0.0] * (3 - len(short))
-        for padded in ([*short, *zeros], [*zeros, *short]):
-            np.testing.assert_allclose(traced(jnp.array(padded)), expected, rtol=FLOAT32_RTOL)
-        np.testing.assert_allclose(after([*short, *zeros]), expected, rtol=FLOAT32_RTOL)
-    np.testing.assert_array_equal(traced(jnp.array([0.5])), after([0.5]))
-
-
-def test_a_level_without_weight_hides_no_infinity():
-    for decays, expected in [([0.0, 0.0], [1.0, np.inf]), (np.array([0.5, 0.0]), [0.5, np.inf])]:
-        tx = nj.scale_by_nested_momentum(decays, readout="zero_lag")
-        actual = outflow(tx, jnp.array([1.0, np.inf]))
-        np.testing.assert_array_equal(actual, expected)
-
-
-def test_a_readout_of_16_bit_updates_is_summed_in_float32():
-    updates = jax.random.normal(jax.random.key(0), (8, 64)).astype(jnp.bfloat16)
-    tx = nj.scale_by_nested_momentum([0.9], readout="mean")
-    expected = outflow(tx, updates.astype(jnp.float32)).astype(jnp.bfloat16)
-    np.testing.assert_array_equal(outflow(tx, updates), expected)
-
-
 def test_gains_are_of_the_parameters_dtype_where_float64_is_allowed(x64):
     params = jnp.ones(2, jnp.float32)
 
@@ -490,17 +269,6 @@ def test_rejects_a_debias_that_is_no_flag():
 
 
 @pytest.mark.parametrize(
-    "make", [nj.scale_by_nested_momentum, functools.partial(nj.nested_momentum, 0.1)]
-)
-def test_rejects_a_readout_it_does_not_know(make):
-    rule = "`readout` must be one of 'last', 'zero_lag', 'mean', got "
-    with pytest.raises(ValueError, match=f"^{rule}'dema'"):
-        make(decays=[0.5], readout="dema")
-    with pytest.raises(TypeError, match=f"^{rule}True"):
-        make(decays=[0.5], readout=True)
-
-
-@pytest.mark.parametrize(
     ("debias", "other", "message"),
     [
         (False, {"debias": True}, "2 stages and `debias` False, got 2 momenta and 2 gains."),
@@ -522,32 +290,3 @@ def test_rejects_updates_of_integers(decays):
     tx = nj.scale_by_nested_momentum(decays)
     with pytest.raises(TypeError, match="Arrays must be of a floating dtype, got int32 at"):
         tx.update({"w": jnp.ones(2, jnp.int32)}, tx.init({"w": jnp.ones(2)}))
-
-
-@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((0,), ValueError, "`levels` must be an integer of at least 1, got 0."),
-        ((2.0,), TypeError, "`levels` must be an integer of at least 1, got 2.0."),
-        ((2, 1.0), ValueError, "`decay` must lie in [0, 1), got 1.0."),
-        ((4, 0.5, 3), ValueError, "`levels` must be at most `max_levels` = 3, got 4."),
-        ((1, 0.5, 0), ValueError, "`max_levels` must be an integer of at least 1, got 0."),
-        ((1, 0.5, 2.0), TypeError, "`max_levels` must be an integer of at least 1, got 2.0."),
-        ((10**12,), ValueError, f"`levels` must be less than 100001, got {10**12}."),
-        ((1, 0.5, 100_001), ValueError, "`max_levels` must be less than 100001, got 100001."),
-    ],
-)
-def test_rejects_levels(decays, arguments, error, message):
-    with pytest.raises(error, match="^" + re.escape(message) + "$"):
-        by_name(decays, *arguments)
-
-
-@pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
-def test_traced_levels_need_a_static_maximum(decays):
-    with pytest.raises(TypeError, match="`max_levels` must be given when `levels` is traced"):
-        jax.jit(decays)(3)
-    with pytest.raises(TypeError, match="`max_levels` must be a Python integer, known when tracin"):
-        jax.jit(decays)(3, decay=0.5, max_levels=4)
-    with pytest.raises(TypeError, match="`levels` must be an integer of at least 1, got JitTracer"):
-        jax.jit(lambda levels: decays(levels, decay=0.5, max_levels=4))(2.0)
