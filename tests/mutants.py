@@ -43,7 +43,7 @@ TESTS = {
     "_core/cascade.py": "transforms/test_nested_momentum transforms/test_nested_decays"
     " transforms/test_readouts problems/test_drifting_regression [scale_by_nested_momentum",
     "_core/states.py": "transforms/test_nesterov transforms/test_metrics theory/test_edge",
-    "_rollout.py": "test_rollout",
+    "_rollout.py": "test_rollout test_rollout_losses test_rollout_draws test_rollout_errors",
     "optimizers/_adafactor.py": "optimizers/test_adafactor [adafactor [factored_adamw",
     "optimizers/_adam.py": "optimizers/test_adam transforms/test_weight_decay [adam",
     "optimizers/_m3.py": "transforms/test_m3 [m3",
