@@ -4,112 +4,29 @@ Every process is a real one. Whatever happens to it, the end has the bits of an 
 """
 
 import contextlib
-import hashlib
-import multiprocessing
 import os
 import random
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
-DEADLINE = 180.0  # Seconds, for any one process on a busy machine.
-KILLS = int(os.environ.get("NESTED_JAX_KILLS", 20))
-
-# The sweep, and what a process does with it; `word` is a static axis.
-SWEEP = """
-import os, pathlib, sys, time
-import jax, jax.numpy as jnp, numpy as np
-import nested_jax as nj
-
-def run(word, rate, seed):
-    def step(x, _):
-        x = x - rate * jnp.sin(x) / len(word)
-        return x, x.sum()
-
-    x = jax.random.normal(jax.random.key(seed), (7,))
-    x, sums = jax.lax.scan(step, x, length=LENGTH)
-    return {"loss": sums[-1], "curve": sums[::20], "x": x.astype(jnp.bfloat16), "n": seed * 2,
-            "none": jnp.zeros((0, 2))}
-
-LENGTH = 100
-GRID = nj.Grid(word=["a", "bc"], rate=np.linspace(0.01, 0.9, 15), seed=range(6))
-
-def keep(results, path):
-    np.savez(path, **{name: results[name].values for name in results})
-"""
-CHUNK = 3
-CHUNKS = 60
-
-LOCAL = """
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-# A process that follows a killed one does not compile again, which is most of its time.
-jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / "cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-fsync = os.fsync
-
-def slow(file):
-    # Most of the time goes into writing, so that most signals come then.
-    time.sleep(0.02)
-    fsync(file)
-
-if sys.argv[4:] == ["slowly"]:
-    os.fsync = slow
-keep(nj.sweep(run, GRID, chunk=3, store=sys.argv[2]), sys.argv[3])
-"""
-
-
-def script(folder, code):
-    path = folder / "script.py"
-    path.write_text(SWEEP + code)
-    return path
-
-
-def start(path, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(path), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def fork(path, *arguments):
-    """Start a process that finds the library imported, most of the time of a short one."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jax.experimental.multihost_utils", "nested_jax"])
-    words = [str(path), *map(str, arguments)]
-    code = f"import runpy, sys; sys.argv = {words}; runpy.run_path(sys.argv[0])"
-    process = context.Process(target=exec, args=(code,))
-    process.start()
-    return process
-
-
-def finish(process):
-    """Wait for a process to succeed; return what it said."""
-    out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 0, err
-    return out
-
-
-def contents(path):
-    with np.load(path) as file:
-        return {name: (file[name].dtype, file[name].shape, file[name].tobytes()) for name in file}
-
-
-def chunks(store):
-    return {path.name: path.read_bytes() for path in store.glob("chunk-*")}
-
-
-def assert_whole(found):
-    for name, content in found.items():
-        assert hashlib.sha256(content).hexdigest()[:32] in name
+from tests.sweeps.processes import (
+    CHUNKS,
+    DEADLINE,
+    KILLS,
+    LOCAL,
+    assert_whole,
+    chunks,
+    contents,
+    finish,
+    fork,
+    script,
+    start,
+)
 
 
 def wait_for(store, count, *processes):
@@ -179,60 +96,6 @@ def test_a_sweep_survives_being_killed_at_any_moment(tmp_path, undisturbed):
     print(f"{kills} kills, {leftovers} files left half, {number} stores")
     # Some were killed while they wrote.
     assert leftovers > 0
-
-
-HALVING = LOCAL.replace(
-    "nj.sweep(run, GRID, chunk=3,",
-    'nj.sweep(staged, GRID, chunk=6, stop=nj.sweeps.halving("loss", factor=2, over="seed"),',
-).replace(
-    "keep(",
-    """
-def staged(word, rate, seed):
-    def advance(x, stage):
-        return jax.lax.scan(lambda x, _: (x - rate * jnp.sin(x) / len(word), None), x, length=9)[0]
-
-    def init():
-        return jax.random.normal(jax.random.key(seed), (7,))
-
-    return nj.Stages(init, advance, lambda x: {"loss": jnp.sum(x**2), "x": x}, stages=6)
-
-keep(""",
-)
-
-
-def reports(store):
-    """Return the number of files that hold reports; they are never removed."""
-    return sum(int(path.name.split("-")[1]) % 2 for path in store.glob("chunk-*"))
-
-
-@pytest.mark.slow
-def test_halving_survives_being_killed_at_any_moment(tmp_path):
-    """At `NESTED_JAX_KILLS` seeded moments, in every stage."""
-    chance, path = random.Random(5), script(tmp_path, HALVING)
-    finish(start(path, 1, tmp_path / "undisturbed", tmp_path / "whole.npz"))
-    whole, final = contents(tmp_path / "whole.npz"), chunks(tmp_path / "undisturbed")
-    kills, number, moments = 0, 0, set()
-    while kills < KILLS:
-        number += 1
-        store, results, code = tmp_path / f"store{number}", tmp_path / f"{number}.npz", None
-        while code != 0:
-            process = fork(path, chance.choice((1, 2)), store, results, "slowly")
-            wanted, deadline = reports(store) + chance.randint(1, 20), time.monotonic() + DEADLINE
-            while process.exitcode is None and reports(store) < wanted:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-            time.sleep(chance.uniform(0, 0.05))
-            process.kill()
-            process.join(DEADLINE)
-            code = process.exitcode
-            assert code in (0, -signal.SIGKILL)
-            kills += code != 0
-            moments.add(reports(store))
-            assert_whole(chunks(store))
-        assert contents(results) == whole
-        assert chunks(store) == final
-    print(f"{kills} kills, {len(moments)} moments, {number} stores")
-    assert len(moments) > KILLS // 3
 
 
 @pytest.mark.slow
