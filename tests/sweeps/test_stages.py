@@ -1,7 +1,6 @@
-"""Tests of sweeps in stages: what a rule stops, the bits of the rest, and the store."""
+"""Tests of sweeps in stages: what a rule stops, and the bits of the rest."""
 
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,49 +10,9 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from nested_jax.sweeps import diverged, halving
-from nested_jax.sweeps.engine._local import LocalDevices
+from tests.sweeps.staged import GRID, RATES, STAGES, descend, sweep
 
-STAGES = 9
 FLOAT32_RTOL = 1e-5  # 72 steps that contract; a chunk of another shape may fuse in another way.
-
-
-def descend(rate, seed, word="a", scale=1.0):
-    """Descend a bowl with noise: a state of keys, counts, narrow floats and vectors."""
-
-    def init():
-        key = jax.random.key(seed)
-        return {
-            "x": jax.random.normal(key, (5,)),
-            "key": key,
-            "steps": 0,
-            # A state of another structure for another word.
-            "narrow": tuple(jnp.zeros((2,), jnp.bfloat16) for _ in word),
-        }
-
-    def step(state, _):
-        key, key_noise = jax.random.split(state["key"])
-        noise = jax.random.normal(key_noise, (5,))
-        x = state["x"] - rate * scale * (state["x"] + 0.1 * noise)
-        narrow = tuple(each + 1 for each in state["narrow"])
-        return {"x": x, "key": key, "steps": state["steps"] + 1, "narrow": narrow}, None
-
-    def advance(state, stage):
-        return jax.lax.scan(step, state, length=8)[0]
-
-    def report(state):
-        loss = jnp.sum(jnp.square(state["x"]))
-        return {"loss": loss, "x": state["x"], "steps": state["steps"] + 0 * len(word)}
-
-    return nj.Stages(init, advance, report, stages=STAGES)
-
-
-# Rates above 2 diverge, faster the larger they are.
-RATES = [2.5, 0.3, 9.0, 0.1, 50.0, 1.0, 1e3, 0.5, 2.2, 1e30]
-GRID = nj.Grid(word=["a", "bc"], rate=RATES, seed=range(3))
-
-
-def sweep(stop, grid=GRID, run=descend, **options):
-    return nj.sweep(run, grid, stop=stop, **({"chunk": 6} | options))
 
 
 def assert_same_bits(one, two, where):
@@ -202,215 +161,11 @@ def test_the_best_point_is_one_that_went_to_the_end(tmp_path):
     assert nj.sweeps.load(tmp_path / "results.nc").identical(results)
 
 
-# --- Chunks ---
-
-
 def test_a_chunk_is_at_most_an_eighth_of_the_grid_on_each_device():
     grid = nj.Grid(cell=range(12), seed=range(2))
     for devices in (1, 2):
-        chosen = nj.sweep(scripted, grid, stop=NEVER_DONE, devices=jax.devices()[:devices])
+        chosen = nj.sweep(scripted, grid, stop=diverged("done"), devices=jax.devices()[:devices])
         assert chosen.attrs["chunk"] == 24 // 8 // devices
-
-
-NEVER_DONE = diverged("done")
-
-# --- The store ---
-
-
-def stored(folder, **options):
-    return sweep(halving("loss", over="seed"), store=folder, **options)
-
-
-class KilledError(Exception):
-    pass
-
-
-def kill_after(monkeypatch, chunks):
-    """Let a sweep end after `chunks` more chunks are computed."""
-    evaluate, left = LocalDevices.evaluate, [chunks]
-
-    def until_killed(self, job, indices, *programs):
-        for wave in evaluate(self, job, indices, *programs):
-            for each in wave:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KilledError
-                yield [each]
-
-    monkeypatch.setattr(LocalDevices, "evaluate", until_killed)
-
-
-def test_a_sweep_resumes_at_every_chunk_of_every_stage(tmp_path, monkeypatch, computed):
-    whole = stored(None)
-    total = len(computed)
-    lengths = []
-    for killed in range(0, total, 7):
-        folder = tmp_path / str(killed)
-        with monkeypatch.context() as patch:
-            kill_after(patch, killed)
-            with pytest.raises(KilledError):
-                stored(folder)
-        computed.clear()
-        assert stored(folder).equals(whole)
-        lengths.append(len(computed))
-        # The states of a whole sweep are of no use any more.
-        names = [int(path.name.split("-")[1]) for path in folder.glob("chunk-*")]
-        assert all(name % 2 for name in names)
-    # `init` is not stored; else no more is computed than was missing.
-    assert lengths[-1] == total - killed
-    assert all(after <= before for before, after in itertools.pairwise(lengths))
-    computed.clear()
-    assert stored(folder).equals(whole)
-    assert not computed
-
-
-def test_a_damaged_state_begins_anew_and_a_damaged_report_is_computed(tmp_path, monkeypatch):
-    whole = stored(None)
-    with monkeypatch.context() as patch:
-        kill_after(patch, 30)
-        with pytest.raises(KilledError):
-            stored(tmp_path)
-    states = [p for p in tmp_path.glob("chunk-*") if int(p.name.split("-")[1]) % 2 == 0]
-    assert states
-    states[0].write_bytes(b"")
-    assert stored(tmp_path).equals(whole)
-    sorted(tmp_path.glob("chunk-*"))[-1].write_bytes(b"")
-    assert stored(tmp_path).equals(whole)
-
-
-def test_a_store_of_another_rule_is_refused(tmp_path):
-    stored(tmp_path / "halving")
-    nj.sweep(descend, GRID, store=tmp_path / "none")
-    refused = "^`store` must be of this configuration .* they differ in .*{}: pass .*another folder"
-    with pytest.raises(ValueError, match=refused.format("stop")):
-        sweep(halving("loss", factor=2, over="seed"), store=tmp_path / "halving")
-    with pytest.raises(ValueError, match=refused.format("stop")):
-        stored(tmp_path / "none")
-    with pytest.raises(ValueError, match=refused.format("stop")):
-        nj.sweep(descend, GRID, store=tmp_path / "halving")
-    with pytest.raises(ValueError, match=r"`store` must be of a sweep without `stop`, got "):
-        nj.sweeps.stored_chunks(tmp_path / "halving", GRID)
-
-
-# --- What is refused ---
-
-
-def of_stages(**parts):
-    """Return a run in two stages, with some parts replaced."""
-    given = {
-        "init": lambda: 0.0,
-        "advance": lambda x, stage: x + 1,
-        "report": lambda x: {"loss": x, "pair": jnp.zeros(2)},
-        "stages": 2,
-    } | parts
-    return lambda rate: nj.Stages(**given)
-
-
-SMALL = nj.Grid(rate=[1.0, 2.0])
-
-
-@pytest.mark.parametrize(
-    ("attempt", "error", "message"),
-    [
-        (
-            lambda: nj.sweep(lambda rate: {"loss": rate}, SMALL, stop=diverged("loss")),
-            TypeError,
-            "`run` must return a nested_jax.Stages if there is a `stop`, got {'loss': ",
-        ),
-        (
-            lambda: nj.sweep(of_stages(), SMALL, stop="loss"),
-            TypeError,
-            "`stop` must be a rule such as nested_jax.sweeps.diverged or halving returns, got 'lo",
-        ),
-        (
-            lambda: nj.sweep(of_stages(), SMALL, stop=diverged("los")),
-            ValueError,
-            "`by` must be one of the results ['loss', 'pair'], got 'los'.",
-        ),
-        (
-            lambda: nj.sweep(of_stages(), SMALL, stop=diverged("pair")),
-            ValueError,
-            "`by` must be a result with one real number per run, got 'pair' of float32[2].",
-        ),
-        (
-            lambda: nj.sweep(of_stages(), SMALL, stop=diverged("loss", over="seed")),
-            ValueError,
-            "`over` must be numeric axes of the grid ['rate'], got 'seed'.",
-        ),
-        (
-            lambda: nj.sweep(of_stages(), SMALL, stop=diverged("loss", over="rate")),
-            ValueError,
-            "`grid` must have a numeric axis outside `over` if there is a `stop`, got ['rate'].",
-        ),
-        (
-            lambda: sweep(diverged("loss", over="seed"), chunk=2),
-            ValueError,
-            "`chunk` must hold the axes in `over`, which are 3 runs, got 2.",
-        ),
-        (
-            lambda: nj.sweep(
-                of_stages(report=lambda x: {"stopped_at": x}), SMALL, stop=diverged("stopped_at")
-            ),
-            ValueError,
-            "`stop` adds a result of this name: the grid and `report` must not, got 'stopped_at'.",
-        ),
-        (
-            lambda: nj.sweep(
-                lambda word, rate: of_stages(stages=len(word))(rate),
-                nj.Grid(word=["a", "bc"], rate=[1.0]),
-                stop=diverged("loss"),
-            ),
-            ValueError,
-            "`run` must return the same number of stages at every point, got 1 for {'word': 'a'} "
-            "and 2 for {'word': 'bc'}.",
-        ),
-        (
-            lambda: nj.sweep(of_stages(report=lambda x: x), SMALL),
-            TypeError,
-            "`report` must return a dict of arrays by name, got ",
-        ),
-        (
-            lambda: nj.sweep(of_stages(advance=lambda x, stage: stage), SMALL),
-            TypeError,
-            "`advance` must return a carry of the structure, shapes and dtypes that it took, "
-            "got int32[] for float32[].",
-        ),
-        (
-            lambda: nj.sweep(of_stages(init=lambda: ()), SMALL),
-            TypeError,
-            "`init` must return a tree of arrays, got ().",
-        ),
-        (lambda: diverged(3), TypeError, "`by` must be the name of a result, got 3."),
-        (lambda: diverged("x", bound=np.nan), ValueError, "`bound` must not be NaN, got nan."),
-        (lambda: diverged("x", over=3), TypeError, "`over` must be names of axes, got 3."),
-        (
-            lambda: halving("x", factor=1),
-            ValueError,
-            "`factor` must be an integer of at least 2, got 1.",
-        ),
-        (lambda: halving("x", mode="best"), ValueError, "`mode` must be one of 'min', 'max', got"),
-    ],
-)
-def test_errors(attempt, error, message):
-    with pytest.raises(error, match="^" + re.escape(message)):
-        attempt()
-
-
-def test_other_executors_and_many_processes_are_refused(monkeypatch):
-    class Elsewhere:
-        platform, wave = "cpu", 1
-
-        def plan(self, *args):
-            raise AssertionError
-
-        evaluate = plan
-
-    message = "^`stop` must run on the devices of this process alone, got "
-    with pytest.raises(ValueError, match=message + ".*Elsewhere"):
-        nj.sweep(of_stages(), SMALL, stop=diverged("loss"), executor=Elsewhere())
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match=message + r"2 processes\."):
-        nj.sweep(of_stages(), SMALL, stop=diverged("loss"))
 
 
 def test_bound_arrays_and_long_states_are_carried():
