@@ -28,6 +28,8 @@ LEFT_OUT = (
     "adafactor",
     "adam",
     "adam_vs_sgd",
+    "adam_vs_sgd_numbers",
+    "adam_vs_sgd_training",
     "data",
     "every",
     "heatmaps",

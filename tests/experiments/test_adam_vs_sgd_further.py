@@ -16,13 +16,7 @@ from experiments.adam_vs_sgd import (
 )
 from experiments.adam_vs_sgd.config import Config
 from experiments.adam_vs_sgd.methods import build
-from experiments.lab import data
-from tests.experiments.test_adam_vs_sgd import RTOL, SMALL, where
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data.load()
+from tests.experiments.adam_vs_sgd import RTOL, SMALL, where
 
 
 @pytest.mark.parametrize(
