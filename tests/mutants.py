@@ -58,7 +58,11 @@ TESTS = {
     " schedules/test_traced_schedules schedules/test_exact_steps",
     "schedules/_pairs.py": "schedules/test_pairs schedules/test_schedules"
     " schedules/test_traced_schedules schedules/test_exact_steps",
+    "schedules/_schedule.py": "schedules/test_schedules schedules/test_traced_schedules"
+    " schedules/test_exact_steps",
     "schedules/_schedules.py": "schedules/test_schedules schedules/test_traced_schedules"
+    " schedules/test_exact_steps",
+    "schedules/_warmup.py": "schedules/test_schedules schedules/test_traced_schedules"
     " schedules/test_exact_steps",
     "transforms/_adam.py": "optimizers/test_adam [scale_by_adam",
     "transforms/_aggmo.py": "transforms/test_aggmo [scale_by_aggmo",

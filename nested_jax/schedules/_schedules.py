@@ -1,9 +1,6 @@
-"""Schedules: multipliers of the learning rate that know the length of their cycles."""
+"""Schedules that stay at 1 or fall: constant, drops, cosines, restarts."""
 
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,50 +8,15 @@ import numpy as np
 
 from nested_jax._core.checks import (
     check_at_least,
-    check_callable,
     check_fraction,
-    check_reals,
     increasing_fractions,
-    is_traced,
     keeps,
-    or_nan,
-    record,
     unwrapped,
 )
-from nested_jax._core.dtypes import widened
 from nested_jax._core.types import ScalarLike
 from nested_jax.schedules._cycles import cycle, leaps, minus_one, passed
-from nested_jax.schedules._pairs import at_most, difference, pair
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    r"""A learning-rate multiplier :math:`\eta_t \in [0, 1]` that knows its cycle length.
-
-    Call it with the step, counted from 0, like an optax schedule.
-
-    Attributes:
-        multiplier: Function from the step to :math:`\eta_t`.
-        cycle_steps: Function from the step to the number of steps in its cycle, for normalized
-            weight decay.
-
-    Example:
-        >>> import jax.numpy as jnp, nested_jax as nj
-        >>> schedule = nj.Schedule(lambda step: 1 / jnp.sqrt(step + 1.0), lambda step: 1000.0)
-        >>> float(schedule(3)), schedule.cycle_steps(3)
-        (0.5, 1000.0)
-    """
-
-    multiplier: Callable[[Any], Any]
-    cycle_steps: Callable[[Any], Any]
-
-    def __post_init__(self):
-        check_callable("multiplier", self.multiplier)
-        check_callable("cycle_steps", self.cycle_steps)
-
-    def __call__(self, step: ScalarLike) -> ScalarLike:
-        """Return the multiplier at a step, counted from 0."""
-        return self.multiplier(step)
+from nested_jax.schedules._pairs import difference, pair
+from nested_jax.schedules._schedule import Schedule, float_of, made, one_cycle, whole_number
 
 
 def constant(total_steps: ScalarLike) -> Schedule:
@@ -78,9 +40,9 @@ def constant(total_steps: ScalarLike) -> Schedule:
         >>> float(schedule(3)), float(schedule.cycle_steps(3))
         (1.0, 500.0)
     """
-    valid, total_steps = _whole("total_steps", total_steps, 1)
-    dtype = _float(total_steps)
-    return _made(valid, lambda step: jnp.ones(jnp.shape(step), dtype), _one(total_steps, dtype))
+    valid, total_steps = whole_number("total_steps", total_steps, 1)
+    dtype = float_of(total_steps)
+    return made(valid, lambda step: jnp.ones(jnp.shape(step), dtype), one_cycle(total_steps, dtype))
 
 
 def step_drop(
@@ -123,11 +85,11 @@ def step_drop(
         Loshchilov & Hutter, Decoupled weight decay regularization (2019), section 4.1,
         doi:10.48550/arXiv.1711.05101.
     """
-    valid, total_steps = _whole("total_steps", total_steps, 1)
+    valid, total_steps = whole_number("total_steps", total_steps, 1)
     increasing, drops = increasing_fractions("drops", drops)
     valid &= increasing
     factor = check_fraction("factor", factor)
-    dtype = _float(total_steps, factor, *drops)
+    dtype = float_of(total_steps, factor, *drops)
 
     def multiplier(step):
         clock, value = pair(step, dtype), jnp.ones(jnp.shape(step), dtype)
@@ -137,7 +99,7 @@ def step_drop(
             value = value * jnp.where(behind, jnp.asarray(factor, dtype), 1)
         return value
 
-    return _made(valid, multiplier, _one(total_steps, dtype))
+    return made(valid, multiplier, one_cycle(total_steps, dtype))
 
 
 def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
@@ -171,16 +133,16 @@ def cosine(total_steps: ScalarLike, *, floor: ScalarLike = 0.0) -> Schedule:
         Loshchilov & Hutter, SGDR: stochastic gradient descent with warm restarts (2017),
         equation 5 with one cycle, doi:10.48550/arXiv.1608.03983.
     """
-    valid, total_steps = _whole("total_steps", total_steps, 1)
+    valid, total_steps = whole_number("total_steps", total_steps, 1)
     floor = check_fraction("floor", floor)
-    dtype = _float(total_steps, floor)
+    dtype = float_of(total_steps, floor)
 
     def multiplier(step):
         total = pair(total_steps, dtype)
         remaining = difference(total, pair(step, dtype))
         return _half_cosine(remaining / total.high, floor, dtype)
 
-    return _made(valid, multiplier, _one(total_steps, dtype))
+    return made(valid, multiplier, one_cycle(total_steps, dtype))
 
 
 def warm_restarts(
@@ -237,7 +199,7 @@ def warm_restarts(
     first_cycle = unwrapped(first_cycle)  # A traced integer stays one, with all its digits.
     growth = check_at_least("growth", growth, 1)
     floor = check_fraction("floor", floor)
-    dtype = _float(first_cycle, growth, floor)
+    dtype = float_of(first_cycle, growth, floor)
     table = leaps(pair(first_cycle, dtype), minus_one(growth, dtype))
 
     def at(step):
@@ -247,157 +209,7 @@ def warm_restarts(
         remaining, steps = at(step)
         return _half_cosine(remaining / steps, floor, dtype)
 
-    return _made(valid, multiplier, lambda step: at(step)[1])
-
-
-def warmup_linear_decay(
-    total_steps: ScalarLike, *, warmup_steps: ScalarLike, floor: ScalarLike = 0.0
-) -> Schedule:
-    r"""Ramp the multiplier up to 1, then decay it to `floor`, both along straight lines.
-
-    .. math::
-
-        \eta_t = \begin{cases}
-            (t + 1) / W & t < W \\
-            f + (1 - f)\, (T - t) / (T - W) & W \le t < T \\
-            f & t \ge T
-        \end{cases}
-
-    The multiplier is 1 at the steps W - 1 and W. With concrete numbers this is
-    `optax.join_schedules` of `optax.linear_schedule(1 / W, 1, W - 1)` and
-    `optax.linear_schedule(1, f, T - W)` at step W. Without a warm-up (W = 0) it is
-    `optax.linear_schedule(1, f, T)`.
-
-    Args:
-        total_steps: T >= 1, a whole number; may be traced.
-        warmup_steps: W from 0 to T, a whole number; may be traced.
-        floor: f in [0, 1]; may be traced.
-
-    Returns:
-        A schedule of one cycle of T steps.
-
-    Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If a concrete value is out of range, or W is greater than T.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> schedule = nj.warmup_linear_decay(6, warmup_steps=2)
-        >>> [float(schedule(step)) for step in range(7)]
-        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
-
-    References:
-        Devlin et al., BERT: pre-training of deep bidirectional transformers (2019), appendix A.2,
-        doi:10.48550/arXiv.1810.04805. Their ramp starts at 0, so that the first step is lost; here
-        it starts at 1 / W.
-    """
-    valid, total_steps = _whole("total_steps", total_steps, 1)
-    whole, warmup_steps = _whole("warmup_steps", warmup_steps, 0)
-    valid &= whole & _at_most_total(warmup_steps, total_steps)
-    floor = check_fraction("floor", floor)
-    dtype = _float(total_steps, warmup_steps, floor)
-
-    def multiplier(step):
-        total = pair(total_steps, dtype)
-        # Of whole numbers with W < T, the difference is at least 1; W = T leaves no decay.
-        span = jnp.maximum(difference(total, pair(warmup_steps, dtype)), 1)
-        remaining = jnp.clip(difference(total, pair(step, dtype)) / span, 0, 1)
-        decayed = remaining + jnp.asarray(floor, dtype) * (1 - remaining)
-        # One factor is 1 wherever the other is below 1.
-        return _ramp(step, warmup_steps, dtype) * decayed
-
-    return _made(valid, multiplier, _one(total_steps, dtype))
-
-
-def _at_most_total(warmup_steps, total_steps):
-    """Raise if a concrete warm-up is longer than the run; return whether it fits."""
-    if not is_traced(total_steps):
-        total = float(total_steps)
-        rule = f"be at most `total_steps` = {total_steps}"
-        return keeps("warmup_steps", warmup_steps, rule, lambda x: x <= total)
-    if not is_traced(warmup_steps):  # Check it later.
-        record(total_steps, lambda total: _at_most_total(warmup_steps, total))
-    # Pairs, because float32 rounds large integers, and int32 does not hold every Python integer.
-    dtype = _float(total_steps, warmup_steps)
-    return at_most(pair(warmup_steps, dtype), pair(total_steps, dtype))
-
-
-def with_warmup(schedule: Schedule, steps: ScalarLike) -> Schedule:
-    r"""Add a linear warm-up: multiply a schedule by :math:`\min(1, (t + 1) / W)`.
-
-    The ramp starts at 1 / W and reaches 1 at step W - 1. It does not delay the schedule.
-
-    Args:
-        schedule: A `Schedule`.
-        steps: W >= 0, a whole number; may be traced. 0 means no warm-up.
-
-    Returns:
-        A schedule with the cycles of `schedule`.
-
-    Raises:
-        TypeError: If `schedule` is not a `Schedule`, or `steps` is not a number.
-        ValueError: If `steps` is not a whole number or negative.
-
-    Example:
-        >>> import nested_jax as nj
-        >>> schedule = nj.with_warmup(nj.constant(100), 4)
-        >>> [float(schedule(step)) for step in range(5)]
-        [0.25, 0.5, 0.75, 1.0, 1.0]
-    """
-    if not isinstance(schedule, Schedule):
-        raise TypeError(f"`schedule` must be a Schedule, which has cycles, got {schedule!r}.")
-    valid, steps = _whole("steps", steps, 0)
-
-    def multiplier(step):
-        value = schedule(step)
-        check_reals("schedule(step)", value)
-        value = jnp.asarray(value)
-        dtype = _float(value, steps)
-        return _ramp(step, steps, dtype) * value
-
-    return _made(valid, multiplier, schedule.cycle_steps)
-
-
-def _whole(name, value, low):
-    """Return whether a number is whole and at least `low`, and the number to use."""
-    rule = f"be a whole number of at least {low}"
-
-    def holds(x):
-        # A schedule is differentiable in its steps, so a traced number may lie between two steps.
-        return (x >= low) & (x < np.inf if is_traced(x) else x % 1 == 0)
-
-    return keeps(name, value, rule, holds), unwrapped(value)
-
-
-def _made(valid, multiplier, cycle_steps):
-    """Return a schedule; its values are NaN unless `valid`."""
-
-    def checked(function):
-        def at(step):
-            check_reals("step", step)
-            if isinstance(step, float) and not math.isfinite(step):
-                raise ValueError(f"`step` must be finite, got {step}.")
-            return or_nan(valid, function(step))
-
-        return at
-
-    return Schedule(checked(multiplier), checked(cycle_steps))
-
-
-def _float(*numbers):
-    """Return JAX's default float dtype or that of float arrays in `numbers`, at least float32."""
-    return widened(jnp.result_type(float, *numbers))
-
-
-def _one(steps, dtype):
-    return lambda step: jnp.full(jnp.shape(step), steps, dtype)
-
-
-def _ramp(step, steps, dtype):
-    """Return min(1, (step + 1) / steps); 1 without a warm-up."""
-    # Cast the counter before adding 1: it may be the largest integer.
-    done = jnp.asarray(step, dtype) + 1
-    return jnp.minimum(done / jnp.maximum(jnp.asarray(steps, dtype), 1), 1)
+    return made(valid, multiplier, lambda step: at(step)[1])
 
 
 def _half_cosine(remaining, floor, dtype):
