@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from nested_jax.sweeps.engine import (
     Store,
     Structure,
     advance,
+    digest,
     fingerprint_of,
     origin_of,
     plan_stages,
@@ -42,6 +44,11 @@ class Pruning:
 
     With a store, a chunk of a stage has two files: the state of its runs, removed when the next
     stage is complete, and their reports, which tell what the rule decided.
+
+    Attributes:
+        runs_per_chunk: Runs per chunk.
+        compile_seconds: Time until the first chunk.
+        attributes: What else the dataset says.
     """
 
     def __init__(
@@ -52,31 +59,46 @@ class Pruning:
         structure: Structure,
         devices: LocalDevices,
         kept: Store | None,
+        chunk: int | str,
+        layout: str,
     ):
         _check(grid, stop, structure)
         self.run, self.stop, self.structure = run, stop, structure
         self.devices, self.kept = devices, kept
         self.stages = stages_of(run, grid)
         self.job = Stage(start(run), grid, (), over=stop.over)
+        self.chunk, self.layout = chunk, layout
+        self.runs_per_chunk, self.compile_seconds = 0, 0.0
+        self.attributes: dict[str, Any] = {"stages": self.stages}
         self.fingerprint: dict[str, Any] = {}
         self.programs: tuple[dict[int, Any], dict[int, Any]] = {}, {}
 
-    def plan(self, chunk: int | str, layout: str) -> Stage:
+    def compute(self, bar: Progress) -> Arrays:
+        """Load or compute all stages; return the results in the shape of the grid."""
+        started = time.perf_counter()
+        self._plan()
+        if self.kept is not None:
+            self._claim(self.kept)
+            self.attributes["configuration"] = digest(self.fingerprint)
+        self.runs_per_chunk = math.prod(self.job.chunk)
+        self.compile_seconds = time.perf_counter() - started
+        return self._computed(bar)
+
+    def _plan(self) -> None:
         """Choose the shape of a chunk; an existing store determines it."""
-        job = dataclasses.replace(self.job, layout=layout, chunk=(1, *self.job.shape[1:]))
+        job = dataclasses.replace(self.job, layout=self.layout, chunk=(1, *self.job.shape[1:]))
         job = dataclasses.replace(job, cells=np.arange(job.shape[0]))
         job = dataclasses.replace(job, carried=state_of(job), run=advance(self.run, 0))
         recorded = None if self.kept is None else self.kept.recorded()
         shape = tuple((recorded or {}).get("chunk", ()))
         fits = len(shape) == len(job.shape) and shape[1:] == job.shape[1:]
-        if fits and (chunk == "auto" or math.prod(shape) <= int(chunk)):
+        if fits and (self.chunk == "auto" or math.prod(shape) <= int(self.chunk)):
             self.job = dataclasses.replace(job, chunk=shape)
         else:
-            self.job = plan_stages(job, chunk, self.devices)
-        return self.job
+            self.job = plan_stages(job, self.chunk, self.devices)
 
-    def claim(self, store: Store) -> dict[str, Any]:
-        """Write the manifest, or check that the store is of this sweep; return the fingerprint."""
+    def _claim(self, store: Store) -> None:
+        """Write the manifest, or check that the store is of this sweep."""
         platform = self.devices.platform
         first = dataclasses.replace(self.job, run=start(self.run), carried=None)
         programs = fingerprint_of(first, platform)["programs"]
@@ -87,10 +109,8 @@ class Pruning:
             "stop": rule,
         }
         store.claim(self.fingerprint)
-        return self.fingerprint
 
-    def compute(self, bar: Progress) -> Arrays:
-        """Load or compute all stages; return the results in the shape of the grid."""
+    def _computed(self, bar: Progress) -> Arrays:
         shape = self.job.shape
         results = {
             name: np.zeros(shape + own, dtype) for name, (own, dtype) in self.structure.items()

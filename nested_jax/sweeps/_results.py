@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from nested_jax._core.checks import check_choice
 from nested_jax._core.extras import needs
 from nested_jax._core.files import check_path, write_file
+from nested_jax.sweeps._extension import parts_of
 from nested_jax.sweeps._stopping import STOPPED_BECAUSE
 from nested_jax.sweeps.engine import Job, Store
 from nested_jax.sweeps.grid import Grid, check_grid
@@ -96,7 +97,8 @@ def stored_chunks(store: str | os.PathLike[str], grid: Grid) -> tuple[int, int]:
         grid: The grid of that sweep.
 
     Returns:
-        The number of stored chunks, and of all chunks. Both are 0 if the store is new.
+        The number of stored chunks, and of all chunks. Both are 0 if the store is new, and for
+        points by which `grid` extends it until `sweep` has begun to compute them.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -119,10 +121,17 @@ def stored_chunks(store: str | os.PathLike[str], grid: Grid) -> tuple[int, int]:
         return 0, 0
     if "stop" in found:
         raise ValueError(f"`store` must be of a sweep without `stop`, got {kept.folder}.")
-    shape = tuple(found.get("chunk", ()))
-    if len(shape) != sum(not axis.static for axis in grid.values()):
-        raise ValueError(f"`store` must be of this grid, got {kept.folder} with chunks of {shape}.")
-    return kept.count(), Job(Partial(len), grid, shape).chunks
+    stored = total = 0
+    for part in parts_of(grid, kept):
+        assert part.store is not None
+        recorded = part.store.recorded()
+        if recorded is None:  # New points that no sweep has begun.
+            continue
+        if part.store is kept and recorded.get("grid") != part.grid.describe():
+            raise ValueError(f"`store` must be of this grid or of a part of it, got {kept.folder}.")
+        stored += part.store.count()
+        total += Job(Partial(len), part.grid, tuple(recorded.get("chunk", ()))).chunks
+    return stored, total
 
 
 def save(results: xarray.Dataset, path: str | os.PathLike[str]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -18,25 +16,10 @@ from jax.tree_util import Partial
 from nested_jax._core.checks import check_callable, check_choice, check_flag, check_static_count
 from nested_jax._core.extras import needs
 from nested_jax._version import __version__
+from nested_jax.sweeps._chunked import Chunked
 from nested_jax.sweeps._pruning import Pruning
 from nested_jax.sweeps._stopping import Stopping
-from nested_jax.sweeps.engine import (
-    Executor,
-    Interruption,
-    Job,
-    LocalDevices,
-    Progress,
-    Store,
-    Structure,
-    digest,
-    dimensions,
-    examine,
-    fingerprint_of,
-    gather,
-    origin_of,
-    share_of_this_process,
-    together,
-)
+from nested_jax.sweeps.engine import Executor, LocalDevices, Progress, Store, dimensions, examine
 from nested_jax.sweeps.grid import Grid, check_grid
 
 if TYPE_CHECKING:
@@ -66,7 +49,8 @@ def sweep(
     Divergence is data: infinite and NaN results are kept.
 
     With a `store`, every finished chunk is saved to a file. If a sweep is killed, the same call
-    computes only the missing chunks and returns the same bits. Ctrl-C finishes the chunks in
+    computes only the missing chunks and returns the same bits. A call with a larger grid computes
+    only the new points. Ctrl-C finishes the chunks in
     flight. Under `jax.distributed`, every process makes the same call to `sweep`, computes its
     share and returns the full result.
 
@@ -81,7 +65,8 @@ def sweep(
         grid: The points. Values passed unchanged to a nested_jax factory are validated before
             anything compiles.
         store: Folder for finished chunks. It must be new or hold the same configuration: the
-            compiled program of `run`, its arguments, the grid, and versions. The Python function
+            compiled program of `run`, its arguments, the grid, and versions. `grid` may also extend
+            the stored one by values along its axes, unless there is a `stop`. The Python function
             inside a `jax.pure_callback` is not part of the program: if it changes, use another
             folder.
         chunk: Largest number of runs per chunk, or "auto". "auto" divides the grid evenly among
@@ -153,26 +138,28 @@ def sweep(
         # Trace `run` and validate the grid before anything compiles.
         structure = examine(partial, grid)
         _check_names_of_units(units, {*grid, *grid.arguments, *structure})
-        fingerprint, more = None, {}
-        if stop is not None:
-            assert isinstance(executor, LocalDevices)
-            pruning = Pruning(partial, grid, stop, structure, executor, kept)
-            job = pruning.plan(chunk, layout)
-            fingerprint = None if kept is None else pruning.claim(kept)
-            compiled = time.perf_counter()
-            results = pruning.compute(bar)
-            more = {"stages": pruning.stages}
+        if stop is None:
+            work = Chunked(partial, grid, structure, executor, kept, chunk, layout)
         else:
-            job = _planned(partial, grid, chunk, layout, executor, kept)
-            if kept is not None:
-                fingerprint = fingerprint_of(job, executor.platform)
-                kept.claim(fingerprint)
-            compiled = time.perf_counter()
-            origin = None if fingerprint is None else origin_of(job, fingerprint)
-            results = _run(job, structure, executor, kept, origin, bar)
-        finished = time.perf_counter()
-    dataset = _dataset(job, results, executor, fingerprint, compiled - started, finished - compiled)
-    dataset.attrs.update(more)
+            assert isinstance(executor, LocalDevices)
+            work = Pruning(partial, grid, stop, structure, executor, kept, chunk, layout)
+        examined = time.perf_counter()
+        results = work.compute(bar)
+    seconds = time.perf_counter() - started
+    compile_seconds = examined - started + work.compile_seconds
+    dataset = _dataset(grid, results)
+    dataset.attrs = {
+        "axes": [*grid],
+        "runs": grid.size,
+        "chunk": work.runs_per_chunk,
+        "compile_seconds": compile_seconds,
+        "run_seconds": seconds - compile_seconds,
+        "device": executor.platform,
+        "devices": executor.wave,
+        "jax": jax.__version__,
+        "nested_jax": __version__,
+        **work.attributes,
+    }
     for name, unit in units.items():
         dataset[name].attrs["units"] = unit
     return dataset
@@ -244,61 +231,6 @@ def _check_names_of_units(units: Mapping[str, str], names: Set[str]) -> None:
             raise ValueError(f"`units` must name axes or results ({known}), got {name!r}.")
 
 
-def _planned(
-    run: Partial, grid: Grid, chunk: int | str, layout: str, executor: Executor, kept: Store | None
-) -> Job:
-    """Return the job; an existing store determines the chunk shape."""
-    recorded = None if kept is None else kept.recorded()
-    axes = [axis.size for axis in grid.values() if not axis.static]
-    if recorded is not None and len(recorded.get("chunk", ())) == len(axes):
-        shape = tuple(recorded["chunk"])
-        if chunk == "auto" or math.prod(shape) <= int(chunk):
-            return Job(run, grid, shape, layout)
-    return executor.plan(run, grid, chunk, layout)
-
-
-def _run(
-    job: Job, structure: Structure, executor: Any, kept: Store | None, origin: Any, bar: Progress
-) -> dict[str, np.ndarray]:
-    """Load or compute the chunks of this process; return the results of all processes."""
-    axes = len(job.numeric)
-    results = {
-        name: np.empty(job.grid.shape + shape, dtype) for name, (shape, dtype) in structure.items()
-    }
-    mine = share_of_this_process(job.chunks)
-    with together():
-        missing = dict.fromkeys(mine)
-        whole = {name: (job.chunk + shape, dtype) for name, (shape, dtype) in structure.items()}
-        for index, stored in () if kept is None else kept.load(mine, origin, whole):
-            bar.add(job.place(index, results, stored), axes)
-            del missing[index]
-        alone = len(mine) == job.chunks
-        bar.running(job.grid.size if alone else sum(map(job.runs, mine)))
-        with Interruption() as interruption:
-            # After Ctrl-C, no further chunk starts; those in flight still finish.
-            todo = itertools.takewhile(lambda _: not interruption.asked, [*missing])
-            with contextlib.closing(executor.evaluate(job, todo)) as waves:
-                for index, outputs in itertools.chain.from_iterable(waves):
-                    if kept is not None:
-                        kept.save(index, outputs, origin(index))
-                    bar.add(job.place(index, results, outputs), axes)
-                    bar.memory(getattr(executor, "chunk_bytes", 0))
-                    del missing[index]
-        # Raise even after the last chunk: Ctrl-C means to stop the script.
-        if interruption.asked:
-            raise KeyboardInterrupt(_how_to_go_on(kept, len(mine) - len(missing), len(mine)))
-    gather(results, mine, job)
-    return results
-
-
-def _how_to_go_on(kept: Store | None, stored: int, total: int) -> str:
-    if kept is None:
-        return "Stopped; nothing was stored. Pass store= to be able to go on."
-    return (
-        f"Stopped with {stored} of {total} chunks stored in {kept.folder}; the same call goes on."
-    )
-
-
 def _as_numpy_knows(values: np.ndarray) -> np.ndarray:
     # xarray cannot handle JAX's own narrow dtypes. Their values all fit into float32 or int8.
     if values.dtype.kind != "V":
@@ -306,29 +238,15 @@ def _as_numpy_knows(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32 if jnp.issubdtype(values.dtype, jnp.floating) else np.int8)
 
 
-def _dataset(job, results, executor, fingerprint, compile_seconds, run_seconds) -> xarray.Dataset:
+def _dataset(grid: Grid, results: Mapping[str, np.ndarray]) -> xarray.Dataset:
     import xarray  # Slow to import and only needed here.
 
-    grid = job.grid
     variables = {}
     for name, values in results.items():
         own = dimensions(name, values.ndim - len(grid))
         variables[name] = ((*grid, *own), _as_numpy_knows(values))
-    attributes = {
-        "axes": [*grid],
-        "runs": grid.size,
-        "chunk": math.prod(job.chunk),
-        "compile_seconds": compile_seconds,
-        "run_seconds": run_seconds,
-        "device": executor.platform,
-        "devices": executor.wave,
-        "jax": jax.__version__,
-        "nested_jax": __version__,
-    }
-    if fingerprint is not None:
-        attributes["configuration"] = digest(fingerprint)
     coordinates = grid.coordinates()
     for name, axis in grid.items():
         if axis.static and all(isinstance(x, bool | np.bool_) for x in axis.columns[name]):
             coordinates[name] = (name, axis.columns[name].astype(bool))
-    return xarray.Dataset(variables, coords=coordinates, attrs=attributes)
+    return xarray.Dataset(variables, coords=coordinates)

@@ -64,6 +64,8 @@ class Store:
             lengths = found.get("chunk", [])
             if not all(type(length) is int and length > 0 for length in lengths):
                 raise TypeError
+            if not all(isinstance(columns, dict) for _, columns in found.get("grid", [])):
+                raise TypeError
             return found
         except FileNotFoundError:
             if not self.folder.is_dir() or all(p.name[0] == "." for p in self.folder.iterdir()):
@@ -99,10 +101,13 @@ class Store:
         if digest(found) != digest(fingerprint):
             names = sorted(set(found) | set(fingerprint))
             other = [name for name in names if found.get(name) != fingerprint.get(name)]
+            cure = {"chunk": "the default chunk or "}
+            if "stop" not in found:
+                cure["grid"] = "a grid that has its points or "
             raise ValueError(
                 f"`store` must be of this configuration ({digest(fingerprint)[:16]}), got "
                 f"{self.folder} of {digest(found)[:16]}; they differ in {', '.join(other)}: "
-                f"pass {'the default chunk or ' * (other == ['chunk'])}another folder."
+                f"pass {cure.get(other[0], '') if len(other) == 1 else ''}another folder."
             )
         self._remove_leftovers()
 

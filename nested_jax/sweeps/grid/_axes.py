@@ -1,6 +1,7 @@
 """The three kinds of grid axis: numbers, numbers that vary together, and static values."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nested_jax._core.checks import is_traced
+
+# Largest number of values of an axis that are listed in a store's manifest.
+MOST_LISTED = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Axis:
     def size(self) -> int:
         """Number of points."""
         return len(next(iter(self.columns.values())))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the values of each column, ready for JSON; of more than `MOST_LISTED`, a hash."""
+        return {key: _described(column) for key, column in self.columns.items()}
 
 
 class Zipped:
@@ -208,6 +216,23 @@ def label(value: Any) -> str:
     # Remove memory addresses, which differ between processes.
     named = getattr(value, "__name__", None) if callable(value) else str(value)
     return named or re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def plain(column: np.ndarray) -> list[Any]:
+    """Return the values of a column, ready for JSON."""
+    return [*map(label, column)] if column.dtype == object else column.tolist()
+
+
+def _described(column: np.ndarray) -> list[Any] | dict[str, Any]:
+    """Return the values, or the hash of many numbers: a manifest is read by every call."""
+    if column.size <= MOST_LISTED or column.dtype == object:
+        return plain(column)
+    # The same integers may come in any type that holds them.
+    is_float = column.dtype.kind == "f"
+    wide = "<f8" if is_float else "<i8" if column.max() <= np.iinfo(np.int64).max else "<u8"
+    content = hashlib.sha256(wide.encode())
+    content.update(np.ascontiguousarray(column, wide).data)
+    return {"values": column.size, "sha256": content.hexdigest()}
 
 
 Values = Iterable[float] | Iterable[str] | Iterable[Callable[..., Any]] | Zipped

@@ -1,16 +1,12 @@
 """`Grid`: the points of a sweep, as a product of named axes."""
 
-import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nested_jax.sweeps.grid._axes import Axis, Values, Zipped, label, listed, make_axis
-
-# Largest number of values of an axis that are listed in a store's manifest.
-MOST_LISTED = 1000
+from nested_jax.sweeps.grid._axes import Axis, Values, Zipped, label, listed, make_axis, plain
 
 
 class Grid(Mapping[str, Axis]):
@@ -73,7 +69,7 @@ class Grid(Mapping[str, Axis]):
     def __repr__(self) -> str:
         parts = []
         for name, axis in self.items():
-            columns = {key: _plain(column) for key, column in axis.columns.items()}
+            columns = {key: plain(column) for key, column in axis.columns.items()}
             inner = ", ".join(f"{key}={values}" for key, values in columns.items())
             parts.append(inner if [*columns] == [name] else f"{name}=zipped({inner})")
         return f"Grid({', '.join(parts)})"
@@ -128,15 +124,14 @@ class Grid(Mapping[str, Axis]):
         for name in values:
             if name not in self:
                 raise ValueError(f"`values` must name axes of {[*self]}, got {name!r}.")
-        axes: dict[str, Any] = {}
+        block = []
         for name, axis in self.items():
-            keep = range(axis.size)
+            keep: Sequence[int] = range(axis.size)
             if name in values:
                 given = listed(values[name], f"`{name}` must be an iterable of its axis's values")
                 keep = [_position(axis, value) for value in given]
-            columns = {key: column[[*keep]] for key, column in axis.columns.items()}
-            axes[name] = columns[name] if [*columns] == [name] else Zipped(columns)
-        return Grid(**axes)
+            block.append(keep)
+        return restricted(self, block)
 
     def coordinates(self) -> dict[str, Any]:
         """Return the coordinates of a result, in the form that `xarray.Dataset` accepts."""
@@ -151,35 +146,25 @@ class Grid(Mapping[str, Axis]):
     def describe(self) -> list[Any]:
         """Return a description that identifies the grid, ready for JSON; floats stay exact.
 
-        An axis of more than `MOST_LISTED` values is described by their hash.
+        A long axis is described by the hash of its values.
         """
         # A list, because the order of the axes matters: it orders the result's dimensions.
-        return [
-            [name, {key: _described(column) for key, column in axis.columns.items()}]
-            for name, axis in self.items()
-        ]
+        return [[name, axis.describe()] for name, axis in self.items()]
+
+
+def restricted(grid: Grid, block: Sequence[Sequence[int]]) -> Grid:
+    """Return the grid of the points at some positions along each axis, in their order."""
+    axes: dict[str, Any] = {}
+    for (name, axis), keep in zip(grid.items(), block, strict=True):
+        columns = {key: column[[*keep]] for key, column in axis.columns.items()}
+        axes[name] = columns[name] if [*columns] == [name] else Zipped(columns)
+    return Grid(**axes)
 
 
 def check_grid(grid: Any) -> None:
     """Raise unless `grid` is a `Grid`."""
     if not isinstance(grid, Grid):
         raise TypeError(f"`grid` must be a nested_jax.Grid, got a {type(grid).__name__}.")
-
-
-def _plain(column: np.ndarray) -> list[Any]:
-    return [*map(label, column)] if column.dtype == object else column.tolist()
-
-
-def _described(column: np.ndarray) -> list[Any] | dict[str, Any]:
-    """Return the values, or the hash of many numbers: a manifest is read by every call."""
-    if column.size <= MOST_LISTED or column.dtype == object:
-        return _plain(column)
-    # The same integers may come in any type that holds them.
-    is_float = column.dtype.kind == "f"
-    wide = "<f8" if is_float else "<i8" if column.max() <= np.iinfo(np.int64).max else "<u8"
-    content = hashlib.sha256(wide.encode())
-    content.update(np.ascontiguousarray(column, wide).data)
-    return {"values": column.size, "sha256": content.hexdigest()}
 
 
 def _position(axis: Axis, value: Any) -> int:
