@@ -69,6 +69,39 @@ def test_the_same_call_continues_a_study(monkeypatch):
     assert len(study_of(storage).trials) == 7
 
 
+def test_a_killed_study_goes_on_from_its_database(monkeypatch, tmp_path):
+    """A study that dies without telling its last batch: these trials do not count."""
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise KilledError
+
+    url = f"sqlite:///{tmp_path}/study.db"
+    choices = {"word": CategoricalDistribution(["a", "bc"]), "x": RANGE}
+
+    def run(word, x):
+        return {"loss": len(word) * x**2}
+
+    optimize(study_of(url), run, choices, metric="loss", trials=4, batch=4)
+    study = study_of(url)
+    with monkeypatch.context() as patch:
+        patch.setattr("nested_jax.sweeps.optuna.sweep", kill)
+        patch.setattr(study, "tell", kill)
+        with pytest.raises(KilledError):
+            optimize(study, run, choices, metric="loss", trials=8, batch=4)
+    optimize(study_of(url), run, choices, metric="loss", trials=8, batch=4)
+    trials = study_of(url).trials
+    states = [trial.state for trial in trials]
+    done, running = TrialState.COMPLETE, TrialState.RUNNING
+    assert states == [done] * 4 + [running] * 4 + [done] * 4
+    for trial in trials:
+        if trial.state == done:
+            expected = len(trial.params["word"]) * trial.params["x"] ** 2
+            assert math.isclose(trial.value, expected, rel_tol=RTOL)
+
+
 def test_trials_of_a_failed_batch_have_failed(monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")

@@ -119,6 +119,44 @@ def test_an_interruption_without_a_store_says_what_is_lost():
         nj.sweep(run, nj.Grid(a=[1, 2, 3]), chunk=1, executor=Pressing())
 
 
+@pytest.mark.parametrize("at", [2, 9])
+def test_an_interruption_of_a_stage_waits_and_the_same_call_goes_on(monkeypatch, tmp_path, at):
+    def run(a):
+        return nj.Stages(
+            lambda: jnp.float32(0), lambda x, _: x + a, lambda x: {"x": x, "twice": 2 * x}, stages=4
+        )
+
+    def sweep(store):
+        stop = nj.sweeps.halving("x", factor=2)
+        return nj.sweep(run, nj.Grid(a=range(8)), stop=stop, chunk=2, store=store)
+
+    with monkeypatch.context() as patch:
+        saved = interrupting(patch, at=at)
+        # A stage has 4, 2, 1 and 1 chunks, of two files each but in the last stage.
+        stage = 0 if at == 2 else 1
+        message = f"^Stopped in stage {stage} of 4; the same call goes on\\.$"
+        with pytest.raises(KeyboardInterrupt, match=message):
+            sweep(tmp_path)
+        assert at < len(saved) < 15
+    assert sweep(tmp_path).equals(sweep(None))
+
+
+def test_an_interruption_of_a_stage_without_a_store_says_what_is_lost(monkeypatch):
+    evaluate = LocalDevices.evaluate
+
+    def press(self, *args):
+        for wave in evaluate(self, *args):
+            signal.raise_signal(signal.SIGINT)
+            yield wave
+
+    def run(a):
+        return nj.Stages(lambda: a, lambda x, _: x + a, lambda x: {"x": x}, stages=2)
+
+    monkeypatch.setattr(LocalDevices, "evaluate", press)
+    with pytest.raises(KeyboardInterrupt, match=r"^Stopped; nothing was stored\. Pass store="):
+        nj.sweep(run, nj.Grid(a=[1.0, 2.0]), stop=nj.sweeps.diverged("x"))
+
+
 def test_sweeps_in_threads_do_not_disturb_each_other():
     def work(at):
         found[at] = nj.sweep(descend, DESCENTS.sub(rate=[DESCENTS["rate"].columns["rate"][at]]))
