@@ -175,6 +175,8 @@ def body_of(eqn: Any) -> "tuple[Jaxpr, Sequence[Any]]":
 def bodies(eqn: Any) -> "Iterator[Jaxpr]":
     """Yield every jaxpr that an equation holds, whatever its purpose."""
     for value in eqn.params.values():
+        if isinstance(value, str | int | None):  # Most are.
+            continue
         for inner in value if isinstance(value, tuple | list) else [value]:
             if is_closed_jaxpr(inner):
                 yield inner.jaxpr

@@ -1,7 +1,7 @@
 """Trace the swept function at one point, and evaluate it on a chunk."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,11 +103,32 @@ def evaluate(
             return _point(static, run, axes)[0]
 
         for i in reversed(range(len(split(columns)[0]))):
-            along = [0 if j == i or isinstance(x, Carried) else None for j, x in enumerate(columns)]
-            point = jax.vmap(point, along)
+            along = [j == i or isinstance(x, Carried) for j, x in enumerate(columns)]
+            point = _along_an_axis(point, along, len(jax.tree.leaves(columns[i])[0]))
         return point(*columns)
 
     return vmapped() if layout is None else or_else(in_lanes, vmapped)
+
+
+def _along_an_axis(
+    point: Callable[..., Any], along: Sequence[bool], length: int
+) -> Callable[..., Any]:
+    """Return `point`, vmapped along the first axis of the arguments marked in `along`.
+
+    An axis of one point is left out of the program: a vmap takes as long to trace and to compile
+    for one point as for many.
+    """
+    if length > 1:
+        return jax.vmap(point, [0 if each else None for each in along])
+
+    def at_the_only_point(*axes):
+        cut = [
+            jax.tree.map(lambda x: x[0], axis) if each else axis
+            for axis, each in zip(axes, along, strict=True)
+        ]
+        return jax.tree.map(lambda x: x[None], point(*cut))
+
+    return at_the_only_point
 
 
 def masks_of_inputs(program: Any, columns: Columns) -> list[int]:

@@ -42,7 +42,7 @@ from nested_jax._core.jaxpr import (
 )
 from nested_jax.sweeps.lanes._interpreter import Layout, Path, float_bytes, masks_of
 from nested_jax.sweeps.lanes._rules import is_native
-from nested_jax.sweeps.lanes._sharing import follow, is_call, operations
+from nested_jax.sweeps.lanes._sharing import called, follow, operations
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -201,7 +201,7 @@ def _is_entered(eqn: Any) -> bool:
     name = eqn.primitive.name
     if name in CALLS or name == "scan":
         return False
-    return is_call(eqn) or name in ("while", "cond")
+    return called(eqn) is not None or name in ("while", "cond")
 
 
 def _pieces(mixed: np.ndarray, points: int) -> tuple[tuple[int, ...], ...]:

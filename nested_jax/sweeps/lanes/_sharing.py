@@ -69,7 +69,7 @@ def follow(
 
 
 def _outputs(eqn: Any, given: list[int], visit: Visit | None, times: float) -> list[int]:
-    name, inner = eqn.primitive.name, [*bodies(eqn)]
+    name = eqn.primitive.name
     if name == "scan":
         scan = scan_of(eqn)
         body, constants, carries = scan.body.jaxpr, scan.constants, scan.carries
@@ -80,12 +80,12 @@ def _outputs(eqn: Any, given: list[int], visit: Visit | None, times: float) -> l
         inputs = given[skipped:]
         return _loop(body.jaxpr, inputs, constants, len(inputs) - constants, visit, times)
     if name == "cond":
-        branches = [follow(body, given[1:], visit, times) for body in inner]
+        branches = [follow(body, given[1:], visit, times) for body in bodies(eqn)]
         return [_union([given[0], *masks]) for masks in zip(*branches, strict=True)]
     if name in CALLS:
         return follow(body_of(eqn)[0], given, visit, times)
-    if is_call(eqn):
-        return follow(inner[0], given, visit, times)
+    if (function := called(eqn)) is not None:
+        return follow(function, given, visit, times)
     depends = _union(given)
     if visit is not None:
         visit(eqn, depends, times)
@@ -99,7 +99,7 @@ def _loop(body, given, constants, carries, visit, times) -> list[int]:
         carried = slice(constants, constants + carries)
         joined = [a | b for a, b in zip(given[carried], outputs[:carries], strict=True)]
         if joined == given[carried]:
-            return follow(body, given, visit, times)
+            return outputs if visit is None else follow(body, given, visit, times)
         given[carried] = joined
 
 
@@ -110,12 +110,13 @@ def _union(masks: Sequence[int]) -> int:
     return union
 
 
-def is_call(eqn: Any) -> bool:
-    """Return whether an equation only calls the one function it holds, on its operands."""
-    inner = [*bodies(eqn)]
+def called(eqn: Any) -> Jaxpr | None:
+    """Return the function that an equation only calls, on its operands; None if it does more."""
     # The function of a reduction takes two scalars and runs many times.
-    reduces = eqn.primitive.name.startswith(REDUCTIONS)
-    return len(inner) == 1 and len(inner[0].invars) == len(eqn.invars) and not reduces
+    if eqn.primitive.name.startswith(REDUCTIONS):
+        return None
+    inner = [*bodies(eqn)]
+    return inner[0] if len(inner) == 1 and len(inner[0].invars) == len(eqn.invars) else None
 
 
 def operations(eqn: Any) -> int:
