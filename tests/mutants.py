@@ -64,6 +64,7 @@ TESTS = {
     " schedules/test_exact_steps",
     "schedules/_warmup.py": "schedules/test_schedules schedules/test_traced_schedules"
     " schedules/test_exact_steps",
+    "sweeps/_extension.py": "sweeps/test_extension",
     "transforms/_adam.py": "optimizers/test_adam [scale_by_adam",
     "transforms/_aggmo.py": "transforms/test_aggmo [scale_by_aggmo",
     "transforms/_clipping.py": "transforms/test_clipping [clip_by_block_rms",
@@ -78,7 +79,8 @@ TESTS = {
     "transforms/_metrics.py": "transforms/test_metrics [with_metrics",
     "transforms/_momentum.py": "optimizers/test_momentum [scale_by_accumulated_momentum",
     "transforms/_nested_momentum.py": "transforms/test_nested_momentum"
-    " transforms/test_nested_decays transforms/test_readouts [scale_by_nested_momentum",
+    " transforms/test_nested_decays transforms/test_readouts transforms/test_periods"
+    " [scale_by_nested_momentum",
     "transforms/_nesterov.py": "transforms/test_nesterov [scale_by_nesterov_momentum",
     "transforms/_periods.py": "transforms/test_periods [scale_by_nested_momentum",
     "transforms/_qhm.py": "transforms/test_qhm [scale_by_qhm",

@@ -31,7 +31,6 @@ from tests.oracles._momentum import momentum as momentum
 from tests.oracles._momentum import nesterov as nesterov
 from tests.oracles._momentum import nesterov_lookahead as nesterov_lookahead
 from tests.oracles._momentum import qhm as qhm
-from tests.oracles._momentum import sgd as sgd
 from tests.oracles._nested import cascade as cascade
 from tests.oracles._nested import matched_delay_decays as matched_delay_decays
 from tests.oracles._nested import nested_decays as nested_decays

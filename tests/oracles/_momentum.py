@@ -1,15 +1,9 @@
-"""Momentum in one buffer: SGD, heavy ball, Nesterov, AggMo, QHM."""
+"""Momentum in one buffer: heavy ball, Nesterov, AggMo, QHM."""
 
 import numpy as np
 
-from tests.oracles._schedules import multiplier, walk
+from tests.oracles._schedules import multiplier
 from tests.oracles._trees import at, per_tensor
-
-
-@per_tensor
-def sgd(theta, gradients, learning_rate, *, schedule=None):
-    """Step theta <- theta - eta_t alpha_t g."""
-    return walk(theta, gradients, learning_rate, schedule)
 
 
 @per_tensor
