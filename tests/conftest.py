@@ -19,9 +19,14 @@ if "NESTED_JAX_GPU" not in os.environ:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # Programs that were compiled before, in another module, on another worker or in an earlier run, are
 # found again: most of the suite's time is compilation, much of it of single operations.
-CACHE = Path(os.environ.get("NESTED_JAX_CACHE", Path(__file__).parents[1] / ".cache" / "jax"))
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+CACHE = {
+    "jax_compilation_cache_dir": os.environ.get(
+        "NESTED_JAX_CACHE", str(Path(__file__).parents[1] / ".cache" / "jax")
+    ),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+}
+for _name, _value in CACHE.items():
+    jax.config.update(_name, _value)
 # Two devices on any machine, so that sharded programs are really cut.
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -75,6 +80,9 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
     """Free the memory of what was compiled, some gigabytes in the end."""
+    # Experiments and benchmarks that ran in this process have a cache of their own.
+    for name, value in CACHE.items():
+        jax.config.update(name, value)
     yield
     jax.clear_caches()
     # Compilers work in threads, and the C library keeps what each has freed for that thread.

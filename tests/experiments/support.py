@@ -13,7 +13,10 @@ from experiments import __main__
 
 EXPERIMENTS = __main__.EXPERIMENTS
 every = pytest.mark.parametrize("name", EXPERIMENTS)
-SETTINGS = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_default_device")
+SETTINGS = (
+    *("jax_enable_x64", "jax_default_device"),
+    *("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"),
+)
 
 
 def run(*words):
