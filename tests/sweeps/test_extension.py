@@ -16,6 +16,7 @@ from nested_jax.sweeps.engine._store import MANIFEST
 from tests.sweeps.stored import GRID, chunks, run, sweep
 
 RATES, SEEDS = [0.1, 0.2, 0.3], [0, 1, 2]
+alone = jax.jit(run, static_argnames="word")
 
 
 def grid(word=("a", "bc"), rate=RATES, seed=SEEDS):
@@ -41,7 +42,7 @@ def assert_is_whole(results, whole):
     """Check a sweep in parts against the function itself, called at each point."""
     assert results.sizes == {**dict(zip(whole, whole.shape, strict=True)), "noise_0": 3}
     for at, point in zip(np.ndindex(*whole.shape), whole.points(), strict=True):
-        expected = run(**point)
+        expected = alone(**point)
         for name in ("loss", "noise"):
             # In another program, and so rounded differently.
             np.testing.assert_allclose(results[name].values[at], expected[name], rtol=1e-5)
@@ -59,8 +60,7 @@ LARGER = {
 }
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("case", LARGER)
+@pytest.mark.parametrize(("case", "devices"), [*((case, 1) for case in LARGER), ("all axes", 2)])
 def test_only_new_points_are_computed(tmp_path, runs, case, devices):
     whole, parts = LARGER[case]
     first = sweep(tmp_path, devices=jax.devices()[:1])
@@ -100,11 +100,11 @@ def test_a_store_may_be_extended_again_and_another_way(tmp_path, runs):
     assert not runs
 
 
-@pytest.mark.parametrize("lost", range(7))
+@pytest.mark.parametrize("lost", [0, 1, 4, 5])
 def test_a_killed_extension_goes_on_with_the_same_bits(tmp_path, runs, lost):
     """Whatever an extension had written when it was killed, the rest comes out as it was."""
     larger = grid(rate=[*RATES, 0.4], seed=[*SEEDS, 3, 4])
-    whole = sweep(tmp_path / "whole")
+    sweep(tmp_path / "whole")
     whole = sweep(tmp_path / "whole", grid=larger)
     sweep(tmp_path / "killed")
     sweep(tmp_path / "killed", grid=larger)
