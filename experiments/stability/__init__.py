@@ -7,7 +7,7 @@ the stationary loss of every cascade from its transfer function alone; runs over
 them. The first conjecture is tested where every level count is stable: with matched delays, and
 with a learning rate tuned for each combination.
 
-    python -m experiments stability            # about 5 minutes on 2 CPU cores
+    python -m experiments stability            # about 6 minutes on 2 CPU cores
     python -m experiments stability --quick    # below a minute: a smoke test
 
 Expected of the default, with 32 seeds: with equal decays, runs with up to 5 levels converge, 6 are
@@ -23,7 +23,7 @@ from experiments.stability.config import QUICK, Config, check
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="Why do momentum levels diverge, and does matching the data's levels help?",
-    duration="about 5 minutes on 2 CPU cores",
+    duration="about 6 minutes on 2 CPU cores",
     config=Config,
     parts=("growth", "thresholds", "tuning", "losses"),
     check=check,
