@@ -13,7 +13,7 @@ rates and two seeds, and the new grid three of each:
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from nested_jax.sweeps.engine import Store
 from nested_jax.sweeps.grid import Axis, Grid, plain, restricted
 
 # Positions along each axis of a grid: a product of some of its points.
-Block = tuple[tuple[int, ...], ...]
+Block = tuple[Sequence[int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def parts_of(grid: Grid, store: Store | None) -> list[Part]:
     Raises:
         ValueError, OSError: If the store cannot be read.
     """
-    whole: Block = tuple(tuple(range(length)) for length in grid.shape)
+    whole: Block = tuple(map(range, grid.shape))
     block = None if store is None else _block_of(grid, store)
     if store is None or block in (None, whole):
         return [Part(grid, whole, store)]
@@ -86,10 +86,10 @@ def _block_of(grid: Grid, store: Store) -> Block | None:
     return None if None in along else tuple(at for at in along if at is not None)
 
 
-def _positions(axis: Axis, described: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _positions(axis: Axis, described: Mapping[str, Any]) -> Sequence[int] | None:
     """Return where an axis has the points that a manifest lists; None if it lacks one."""
     if described == axis.describe():
-        return tuple(range(axis.size))
+        return range(axis.size)
     # Of a long axis the manifest has a hash alone.
     if described.keys() != axis.columns.keys() or not all(
         isinstance(column, list) for column in described.values()
