@@ -64,7 +64,6 @@ TESTS = {
     " schedules/test_exact_steps",
     "schedules/_warmup.py": "schedules/test_schedules schedules/test_traced_schedules"
     " schedules/test_exact_steps",
-    "sweeps/_extension.py": "sweeps/test_extension",
     "transforms/_adam.py": "optimizers/test_adam [scale_by_adam",
     "transforms/_aggmo.py": "transforms/test_aggmo [scale_by_aggmo",
     "transforms/_clipping.py": "transforms/test_clipping [clip_by_block_rms",
