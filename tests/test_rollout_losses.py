@@ -61,7 +61,7 @@ def test_first_step_beyond_the_bound():
     trace = run(jnp.asarray(script), bounds)
     np.testing.assert_array_equal(trace.diverged_at, [first for _, _, first in cases])
     np.testing.assert_array_equal(trace.diverged, [first >= 0 for _, _, first in cases])
-    # What happened before the end of the warm-up is in no mean; later it is kept as it is.
+    # The mean leaves out the steps of the warm-up and keeps every later one unchanged.
     np.testing.assert_allclose(trace.mean_loss, script[:, 10:].mean(1), rtol=FLOAT32_RTOL)
 
 

@@ -123,7 +123,7 @@ class Chunked:
             for index, stored in kept.load(mine, origin, structure):
                 bar.add(job.place(index, results, stored), axes)
                 del missing[index]
-        # All of the grid, or the share of this process, as it is in this part.
+        # A process that computes a share of this part is taken to compute that share of the grid.
         alone = len(mine) == job.chunks
         share = 1.0 if alone else sum(map(job.runs, mine)) / job.grid.size
         bar.running(round(self.grid.size * share))

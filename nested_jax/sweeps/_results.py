@@ -102,7 +102,7 @@ def stored_chunks(store: str | os.PathLike[str], grid: Grid) -> tuple[int, int]:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If `store` is neither new nor a store, or holds a sweep of another grid.
+        ValueError: If `store` is neither new nor a store, or has points that `grid` lacks.
         OSError: If it cannot be read.
 
     Example:

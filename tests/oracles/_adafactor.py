@@ -44,7 +44,8 @@ def factored_directions(
     """Return U_t = g / sqrt(V_t), unclipped (Shazeer & Stern 2018, Alg. 4 and 5).
 
     beta2_t = 1 - t^-c with c = `decay_rate` (section 7.2), or the constant `b2`; at most `b2_cap`.
-    There is no bias correction: beta2_1 = 0 makes it needless, and a constant b2 goes without.
+    There is no bias correction. With the schedule none is needed, because beta2_1 = 0; with a
+    constant b2 the paper has none.
     """
     dims = dims_to_factor(np.shape(gradients[0]), min_dim_size_to_factor, factored_dims)
     row = col = v = 0.0

@@ -30,7 +30,7 @@ def drifting_regression(
     """
     w, world = 2.0 * model_init, [*data_init, None]
     levels, losses = [np.zeros_like(w)] * (len(decays) + 1), []
-    # Divergence is a result of this experiment, so overflow is no warning.
+    # Divergence is a result of this experiment, so an overflow is not a warning.
     with np.errstate(over="ignore", invalid="ignore"):
         for delta, x, epsilon in zip(drift, inputs, noise, strict=True):
             world = advance(world, [data_decay] * len(data_init), delta)

@@ -89,7 +89,7 @@ def warmup_linear_decay(total: int, *, warmup_steps: int, floor: float = 0.0) ->
 
 
 def with_warmup(schedule: Schedule, steps: int) -> Schedule:
-    """Multiply a schedule by min(1, (step + 1) / steps); `steps` = 0 is no warm-up.
+    """Multiply a schedule by min(1, (step + 1) / steps); `steps` = 0 means no warm-up.
 
     The ramp starts at 1/steps, not at 0, and is 1 first at step `steps` - 1. The inner schedule is
     not delayed: both clocks start at step 0, and the cycle is the inner one's.

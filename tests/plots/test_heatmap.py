@@ -1,4 +1,4 @@
-"""Tests of heat maps: what is drawn is what was given, and each kind of cell is told apart."""
+"""Tests of heat maps: each cell shows its value, and each kind of cell its own colors."""
 
 import itertools
 

@@ -49,19 +49,30 @@ def bars(monkeypatch):
     return made
 
 
-@pytest.fixture
-def computed(monkeypatch):
-    """Return a list to which every chunk that is computed adds its index."""
-    indices = []
+def listening(monkeypatch, told):
+    """Return a list to which every chunk that is computed adds `told(job, index)`."""
+    heard = []
     evaluate = LocalDevices.evaluate
 
     def listen(self, job, missing, *programs):
         missing = [*missing]
-        indices.extend(missing)
+        heard.extend(told(job, index) for index in missing)
         return evaluate(self, job, missing, *programs)
 
     monkeypatch.setattr(LocalDevices, "evaluate", listen)
-    return indices
+    return heard
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Return a list to which every chunk that is computed adds its index."""
+    return listening(monkeypatch, lambda job, index: index)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Return a list to which every chunk that is computed adds its number of runs."""
+    return listening(monkeypatch, lambda job, index: job.runs(index))
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 
 import nested_jax as nj
 from nested_jax.sweeps import _extension
-from nested_jax.sweeps.engine._local import LocalDevices
 from nested_jax.sweeps.engine._store import MANIFEST
 from tests.sweeps.stored import GRID, chunks, run, sweep
 
@@ -21,21 +20,6 @@ alone = jax.jit(run, static_argnames="word")
 
 def grid(word=("a", "bc"), rate=RATES, seed=SEEDS):
     return nj.Grid(word=word, rate=rate, seed=seed)
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """Return a list to which every chunk that is computed adds its number of runs."""
-    counts = []
-    evaluate = LocalDevices.evaluate
-
-    def listen(self, job, missing, *programs):
-        missing = [*missing]
-        counts.extend(map(job.runs, missing))
-        return evaluate(self, job, missing, *programs)
-
-    monkeypatch.setattr(LocalDevices, "evaluate", listen)
-    return counts
 
 
 def assert_is_whole(results, whole):
