@@ -40,6 +40,24 @@ def quiet():
     optuna.logging.set_verbosity(before)
 
 
+@pytest.fixture
+def database(tmp_path):
+    """Function that opens the same SQLite file anew; all connections to it are closed at the end.
+
+    One that is left open warns when it is collected, in Python 3.13.
+    """
+    opened = []
+
+    def open_():
+        opened.append(optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db"))
+        return opened[-1]
+
+    yield open_
+    for storage in opened:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def test_each_trial_has_the_value_of_its_point_and_one_program_does_all(compilations):
     study = study_of()
     optimize(study, bowl, SPACE, metric="loss", trials=21, batch=8)
@@ -69,7 +87,7 @@ def test_the_same_call_continues_a_study(monkeypatch):
     assert len(study_of(storage).trials) == 7
 
 
-def test_a_killed_study_goes_on_from_its_database(monkeypatch, tmp_path):
+def test_a_killed_study_goes_on_from_its_database(monkeypatch, database):
     """A study that dies without telling its last batch: these trials do not count."""
 
     class KilledError(BaseException):
@@ -78,21 +96,20 @@ def test_a_killed_study_goes_on_from_its_database(monkeypatch, tmp_path):
     def kill(*_, **__):
         raise KilledError
 
-    url = f"sqlite:///{tmp_path}/study.db"
     choices = {"word": CategoricalDistribution(["a", "bc"]), "x": RANGE}
 
     def run(word, x):
         return {"loss": len(word) * x**2}
 
-    optimize(study_of(url), run, choices, metric="loss", trials=4, batch=4)
-    study = study_of(url)
+    optimize(study_of(database()), run, choices, metric="loss", trials=4, batch=4)
+    study = study_of(database())
     with monkeypatch.context() as patch:
         patch.setattr("nested_jax.sweeps.optuna.sweep", kill)
         patch.setattr(study, "tell", kill)
         with pytest.raises(KilledError):
             optimize(study, run, choices, metric="loss", trials=8, batch=4)
-    optimize(study_of(url), run, choices, metric="loss", trials=8, batch=4)
-    trials = study_of(url).trials
+    optimize(study_of(database()), run, choices, metric="loss", trials=8, batch=4)
+    trials = study_of(database()).trials
     states = [trial.state for trial in trials]
     done, running = TrialState.COMPLETE, TrialState.RUNNING
     assert states == [done] * 4 + [running] * 4 + [done] * 4
