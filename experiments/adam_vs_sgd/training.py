@@ -1,6 +1,7 @@
 """A training run: the network, how it starts, what it learns, and how it is evaluated."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -68,7 +69,7 @@ def start(
     loss = loss or (lambda params, *examples: evaluate(networks[0], params, *examples)[0])
     examples = training_set(images)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=models.DRAWS)
     def drawn(key):
         key_params, key_draws = jax.random.split(jax.random.fold_in(key, PURPOSES.index(purpose)))
         keys = jax.random.split(key_params, runs)

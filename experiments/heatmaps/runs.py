@@ -199,7 +199,7 @@ def chance(config: Config, images: Images) -> tuple[Any, jax.Array]:
         return problem.init(key_model)[0], draws
 
     seeds = jnp.arange(config.seed, config.seed + config.seeds)
-    return jax.jit(jax.vmap(of_seed))(seeds)
+    return jax.jit(jax.vmap(of_seed), compiler_options=models.DRAWS)(seeds)
 
 
 def function(config: Config, images: Images, variant: Variant, chance: Any) -> Partial:
