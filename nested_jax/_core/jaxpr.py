@@ -37,6 +37,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "dynamic_slice": ("slice_sizes",),
     "iota": ("dimension", "dtype"),
     "pad": ("padding_config",),
+    "random_bits": ("shape",),
     "reshape": ("new_sizes", "dimensions"),
     "slice": ("start_indices", "limit_indices", "strides"),
     "squeeze": ("dimensions",),

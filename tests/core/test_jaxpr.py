@@ -44,6 +44,10 @@ def in_a_while(a, b):
     return {"y": lax.while_loop(lambda x: x < 10, lambda x: x + a, b)}
 
 
+def a_draw(a, b):
+    return {"y": a + b * jax.random.normal(jax.random.key(0), (2, 3))}
+
+
 def first(function, name, *arguments):
     """Return the first equation of a primitive in the jaxpr of a function."""
     program = jax.make_jaxpr(function)(*arguments)
@@ -52,7 +56,7 @@ def first(function, name, *arguments):
 
 def program_with(name):
     """Return the swept function that has the primitive."""
-    return in_a_while if name == "while" else everything
+    return {"while": in_a_while, "random_bits": a_draw}.get(name, everything)
 
 
 # --- Every item is where it is looked for ---
@@ -107,6 +111,7 @@ def test_parameters_mean_what_is_read():
     assert of(lambda x: lax.dynamic_slice(x, (1,), (2,)), "dynamic_slice", 3) == [(2,)]
     assert of(lambda: lax.broadcasted_iota(jnp.int32, (2, 3), 1), "iota") == [1, jnp.int32]
     assert of(lambda x: lax.pad(x, 0.0, [(1, 2, 0)]), "pad", 3) == [((1, 2, 0),)]
+    assert of(lambda: jax.random.bits(jax.random.key(0), (2, 3)), "random_bits") == [(2, 3)]
     assert of(lambda x: lax.reshape(x, (3, 2)), "reshape", (2, 3)) == [(3, 2), None]
     assert of(lambda x: lax.slice(x, (1,), (3,), (2,)), "slice", 3) == [(1,), (3,), (2,)]
     assert of(lambda x: lax.squeeze(x, (1,)), "squeeze", (3, 1)) == [(1,)]
@@ -225,8 +230,8 @@ def fresh(function):
 
 @functools.cache
 def vmapped(function):
-    columns = tuple({name: np.float32(values)} for name, values in AXES.items())
-    return _tracing.evaluate((), None, jax.tree_util.Partial(fresh(function)), columns)
+    along_b = jax.vmap(function, (None, 0))
+    return jax.jit(jax.vmap(along_b, (0, None)))(*map(np.float32, AXES.values()))
 
 
 def assert_swept_with_one_warning(function, match):
@@ -260,17 +265,24 @@ def edited(jaxpr, edit):
 
 
 def change_params(monkeypatch, edit):
-    """Let a sweep see jaxprs with other parameters; JAX itself keeps the true ones."""
-    trace = _tracing.trace
+    """Let a sweep read jaxprs with other parameters; JAX itself keeps the true ones."""
+    trace, in_lanes, flat = _tracing.trace, _tracing.evaluate_in_lanes, _tracing.with_flat_draws
+
+    def changed(program):
+        return types.SimpleNamespace(jaxpr=edited(program.jaxpr, edit), consts=program.consts)
 
     def traced(*arguments):
         true = trace(*arguments)
-        jaxpr = edited(true.jaxpr.jaxpr, edit)
-        program = types.SimpleNamespace(jaxpr=jaxpr, consts=true.jaxpr.consts)
-        return types.SimpleNamespace(jaxpr=program, out_info=true.out_info)
+        return types.SimpleNamespace(jaxpr=changed(true.jaxpr), out_info=true.out_info)
 
-    for module in (_examination, _job, _survey, _tracing):
+    def read_and_flat(program):
+        flat(changed(program))
+        return flat(program)
+
+    for module in (_examination, _job, _survey):
         monkeypatch.setattr(module, "trace", traced)
+    monkeypatch.setattr(_tracing, "evaluate_in_lanes", lambda p, *rest: in_lanes(changed(p), *rest))
+    monkeypatch.setattr(_tracing, "with_flat_draws", read_and_flat)
 
 
 def without(primitive, *names):

@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from nested_jax._core.checks import recording
 from nested_jax._core.jaxpr import or_else
 from nested_jax._core.stages import Stages, in_one_go
+from nested_jax.sweeps.engine._draws import with_flat_draws
 from nested_jax.sweeps.lanes import Layout, evaluate_in_lanes
 
 
@@ -86,28 +87,35 @@ def evaluate(
 ) -> dict[str, jax.Array]:
     """Evaluate `run` on the product of the axes, which lead the results in their order.
 
-    With a layout, the points are lanes; without one, they are vmapped.
+    With a layout, the points are lanes; without one, they are vmapped, and draw vectors.
     """
 
-    def in_lanes():
-        assert layout is not None
-        traced = trace(static, run, columns)
-        program, structure = traced.jaxpr, traced.out_info[0]
-        axes, carried = split(columns)
-        bound = jax.tree.leaves(run)
-        outputs = evaluate_in_lanes(program, bound, axes, layout, carried or ())
-        return jax.tree.unflatten(jax.tree.structure(structure), outputs)
-
-    def vmapped():
-        def point(*axes):
-            return _point(static, run, axes)[0]
-
+    def over_points(point):
         for i in reversed(range(len(split(columns)[0]))):
             along = [j == i or isinstance(x, Carried) for j, x in enumerate(columns)]
             point = _along_an_axis(point, along, len(jax.tree.leaves(columns[i])[0]))
         return point(*columns)
 
-    return vmapped() if layout is None else or_else(in_lanes, vmapped)
+    def vmapped():
+        return over_points(lambda *axes: _point(static, run, axes)[0])
+
+    def drawing_vectors():
+        from jax.extend.core import jaxpr_as_fun  # Slow to import.
+
+        function = jaxpr_as_fun(with_flat_draws(program))
+        return over_points(lambda *axes: structured(function(*bound, *jax.tree.leaves(axes))))
+
+    def in_lanes():
+        assert layout is not None
+        axes, carried = split(columns)
+        return structured(evaluate_in_lanes(program, bound, axes, layout, carried or ()))
+
+    def structured(outputs):
+        return jax.tree.unflatten(jax.tree.structure(traced.out_info[0]), outputs)
+
+    traced = trace(static, run, columns)
+    program, bound = traced.jaxpr, jax.tree.leaves(run)
+    return or_else(drawing_vectors if layout is None else in_lanes, vmapped)
 
 
 def _along_an_axis(
