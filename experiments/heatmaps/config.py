@@ -26,7 +26,7 @@ class Config:
     """Examples per step."""
     steps: lab.Count = 1024
     """Steps of each training in the heatmaps; the lengths that are compared are around it."""
-    seeds: lab.Several = 6
+    seeds: lab.Several = 5
     """Trainings of each cell, at least 2; all cells share their seeds."""
     seed: lab.Seed = 0
     quick: lab.Quick = False

@@ -36,7 +36,7 @@ EVALUATED = 1000
 """Examples that are evaluated at once, at most."""
 UNTRAINED = 1.05
 """A training diverged if its loss ends above this multiple of the untrained network's loss."""
-CHUNK, QUICK_CHUNK = 18, 66
+CHUNK, QUICK_CHUNK = 20, 66
 """Trainings per chunk on a CPU: to find the best size takes another compilation of each part."""
 
 
