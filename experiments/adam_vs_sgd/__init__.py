@@ -38,7 +38,7 @@ from experiments.adam_vs_sgd.config import FULL, QUICK, Config, check_images
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="Is Adam still better than SGD once both are tuned?",
-    duration="about 10 minutes on 2 CPU cores, with `--quick` less than one",
+    duration="about 9 minutes on 2 CPU cores, with `--quick` less than one",
     config=Config,
     parts=(
         "online",
