@@ -135,7 +135,7 @@ WRONG = {
         ("steps", 0.5, "be an integer of at least 1, got '0.5'."),
         ("seeds", 1, "be an integer of at least 2, got 1."),
         ("seed", -1, "be an integer of at least 0, got -1."),
-        ("seed", 2**31, f"be less than {2**31 - 6}, got {2**31}."),
+        ("seed", 2**31, f"be less than {2**31 - 5}, got {2**31}."),
         ("activation", "gelu", "be one of 'relu', 'tanh', 'sigmoid', "),
         ("initialisation", "big", "be one of 'he', 'lecun', "),
     ],

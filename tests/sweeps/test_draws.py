@@ -144,3 +144,16 @@ def test_a_sweep_draws_vectors():
     columns = ({"seed": np.int32([3, 5])},)
     program = jax.make_jaxpr(lambda *axes: evaluate((), None, Partial(kernel), axes))(*columns)
     assert {len(eqn.params["shape"]) for eqn in draws(program)} == {1}
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 5]])
+def test_constant_results_keep_their_types(seeds):
+    constants = {"steps": 4, "rate": 0.5, "small": np.int8(3), "found": np.bool_(True)}
+
+    def run(seed):
+        return {**constants, "drawn": jax.random.normal(jax.random.key(seed), SHAPE)}
+
+    results = nj.sweep(run, nj.Grid(seed=seeds))
+    for name, value in constants.items():
+        assert results[name].dtype == jnp.asarray(value).dtype
+        assert (results[name] == value).all()

@@ -111,7 +111,10 @@ def evaluate(
         return structured(evaluate_in_lanes(program, bound, axes, layout, carried or ()))
 
     def structured(outputs):
-        return jax.tree.unflatten(jax.tree.structure(traced.out_info[0]), outputs)
+        leaves, structure = jax.tree.flatten(traced.out_info[0])
+        # A result that is a constant of the program may be a number and not an array.
+        arrays = [jnp.asarray(x, y.dtype) for x, y in zip(outputs, leaves, strict=True)]
+        return jax.tree.unflatten(structure, arrays)
 
     traced = trace(static, run, columns)
     program, bound = traced.jaxpr, jax.tree.leaves(run)
