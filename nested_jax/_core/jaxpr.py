@@ -1,15 +1,16 @@
 """The only module that reads jaxpr internals, which JAX may change in any release.
 
-`sweep` reads the jaxpr of the swept function to find the work that runs share and to choose a
-layout. `theory` reads which part of a state an output depends on. Each function below reads one
-item and states what it needs and since which JAX version. If the item is missing, the function
-raises a `LookupError` that names it, and `sweep` falls back to `jax.vmap` with one warning
+`sweep` reads the jaxpr of the swept function to find the work that runs share, to choose a layout
+and to draw vectors. `theory` reads which part of a state an output depends on. Each function below
+reads one item and states what it needs and since which JAX version. If the item is missing, the
+function raises a `LookupError` that names it, and `sweep` falls back to `jax.vmap` with one warning
 (`or_else`). tests/core/test_jaxpr.py has a test for every item, by name.
 
 The code also relies on these properties of JAX 0.10 and later:
 
-- A jaxpr has `constvars`, `invars`, `eqns` and `outvars`. An equation has `primitive`, `invars`,
-  `outvars`, `params` and `effects`. Each operand has an `aval` with `shape` and `dtype`.
+- A jaxpr has `constvars`, `invars`, `eqns`, `outvars` and `replace`. An equation has `primitive`,
+  `invars`, `outvars`, `params`, `effects` and `replace`. Each operand has an `aval`
+  with `shape` and `dtype`.
 - A variable is the same object wherever it is used.
 - `primitive.bind` takes operands and parameters. `multiple_results` says whether it returns a list.
 

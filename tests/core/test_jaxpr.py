@@ -62,12 +62,12 @@ def program_with(name):
 # --- Every item is where it is looked for ---
 
 
-@pytest.mark.parametrize("name", ["constvars", "invars", "eqns", "outvars"])
+@pytest.mark.parametrize("name", ["constvars", "invars", "eqns", "outvars", "replace"])
 def test_a_jaxpr_has(name):
     assert hasattr(jax.make_jaxpr(everything)(0.5, 0.5).jaxpr, name)
 
 
-@pytest.mark.parametrize("name", ["primitive", "invars", "outvars", "params", "effects"])
+@pytest.mark.parametrize("name", ["primitive", "invars", "outvars", "params", "effects", "replace"])
 def test_an_equation_has(name):
     assert hasattr(first(everything, "scan", 0.5, 0.5), name)
 
