@@ -186,8 +186,7 @@ def parts(images: Images) -> tuple[Any, Any]:
 def chance(config: Config, images: Images) -> tuple[Any, jax.Array]:
     """Return initial parameters and batches of all seeds, which all variants share.
 
-    They are drawn once: a random number generator in each program would take longer to compile than
-    the rest of it.
+    They are drawn once, so that no other program has to compile a random number generator.
     """
     model = network(config, images)
     few = images.train_images[:1], images.train_labels[:1]
