@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 import nested_jax as nj
 from nested_jax._core.jaxpr import all_eqns
 from nested_jax.sweeps.engine._draws import with_flat_draws
-from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.engine._tracing import evaluate, program_of
 
 SHAPE = (7, 3)
 
@@ -142,8 +142,10 @@ def test_a_swept_network_begins_with_the_bits_of_one_that_is_not_swept():
 
 def test_a_sweep_draws_vectors():
     columns = ({"seed": np.int32([3, 5])},)
-    program = jax.make_jaxpr(lambda *axes: evaluate((), None, Partial(kernel), axes))(*columns)
-    assert {len(eqn.params["shape"]) for eqn in draws(program)} == {1}
+    run = Partial(kernel)
+    program = program_of((), run, columns)
+    swept = jax.make_jaxpr(lambda *axes: evaluate((), None, program, run, axes))(*columns)
+    assert {len(eqn.params["shape"]) for eqn in draws(swept)} == {1}
 
 
 @pytest.mark.parametrize("seeds", [[3], [3, 5]])

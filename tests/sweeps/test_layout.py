@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 import nested_jax as nj
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._local import LocalDevices
-from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.engine._tracing import evaluate, program_of
 from nested_jax.sweeps.lanes import _layout
 
 RTOL = 1e-12  # Some steps of float64, each a few roundings.
@@ -36,7 +36,8 @@ def layout_of(run, **axes):
 def outputs(job, layout, index=0):
     """Return a chunk's outputs."""
     columns = job.columns(index)
-    lowered = evaluate.lower((), layout, job.run, columns)
+    program = program_of((), job.run, columns)
+    lowered = evaluate.lower((), layout, program, job.run, columns)
     # What LLVM makes of it is tested with whole sweeps: most of the time of a test is its.
     program = lowered.compile({"xla_backend_optimization_level": 0})
     return jax.device_get(program(job.run, columns))
@@ -210,7 +211,9 @@ def test_bits_do_not_depend_on_the_number_of_devices(small, chunk):
     for index in range(job.chunks):
         for name, value in first[index].items():
             np.testing.assert_array_equal(second[index][name], value)
-            expected = np.asarray(evaluate((), None, job.run, job.columns(index))[name])
+            columns = job.columns(index)
+            program = program_of((), job.run, columns)
+            expected = np.asarray(evaluate((), None, program, job.run, columns)[name])
             np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
@@ -229,7 +232,9 @@ def sines_of(levels):
         return {"x": lax.scan(step, jnp.arange(3.0), length=4)[0]}
 
     job = job_of(run, levels=levels, rate=[0.1, 0.2])
-    lowered = evaluate.lower((), job.layouts("cpu")[0], job.run, job.columns(0))
+    columns = job.columns(0)
+    program = program_of((), job.run, columns)
+    lowered = evaluate.lower((), job.layouts("cpu")[0], program, job.run, columns)
     return lowered.compile().as_text().count(" sine(")
 
 

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import nested_jax as nj
-from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.engine._tracing import evaluate, program_of
 from tests.sweeps.test_layout import assert_is_vmap, job_of, layout_of, loop
 
 
@@ -87,7 +87,8 @@ def test_signs_of_zero_are_told_apart(x64, small, zero):
     job = job_of(inverse_of_sum, axis=nj.zipped(a=[zero, zero]), rate=RATES)
     (layout,) = job.layouts("cpu")
     assert len(layout.alike[0]) == 1
-    inverse = evaluate((), layout, job.run, job.columns(0))["x"]
+    program = program_of((), job.run, job.columns(0))
+    inverse = evaluate((), layout, program, job.run, job.columns(0))["x"]
     np.testing.assert_array_equal(inverse, np.full((2, 3), math.copysign(math.inf, zero)))
 
 

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from nested_jax._core.jaxpr import all_eqns
-from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.engine._tracing import evaluate, program_of
 
 LENGTHS = [*itertools.product([1, 3], repeat=3)]
 RTOL = 1e-6  # Five operations in float32.
@@ -66,8 +66,9 @@ def test_an_axis_of_one_point_is_not_in_the_program():
 
     def ranks(lengths):
         columns = tuple({name: jnp.ones(n)} for name, n in zip("ab", lengths, strict=True))
-        program = evaluate.trace((), None, Partial(multiply), columns).jaxpr
-        dots = [e for e in all_eqns(program.jaxpr) if "dot" in e.primitive.name]
+        run = Partial(multiply)
+        traced = evaluate.trace((), None, program_of((), run, columns), run, columns)
+        dots = [e for e in all_eqns(traced.jaxpr.jaxpr) if "dot" in e.primitive.name]
         return [eqn.outvars[0].aval.ndim for eqn in dots]
 
     assert [ranks(lengths) for lengths in [(1, 1), (1, 3), (3, 1), (3, 3)]] == [[2], [3], [3], [4]]

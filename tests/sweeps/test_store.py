@@ -222,16 +222,16 @@ def test_a_store_of_another_layout_is_refused(tmp_path):
     nj.sweep(run, grid, store=tmp_path, layout="vmap")
 
 
-def test_a_stored_sweep_traces_a_function_twice(tmp_path):
+def test_a_stored_sweep_traces_a_function_once(tmp_path):
     calls = []
 
     def run(x):
         calls.append(x)
         return {"loss": jnp.sin(x)}
 
-    # Once for all checks and the fingerprint, once within the program of the devices.
+    # For all checks, the fingerprint and the program of the devices together.
     nj.sweep(run, nj.Grid(x=[1.0, 2.0]), store=tmp_path, devices=jax.devices()[:2])
-    assert len(calls) == 2
+    assert len(calls) == 1
 
 
 def test_a_store_of_other_precision_or_versions_is_refused(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from nested_jax.sweeps.engine._tracing import evaluate
+from nested_jax.sweeps.engine._tracing import evaluate, program_of
 from nested_jax.sweeps.grid import column_in_jax
 from nested_jax.sweeps.lanes._interpreter import Layout
 
@@ -26,9 +26,10 @@ def in_jax(axes):
 
 def values(run, layout, columns):
     """Return the outputs of `run` on the product of the axes."""
-    lowered = evaluate.lower((), layout, Partial(run), columns)
+    run = Partial(run)
+    lowered = evaluate.lower((), layout, program_of((), run, columns), run, columns)
     # What LLVM makes of it is tested with whole sweeps: most of the time of a test is its.
-    return lowered.compile({"xla_backend_optimization_level": 0})(Partial(run), columns)
+    return lowered.compile({"xla_backend_optimization_level": 0})(run, columns)
 
 
 def assert_is_vmap(run, layout=IN_PIECES, axes=AXES, rtol=RTOL, atol=ATOL):

@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from nested_jax._core.jaxpr import or_else
 from nested_jax.sweeps.engine._chunks import check_memory, plan
 from nested_jax.sweeps.engine._job import Job
-from nested_jax.sweeps.engine._tracing import Columns, Static, evaluate
+from nested_jax.sweeps.engine._tracing import Columns, Program, Static, evaluate, program_of
 from nested_jax.sweeps.grid import Grid
 from nested_jax.sweeps.lanes import Layout
 
@@ -133,7 +133,9 @@ class LocalDevices:
     def _compiled(self, job: Job, static: int, run: Partial, columns: Columns) -> Any:
         """Return the program for one chunk per device; compiled once per shape."""
         layout = job.layouts(self.platform)[static]
-        lowered = _wave.lower(self._mesh, job.statics[static], layout, run, columns)
+        # One chunk's columns: shapes are read, and no numbers.
+        program = program_of(job.statics[static], job.run, job.sample(static)[1])
+        lowered = _wave.lower(self._mesh, job.statics[static], layout, program, run, columns)
         if layout is None:
             return lowered.compile()
         return or_else(partial(lowered.compile, LANES_OPTIONS), lowered.compile)
@@ -171,15 +173,20 @@ class LocalDevices:
         return self.devices[0].platform == "cpu"
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _wave(
-    mesh: Mesh, static: Static, layout: Layout | None, run: Partial, columns: Columns
+    mesh: Mesh,
+    static: Static,
+    layout: Layout | None,
+    program: Program,
+    run: Partial,
+    columns: Columns,
 ) -> dict[str, jax.Array]:
     """Evaluate one chunk per device; columns and results have a leading device axis."""
 
     def on_device(run, columns):
         columns = jax.tree.map(lambda x: x[0], columns)
-        return jax.tree.map(lambda x: x[None], evaluate(static, layout, run, columns))
+        return jax.tree.map(lambda x: x[None], evaluate(static, layout, program, run, columns))
 
     whole, run_axis = PartitionSpec(), PartitionSpec("run")
     return jax.shard_map(

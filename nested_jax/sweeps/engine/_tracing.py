@@ -81,13 +81,35 @@ def trace(static: Static, run: Partial, columns: Columns) -> Any:
     return _point.trace(static, run, tuple(map(scalars, columns)))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+class Program(NamedTuple):
+    """The swept function at one point, traced: hashable, so that a larger trace may hold it.
+
+    Attributes:
+        jaxpr: Its inputs are the bound arrays, then the columns of each axis.
+        structure: The tree of its outputs.
+        dtypes: Of each output.
+    """
+
+    jaxpr: Any
+    structure: Any
+    dtypes: tuple[Any, ...]
+
+
+def program_of(static: Static, run: Partial, columns: Columns) -> Program:
+    """Return the program of `run` at one point of a chunk."""
+    traced = trace(static, run, columns)
+    leaves, structure = jax.tree.flatten(traced.out_info[0])
+    return Program(traced.jaxpr, structure, tuple(leaf.dtype for leaf in leaves))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def evaluate(
-    static: Static, layout: Layout | None, run: Partial, columns: Columns
+    static: Static, layout: Layout | None, program: Program, run: Partial, columns: Columns
 ) -> dict[str, jax.Array]:
     """Evaluate `run` on the product of the axes, which lead the results in their order.
 
-    With a layout, the points are lanes; without one, they are vmapped, and draw vectors.
+    With a layout, the points are lanes; without one, they are vmapped, and draw vectors. Either way
+    it is `program` that is evaluated: to trace `run` again would take as long as the first time.
     """
 
     def over_points(point):
@@ -102,22 +124,20 @@ def evaluate(
     def drawing_vectors():
         from jax.extend.core import jaxpr_as_fun  # Slow to import.
 
-        function = jaxpr_as_fun(with_flat_draws(program))
+        function = jaxpr_as_fun(with_flat_draws(program.jaxpr))
         return over_points(lambda *axes: structured(function(*bound, *jax.tree.leaves(axes))))
 
     def in_lanes():
         assert layout is not None
         axes, carried = split(columns)
-        return structured(evaluate_in_lanes(program, bound, axes, layout, carried or ()))
+        return structured(evaluate_in_lanes(program.jaxpr, bound, axes, layout, carried or ()))
 
     def structured(outputs):
-        leaves, structure = jax.tree.flatten(traced.out_info[0])
         # A result that is a constant of the program may be a number and not an array.
-        arrays = [jnp.asarray(x, y.dtype) for x, y in zip(outputs, leaves, strict=True)]
-        return jax.tree.unflatten(structure, arrays)
+        arrays = [jnp.asarray(x, dtype) for x, dtype in zip(outputs, program.dtypes, strict=True)]
+        return jax.tree.unflatten(program.structure, arrays)
 
-    traced = trace(static, run, columns)
-    program, bound = traced.jaxpr, jax.tree.leaves(run)
+    bound = jax.tree.leaves(run)
     return or_else(drawing_vectors if layout is None else in_lanes, vmapped)
 
 
