@@ -13,7 +13,7 @@ from jax import lax
 import nested_jax as nj
 from nested_jax import theory
 from nested_jax._core import jaxpr as _jaxpr
-from nested_jax.sweeps.engine import _examination, _job, _local, _survey, _tracing
+from nested_jax.sweeps.engine import _evaluation, _examination, _job, _local, _survey, _tracing
 from nested_jax.sweeps.lanes import _interpreter, _layout, _sharing
 
 STEPS = 100  # From here on lanes pay.
@@ -266,7 +266,11 @@ def edited(jaxpr, edit):
 
 def change_params(monkeypatch, edit):
     """Let a sweep read jaxprs with other parameters; JAX itself keeps the true ones."""
-    trace, in_lanes, flat = _tracing.trace, _tracing.evaluate_in_lanes, _tracing.with_flat_draws
+    trace, in_lanes, flat = (
+        _tracing.trace,
+        _evaluation.evaluate_in_lanes,
+        _evaluation.with_flat_draws,
+    )
 
     def changed(program):
         return types.SimpleNamespace(jaxpr=edited(program.jaxpr, edit), consts=program.consts)
@@ -281,8 +285,10 @@ def change_params(monkeypatch, edit):
 
     for module in (_examination, _job, _survey):
         monkeypatch.setattr(module, "trace", traced)
-    monkeypatch.setattr(_tracing, "evaluate_in_lanes", lambda p, *rest: in_lanes(changed(p), *rest))
-    monkeypatch.setattr(_tracing, "with_flat_draws", read_and_flat)
+    monkeypatch.setattr(
+        _evaluation, "evaluate_in_lanes", lambda p, *rest: in_lanes(changed(p), *rest)
+    )
+    monkeypatch.setattr(_evaluation, "with_flat_draws", read_and_flat)
 
 
 def without(primitive, *names):

@@ -12,7 +12,8 @@ from jax.tree_util import Partial
 import nested_jax as nj
 from nested_jax._core.jaxpr import all_eqns
 from nested_jax.sweeps.engine._draws import with_flat_draws
-from nested_jax.sweeps.engine._tracing import evaluate, program_of
+from nested_jax.sweeps.engine._evaluation import evaluate
+from nested_jax.sweeps.engine._tracing import program_of
 
 SHAPE = (7, 3)
 

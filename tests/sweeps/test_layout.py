@@ -11,9 +11,10 @@ from jax import lax
 from jax.tree_util import Partial
 
 import nested_jax as nj
+from nested_jax.sweeps.engine._evaluation import evaluate
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._local import LocalDevices
-from nested_jax.sweeps.engine._tracing import evaluate, program_of
+from nested_jax.sweeps.engine._tracing import program_of
 from nested_jax.sweeps.lanes import _layout
 
 RTOL = 1e-12  # Some steps of float64, each a few roundings.

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import nested_jax as nj
-from nested_jax.sweeps.engine import _tracing
+from nested_jax.sweeps.engine import _evaluation
 from nested_jax.sweeps.lanes import _layout
 from tests.sweeps.test_layout import RUN_RTOL, assert_is_vmap, job_of, layout_of, stream
 
@@ -187,9 +187,9 @@ def test_rollouts_are_in_lanes(x64, monkeypatch):
 def test_the_layout_can_be_chosen(monkeypatch):
     """Lanes even where they would not pay, vmap even where they would; within rounding."""
     taken = []
-    evaluate = _tracing.evaluate_in_lanes
+    evaluate = _evaluation.evaluate_in_lanes
     monkeypatch.setattr(
-        _tracing, "evaluate_in_lanes", lambda *args: taken.append(1) or evaluate(*args)
+        _evaluation, "evaluate_in_lanes", lambda *args: taken.append(1) or evaluate(*args)
     )
 
     def swept(length, layout):

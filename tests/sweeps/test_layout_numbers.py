@@ -8,7 +8,8 @@ import pytest
 from jax import lax
 
 import nested_jax as nj
-from nested_jax.sweeps.engine._tracing import evaluate, program_of
+from nested_jax.sweeps.engine._evaluation import evaluate
+from nested_jax.sweeps.engine._tracing import program_of
 from tests.sweeps.test_layout import assert_is_vmap, job_of, layout_of, loop
 
 

@@ -10,7 +10,8 @@ from jax.tree_util import Partial
 
 import nested_jax as nj
 from nested_jax._core.jaxpr import all_eqns
-from nested_jax.sweeps.engine._tracing import evaluate, program_of
+from nested_jax.sweeps.engine._evaluation import evaluate
+from nested_jax.sweeps.engine._tracing import program_of
 
 LENGTHS = [*itertools.product([1, 3], repeat=3)]
 RTOL = 1e-6  # Five operations in float32.

@@ -6,7 +6,8 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from nested_jax.sweeps.engine._tracing import evaluate, program_of
+from nested_jax.sweeps.engine._evaluation import evaluate
+from nested_jax.sweeps.engine._tracing import program_of
 from nested_jax.sweeps.grid import column_in_jax
 from nested_jax.sweeps.lanes._interpreter import Layout
 

@@ -14,8 +14,9 @@ from jax.tree_util import Partial
 
 from nested_jax._core.jaxpr import or_else
 from nested_jax.sweeps.engine._chunks import check_memory, plan
+from nested_jax.sweeps.engine._evaluation import evaluate
 from nested_jax.sweeps.engine._job import Job
-from nested_jax.sweeps.engine._tracing import Columns, Program, Static, evaluate, program_of
+from nested_jax.sweeps.engine._tracing import Columns, Program, Static, program_of
 from nested_jax.sweeps.grid import Grid
 from nested_jax.sweeps.lanes import Layout
 
