@@ -25,7 +25,7 @@ from experiments.heatmaps.config import (
     Config,
     Variant,
 )
-from experiments.heatmaps.variants import axes_of, length_axes, lengths, optimizer, units
+from experiments.heatmaps.variants import axes_of, length_axes, lengths, optimizer, table, units
 from experiments.lab import Lab, models
 from experiments.lab.data import Images, with_validation
 
@@ -36,7 +36,7 @@ EVALUATED = 1000
 """Examples that are evaluated at once, at most."""
 UNTRAINED = 1.05
 """A training diverged if its loss ends above this multiple of the untrained network's loss."""
-CHUNK, QUICK_CHUNK = 20, 66
+CHUNK, QUICK_CHUNK = 36, 66
 """Trainings per chunk on a CPU: to find the best size takes another compilation of each part."""
 
 
@@ -205,9 +205,9 @@ def function(config: Config, images: Images, variant: Variant, chance: Any) -> P
     """Return the pure function of rate, decay (or threshold) and seed that is swept."""
     model = network(config, images)
 
-    def run(train, held_out, chance, *, learning_rate, seed, **across):
+    def run(train, held_out, chance, schedule, *, learning_rate, seed, **across):
         problem = nj.classification(model.apply, model.init, *train, batch_size=config.batch_size)
-        tx = optimizer(variant, config.steps, learning_rate, across[variant.across])
+        tx = optimizer(variant, schedule, learning_rate, across[variant.across])
         params, draws = jax.tree.map(lambda x: x[seed - config.seed], chance)
         # Windows that divide the steps: a remainder would be a second copy of the program.
         window = math.gcd(config.steps, 512)
@@ -217,7 +217,7 @@ def function(config: Config, images: Images, variant: Variant, chance: Any) -> P
         )
         return evaluate(model, trace.params, train, held_out)
 
-    return Partial(run, *parts(images), chance)
+    return Partial(run, *parts(images), chance, table(variant, config.steps))
 
 
 def evaluate(model: models.Model, params: Any, train: Any, validation: Any) -> dict[str, jax.Array]:

@@ -1,8 +1,10 @@
 """The optimizer, axes and units of each heatmap."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -63,27 +65,49 @@ def length_axes() -> dict[str, np.ndarray]:
     }
 
 
-def optimizer(
-    variant: Variant, steps: int, learning_rate: Any, across: Any
-) -> optax.GradientTransformation:
-    """Return the optimizer of a cell."""
+class Table(NamedTuple):
+    """A schedule at every step of a run: heatmaps that differ in it alone share one program.
+
+    Attributes:
+        multiplier: The schedule's multiplier of the learning rate.
+        cycle_steps: Number of steps in the cycle of each step.
+    """
+
+    multiplier: jax.Array
+    cycle_steps: jax.Array
+
+
+def table(variant: Variant, steps: int) -> Table | None:
+    """Return the schedule of a heatmap; Adafactor has its own."""
     if variant.schedule is None:
+        return None
+    schedule, at = SCHEDULES[variant.schedule](steps), jnp.arange(steps)
+    return Table(jnp.asarray(schedule(at)), jnp.asarray(schedule.cycle_steps(at)))
+
+
+def optimizer(
+    variant: Variant, schedule: Table | None, learning_rate: Any, across: Any
+) -> optax.GradientTransformation:
+    """Return the optimizer of a cell, under the schedule of its heatmap."""
+    if schedule is None:
         return nj.adafactor(learning_rate, b1=variant.momentum, clip_threshold=across)
-    schedule = SCHEDULES[variant.schedule](steps)
+    known = nj.Schedule(
+        lambda step: schedule.multiplier[step], lambda step: schedule.cycle_steps[step]
+    )
     if variant.family == "factored AdamW":
         return nj.factored_adamw(
-            learning_rate, weight_decay=across, b1=variant.momentum, schedule=schedule
+            learning_rate, weight_decay=across, b1=variant.momentum, schedule=known
         )
     assert variant.momentum is not None
     if variant.family == "Adam + L2":
-        adam = nj.adam(learning_rate, b1=variant.momentum, schedule=schedule)
+        adam = nj.adam(learning_rate, b1=variant.momentum, schedule=known)
         return optax.chain(optax.add_decayed_weights(across), adam)
     return nj.adamw(
         learning_rate,
         weight_decay=across,
         b1=variant.momentum,
         normalized=variant.normalized,
-        schedule=schedule,
+        schedule=known,
     )
 
 

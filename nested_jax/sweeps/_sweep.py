@@ -43,8 +43,8 @@ def sweep(
 ) -> xarray.Dataset:
     """Run `run` at every point of `grid`.
 
-    Each axis has a vmap, nested in the order of the grid; the product is never flattened. Work
-    that does not depend on an axis, such as a data stream, is computed once for the whole axis.
+    Work that does not depend on an axis, such as a data stream, is computed once for the whole
+    axis. Axes that share less than 5 % of the work are vmapped as one, which compiles faster.
     The grid is cut into chunks of one shape, which are computed on all devices in parallel.
     Divergence is data: infinite and NaN results are kept.
 

@@ -225,10 +225,15 @@ def test_of_one_cycle_both_heatmaps_are_the_same_in_other_units(schedule):
     ]
     np.testing.assert_array_equal(8 * decays[0], decays[1])  # sqrt(64)
     np.testing.assert_allclose(
-        end(variants.optimizer(plain, 64, 0.1, 0.01)),
-        end(variants.optimizer(normalized, 64, 0.1, 0.08)),
+        end(optimizer(plain, 0.1, 0.01)),
+        end(optimizer(normalized, 0.1, 0.08)),
         rtol=64 * np.finfo("float32").eps,
     )
+
+
+def optimizer(variant, learning_rate, across):
+    """Return the optimizer of a cell for 64 steps."""
+    return variants.optimizer(variant, variants.table(variant, 64), learning_rate, across)
 
 
 def end(tx):
@@ -247,7 +252,7 @@ def test_a_decay_times_the_rate_is_the_same_training_in_other_units(x64):
     # The report derives the slope of optax's decay from that of the paper's: it is 1 less.
     schedule = optax.cosine_decay_schedule(1.0, 64)
     theirs = optax.adamw(lambda step: 0.1 * schedule(step), weight_decay=0.01 / 0.1)
-    ours = variants.optimizer(VARIANTS["adamw-cosine"], 64, 0.1, 0.01)
+    ours = optimizer(VARIANTS["adamw-cosine"], 0.1, 0.01)
     np.testing.assert_allclose(end(ours), end(theirs), rtol=1e-10)  # As below.
 
 
@@ -260,7 +265,7 @@ def test_l2_adds_the_penalty_to_the_gradient(x64):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         adam = m / (1 - 0.9 ** (t + 1)) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8)
         theta = theta - 0.05 * (1 + np.cos(np.pi * t / 64)) / 2 * adam
-    ours = variants.optimizer(VARIANTS["l2-cosine"], 64, 0.05, 0.3)
+    ours = optimizer(VARIANTS["l2-cosine"], 0.05, 0.3)
     np.testing.assert_allclose(end(ours), theta, rtol=1e-10)  # 64 steps of float64 roundings.
 
 

@@ -1,8 +1,8 @@
 """Make one axis of those axes of a chunk along which runs share no work.
 
-Each `jax.vmap` rewrites the whole program once more, and loops over many axes take XLA longer to
-compile. Therefore a chunk of three rates, two decays and four seeds is not three nested vmaps. Its
-rates and decays are one axis of six points, along which nearly all work differs:
+Each `jax.vmap` rewrites the whole program once more, and XLA takes longer to compile loops over
+many axes. So a chunk of three rates, two decays and four seeds is not three nested vmaps. Its rates
+and decays are one axis of six points, along which nearly all work differs:
 
     rate   0.1  0.1  0.2  0.2  0.3  0.3
     decay  0    1    0    1    0    1

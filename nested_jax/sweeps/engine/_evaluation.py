@@ -31,18 +31,18 @@ def evaluate(
     """
 
     def vmapped():
-        groups = each_alone(lengths_of(columns))
-        return over_points(lambda *axes: at_one_point(static, run, axes)[0], columns, groups)
+        return over_points(lambda *axes: at_one_point(static, run, axes)[0], columns, alone)
 
     def drawing_vectors():
         from jax.extend.core import jaxpr_as_fun  # Slow to import.
 
         function = jaxpr_as_fun(with_flat_draws(program.jaxpr))
-        work = work_by_axes(program.jaxpr, masks_of_inputs(program.jaxpr, columns))
+        groups = alone
+        if len(alone) > 1:
+            work = work_by_axes(program.jaxpr, masks_of_inputs(program.jaxpr, columns))
+            groups = grouped(lengths, work)
         return over_points(
-            lambda *axes: structured(function(*bound, *jax.tree.leaves(axes))),
-            columns,
-            grouped(lengths_of(columns), work),
+            lambda *axes: structured(function(*bound, *jax.tree.leaves(axes))), columns, groups
         )
 
     def in_lanes():
@@ -55,5 +55,6 @@ def evaluate(
         arrays = [jnp.asarray(x, dtype) for x, dtype in zip(outputs, program.dtypes, strict=True)]
         return jax.tree.unflatten(program.structure, arrays)
 
-    bound = jax.tree.leaves(run)
+    bound, lengths = jax.tree.leaves(run), lengths_of(columns)
+    alone = each_alone(lengths)
     return or_else(drawing_vectors if layout is None else in_lanes, vmapped)
