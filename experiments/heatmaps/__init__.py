@@ -26,7 +26,7 @@ from experiments.heatmaps.config import FULL, PARTS, QUICK, Config, check
 EXPERIMENT = lab.Experiment(
     package=__name__,
     question="Can learning rate and weight decay be tuned independently?",
-    duration="8 to 9 minutes on 2 CPU cores",
+    duration="about 8 minutes on 2 CPU cores",
     config=Config,
     parts=PARTS,
     check=check,
