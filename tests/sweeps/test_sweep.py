@@ -1,5 +1,6 @@
 """Tests of `sweep` against calling the function in a loop, and of what it promises about it."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import nested_jax as nj
@@ -228,3 +230,23 @@ def test_a_sweep_is_apart_from_a_mesh_that_is_set():
 def test_values_that_repeat_in_a_zipped_axis_may_be_equal_in_float32():
     grid = nj.Grid(pair=nj.zipped(a=[1.0, 1.00000001], b=[0.0, 1.0]))
     assert nj.sweep(lambda a, b: {"x": a + b}, grid).x.values.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("around", [False, True])
+def test_bound_arrays_may_be_sharded(kind, around):
+    # Warnings are errors: neither layout falls back.
+    def run(data, *, rate, decay, seed):
+        noise = jax.random.normal(jax.random.key(seed), (2, 3)).sum()
+        total, _ = jax.lax.scan(lambda x, row: (x + jnp.sin(row), None), jnp.zeros(2), data)
+        return {"loss": rate * total.sum() + decay * noise}
+
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(kind,))
+    data = np.arange(8.0, dtype=np.float32).reshape(4, 2)
+    sharded = jax.device_put(data, NamedSharding(mesh, PartitionSpec("rows")))
+    grid = nj.Grid(rate=[1.0, 2.0], decay=[0.0, 1.0, 3.0], seed=[0, 1])
+    for layout in ("vmap", "lanes"):
+        expected = nj.sweep(Partial(run, data), grid, layout=layout)
+        with jax.set_mesh(mesh) if around else contextlib.nullcontext():
+            found = nj.sweep(Partial(run, sharded), grid, layout=layout)
+        np.testing.assert_array_equal(found.loss, expected.loss)

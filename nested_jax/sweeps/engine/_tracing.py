@@ -68,14 +68,21 @@ def split(columns: Columns) -> tuple[list[dict[str, Any]], tuple[Any, ...] | Non
 
 
 def trace(static: Static, run: Partial, columns: Columns) -> Any:
-    """Trace `run` at one point of a chunk."""
+    """Trace `run` at one point of a chunk.
+
+    How its bound arrays are sharded is left out: a chunk has them whole, on its device.
+    """
     axes = len(split(columns)[0])
+
+    def whole(bound):
+        aval = jax.typeof(bound)
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
 
     def scalars(values):
         leading = axes if isinstance(values, Carried) else 1
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[leading:], x.dtype), values)
 
-    return at_one_point.trace(static, run, tuple(map(scalars, columns)))
+    return at_one_point.trace(static, jax.tree.map(whole, run), tuple(map(scalars, columns)))
 
 
 class Program(NamedTuple):
