@@ -44,7 +44,7 @@ def sweep(
     """Run `run` at every point of `grid`.
 
     Work that does not depend on an axis, such as a data stream, is computed once for the whole
-    axis. Axes that share less than 5 % of the work are vmapped as one, which compiles faster.
+    axis. Axes are vmapped as one, which compiles faster, if that repeats at most 5 % of the work.
     The grid is cut into chunks of one shape, which are computed on all devices in parallel.
     Divergence is data: infinite and NaN results are kept.
 
