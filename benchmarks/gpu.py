@@ -137,7 +137,8 @@ def _tests(part: Part, limit: float, quick: bool) -> dict[str, Any]:
         log = Path(folder) / "tests.xml"
         # A new version's deprecations are no failures here.
         options = ["-m", "gpu", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
-        workers = ["-n", "2" if quick else "4"] if _has_xdist() else []
+        # Without `--dist` a module's tests all run on one worker, and this is one module.
+        workers = ["-n", "2" if quick else "4", "--dist=worksteal"] if _has_xdist() else []
         command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", *options, *workers]
         environment = _environment(part.platform) | {"NESTED_JAX_GPU": part.platform}
         problem = _finished([*command, f"--junitxml={log}"], environment, limit)
