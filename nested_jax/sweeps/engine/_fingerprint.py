@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from nested_jax._version import __version__
 from nested_jax.sweeps.engine._job import Job
+from nested_jax.sweeps.engine._text import content_of, text_of
 from nested_jax.sweeps.engine._tracing import trace
 from nested_jax.sweeps.grid import label
 from nested_jax.sweeps.lanes import Layout
@@ -19,22 +18,24 @@ from nested_jax.sweeps.lanes import Layout
 def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
     """Return everything a result depends on: the program, its arguments, the grid, versions.
 
-    A program is identified by a hash of its lowered text at one point, with its layout. Any change
-    to the computation of the swept function, or of functions it calls, changes the hash; a change
-    to a comment does not. To lower the whole chunk would take as long again as to compile it from
-    the cache; what else makes its program, lengths and versions, is recorded beside the hash.
+    A program is identified by a hash of its text at one point, with its layout. Any change to the
+    computation of the swept function, or of functions it calls, changes the hash; a change to a
+    comment does not. What else makes the program of a chunk, lengths and versions, is recorded
+    beside the hash.
     """
     programs = {}
     for layout, (static, columns) in zip(job.layouts(platform), job.samples(), strict=True):
-        text = trace(static, job.run, columns).lower().as_text() + _described(layout)
+        traced = trace(static, job.run, columns)
+        try:
+            text = text_of(traced.jaxpr)
+        except (LookupError, AttributeError):
+            text = traced.lower().as_text()
+        text += _described(layout)
         name = ", ".join(f"{key}={label(value)}" for key, value in static)
         programs[name] = hashlib.sha256(text.encode()).hexdigest()
     arguments = hashlib.sha256()
     for leaf in jax.tree.leaves(job.run):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        values = np.asarray(leaf)
-        arguments.update(f"{values.dtype} {values.shape}".encode() + values.tobytes())
+        arguments.update(content_of(leaf).encode())
     return {
         "programs": programs,
         "arguments": arguments.hexdigest(),
