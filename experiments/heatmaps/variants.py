@@ -1,5 +1,6 @@
 """The optimizer, axes and units of each heatmap."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -81,7 +82,13 @@ def table(variant: Variant, steps: int) -> Table | None:
     """Return the schedule of a heatmap; Adafactor has its own."""
     if variant.schedule is None:
         return None
-    schedule, at = SCHEDULES[variant.schedule](steps), jnp.arange(steps)
+    return _table(variant.schedule, steps, jax.dtypes.canonicalize_dtype(float))
+
+
+@functools.cache
+def _table(name: str, steps: int, dtype: Any) -> Table:
+    del dtype  # It names the table: what follows computes in it.
+    schedule, at = SCHEDULES[name](steps), jnp.arange(steps)
     return Table(jnp.asarray(schedule(at)), jnp.asarray(schedule.cycle_steps(at)))
 
 

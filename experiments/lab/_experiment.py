@@ -237,7 +237,8 @@ def use_device(device: str, *, x64: bool = True) -> Any:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     cache = os.environ.get("NESTED_JAX_CACHE", Path(__file__).parents[2] / ".cache" / "jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Also of single operations, of which a run has hundreds: to compile one takes 40 ms.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         chosen = jax.devices(None if device == "auto" else device)[0]
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Figures of lines with bands, and numbers with intervals, for reports on runs over seeds."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 from scipy.special import stdtrit
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
@@ -16,6 +17,18 @@ DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0
 ROUNDING = 1e-6
 """Runs that differ by less than this share of their mean do so by rounding."""
 PREDICTED = {"color": "0.45", "lw": 1.0, "ls": ":", "zorder": 1}
+
+
+class Powers(LogFormatterSciNotation):
+    """Label a logarithmic axis with powers of ten that are text: to lay out TeX takes longer."""
+
+    RAISED = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
+
+    def __call__(self, x: float, pos: Any = None) -> str:
+        """Return the label of `x`, such as 10⁻³, 2×10⁵ or 1.5."""
+        text = super().__call__(x, pos).replace(r"$\mathdefault{", "").removesuffix("}$")
+        text = text.replace(r"\times10^{0}", "").replace(r"\times", "×")
+        return re.sub(r"\^\{(.*?)\}", lambda found: found[1].translate(self.RAISED), text)
 
 
 def panels(
@@ -43,10 +56,11 @@ def label(ax: Axes, x: str, y: str, title: str = "", xlog: bool = True, ylog: bo
     for axis, log in (("x", xlog), ("y", ylog)):
         if log:
             getattr(ax, f"set_{axis}scale")("log")
+            ticks = getattr(ax, f"{axis}axis")
+            ticks.set_major_formatter(Powers())
             # Numbers between the decades run into each other.
             low, high = getattr(ax, f"get_{axis}lim")()
-            if low > 0 and high > 10 * low:
-                getattr(ax, f"{axis}axis").set_minor_formatter(NullFormatter())
+            ticks.set_minor_formatter(NullFormatter() if 0 < 10 * low < high else Powers())
 
 
 def line(

@@ -40,6 +40,24 @@ def test_the_axis_decides_how_a_line_is_averaged(ylog):
 
 
 @pytest.mark.parametrize(
+    ("ends", "labels"),
+    [
+        ((1e-11, 1e13), ["10⁻¹¹", "10¹³"]),
+        ((1.6, 2.2), ["1.6", "2.2"]),
+        ((1.6e5, 2.2e5), ["1.6×10⁵", "2.2×10⁵"]),
+    ],
+)
+def test_powers_of_ten_are_text(ends, labels):
+    _, ((ax,),) = figures.panels(1)
+    ax.plot([1, 2], ends)
+    figures.label(ax, "x", "y")
+    ax.get_yticklabels(which="both")  # So that its formatters know the range.
+    decades = ends[1] > 10 * ends[0]
+    formatter = ax.yaxis.get_major_formatter() if decades else ax.yaxis.get_minor_formatter()
+    assert [formatter(end) for end in ends] == labels
+
+
+@pytest.mark.parametrize(
     ("ratios", "text"),
     [
         ([2.0, 2.0, 2.0], "2 [2, 2] times more"),

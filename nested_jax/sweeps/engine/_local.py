@@ -73,8 +73,9 @@ class LocalDevices:
         if len({*self.devices}) < len(self.devices):
             raise ValueError(f"`devices` must differ from each other, got {self.devices}.")
         self._mesh = Mesh(np.asarray(self.devices), ("run",), axis_types=(AxisType.Auto,))
-        # The job and the static combination that were analysed most recently, and their program.
-        self._analysed: tuple[Job | None, int, Any] = None, 0, None
+        # The job and the static combination that were analysed most recently, their program and
+        # its memory in bytes.
+        self._analysed: tuple[Job | None, int, Any, int] = None, 0, None, 0
 
     @property
     def wave(self) -> int:
@@ -89,8 +90,7 @@ class LocalDevices:
     @property
     def chunk_bytes(self) -> int:
         """Memory in bytes of a chunk of the program compiled last, on its device; 0 before."""
-        program = self._analysed[2]
-        return 0 if program is None else _bytes(program)
+        return self._analysed[3]
 
     def plan(self, run: Partial, grid: Grid, chunk: int | str, layout: str) -> Job:
         """Return the job, with chunks sized for these devices."""
@@ -123,11 +123,11 @@ class LocalDevices:
 
     def _checked(self, job: Job, static: int, run: Partial, columns: Columns) -> Any:
         """Return the program, whose memory was analysed: usually the one that `plan` compiled."""
-        analysed, number, program = self._analysed
+        analysed, number, program, _ = self._analysed
         if analysed is job and number == static:
             return program
         program = self._compiled(job, static, run, columns)
-        self._analysed = job, static, program
+        self._analysed = job, static, program, _bytes(program)
         check_memory(job, self.chunk_bytes, self.bytes_available())
         return program
 
@@ -151,7 +151,7 @@ class LocalDevices:
         wave = (len(self.devices),)
         filled = jax.tree.map(lambda x: jax.ShapeDtypeStruct(wave + x.shape, x.dtype), columns)
         program = self._compiled(job, static, self._placed(job.run), filled)
-        self._analysed = job, static, program
+        self._analysed = job, static, program, _bytes(program)
         return self.chunk_bytes
 
     def bytes_available(self) -> int:
