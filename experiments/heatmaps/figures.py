@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from experiments.heatmaps.best import best_cell, log_losses
 from experiments.heatmaps.config import VARIANTS, Variant
 from experiments.heatmaps.numbers import Lengths, Trends
-from experiments.lab.figures import COLOURS, DASHES, label, legend, panels
+from experiments.lab.figures import COLOURS, DASHES, label, legend, panels, power
 
 MAP = matplotlib.colormaps["viridis"]
 LEAST_ERROR = 1e-3
@@ -87,7 +87,7 @@ def _axes(ax: Axes, results: xr.Dataset, variant: Variant) -> None:
     for axis, name, every in ((ax.xaxis, variant.across, 3), (ax.yaxis, "learning_rate", 2)):
         exponents = np.log2(results[name].values).round().astype(int)
         places = np.flatnonzero(exponents % every == 0)
-        axis.set_ticks(places, [f"$2^{{{exponents[i]}}}$" for i in places])
+        axis.set_ticks(places, [power(2, exponents[i]) for i in places])
         axis.set_tick_params(length=2, labelsize=9)
     across = "normalized decay λ√T [per √step]" if variant.normalized else "decay λ [per step]"
     if variant.across == "clip_threshold":
@@ -145,15 +145,15 @@ def slopes(found: Trends) -> Figure:
 def lengths(steps: np.ndarray, found: Lengths) -> Figure:
     """Draw the best decay of every length and rate, not normalized and normalized."""
     figure, axes = panels(2, width=9.6, height=3.8)
-    for ax, power, y in (
+    for ax, exponent, y in (
         (axes[0, 0], -0.5, "best decay λ [per step]"),
         (axes[0, 1], 0.0, "best normalized decay λ√T [per √step]"),
     ):
         ax.set_yscale("log")  # Before the points, of which there may be none.
         for order, (rate, trend) in enumerate(zip(found.rates, found.trends, strict=True)):
-            name = f"$\\alpha = 2^{{{round(np.log2(rate))}}}$"
+            name = f"α = {power(2, round(np.log2(rate)))}"
             style: dict[str, Any] = {"color": COLOURS[order], "ls": DASHES[order], "marker": "o"}
-            ax.plot(steps, 2**trend.decays * steps**power, **style, ms=4, label=name)
+            ax.plot(steps, 2**trend.decays * steps**exponent, **style, ms=4, label=name)
         label(ax, "length of the run T [steps]", y)
         ax.set_xticks(steps, [f"{n:,}" for n in steps])
         ax.set_xticks([], minor=True)

@@ -19,16 +19,22 @@ ROUNDING = 1e-6
 PREDICTED = {"color": "0.45", "lw": 1.0, "ls": ":", "zorder": 1}
 
 
-class Powers(LogFormatterSciNotation):
-    """Label a logarithmic axis with powers of ten that are text: to lay out TeX takes longer."""
+RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
-    RAISED = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
+
+def power(base: int, exponent: int) -> str:
+    """Return a power as text, such as 2⁻³: to lay out TeX takes longer than the rest of a label."""
+    return f"{base}{str(exponent).translate(RAISED)}"
+
+
+class Powers(LogFormatterSciNotation):
+    """Label a logarithmic axis with powers of ten that are text."""
 
     def __call__(self, x: float, pos: Any = None) -> str:
         """Return the label of `x`, such as 10⁻³, 2×10⁵ or 1.5."""
         text = super().__call__(x, pos).replace(r"$\mathdefault{", "").removesuffix("}$")
         text = text.replace(r"\times10^{0}", "").replace(r"\times", "×")
-        return re.sub(r"\^\{(.*?)\}", lambda found: found[1].translate(self.RAISED), text)
+        return re.sub(r"10\^\{(.*?)\}", lambda found: power(10, int(found[1])), text)
 
 
 def panels(
