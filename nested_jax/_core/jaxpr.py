@@ -12,6 +12,8 @@ The code also relies on these properties of JAX 0.10 and later:
   `invars`, `outvars`, `params`, `effects` and `replace`. Each operand has an `aval`
   with `shape` and `dtype`.
 - A variable is the same object wherever it is used.
+- An equation's `ctx` is text that says how it is lowered. Where there is none, a store knows its
+  program by lowering it.
 - `primitive.bind` takes operands and parameters. `multiple_results` says whether it returns a list.
 
 `jax.extend` is slow to import, so it is imported only where it is used.

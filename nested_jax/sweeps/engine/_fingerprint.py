@@ -28,7 +28,7 @@ def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
         traced = trace(static, job.run, columns)
         try:
             text = text_of(traced.jaxpr)
-        except (LookupError, AttributeError):
+        except (LookupError, AttributeError):  # Python is called back, or JAX has changed.
             text = traced.lower().as_text()
         text += _described(layout)
         name = ", ".join(f"{key}={label(value)}" for key, value in static)
