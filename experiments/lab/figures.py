@@ -17,13 +17,11 @@ DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0
 ROUNDING = 1e-6
 """Runs that differ by less than this share of their mean do so by rounding."""
 PREDICTED = {"color": "0.45", "lw": 1.0, "ls": ":", "zorder": 1}
-
-
 RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def power(base: int, exponent: int) -> str:
-    """Return a power as text, such as 2⁻³: to lay out TeX takes longer than the rest of a label."""
+    """Return a power as text, such as 2⁻³; matplotlib would have to parse it as TeX."""
     return f"{base}{str(exponent).translate(RAISED)}"
 
 

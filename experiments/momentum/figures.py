@@ -9,9 +9,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterMathtext, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.lab.figures import interval, label, legend, panels
+from experiments.lab.figures import Powers, interval, label, legend, panels
 from experiments.momentum.runs import CONTROL, FIRST, RACERS, effort
 from experiments.momentum.surfaces import SURFACES, Surface
 
@@ -202,7 +202,7 @@ def _contours(surfaces: xr.Dataset) -> Figure:
         ax.grid(visible=False)
         mesh = _map(ax, surface)
         bar = figure.colorbar(mesh, ax=ax, label="loss", ticks=LogLocator())
-        bar.ax.yaxis.set_major_formatter(LogFormatterMathtext())
+        bar.ax.yaxis.set_major_formatter(Powers())
         for name in RACERS:
             for start, width in ((CONTROL, 0.8), (FIRST, 1.8)):
                 found = surfaces.sel({"surface": word, "algorithm": name, "start": start})

@@ -34,14 +34,14 @@ def text_of(program: Any) -> str:
         LookupError: If a parameter is of a type that is not known here.
     """
     lines: list[str] = []
-    names: dict[int, str] = {}
+    names: dict[Any, str] = {}
 
     def named(jaxpr: Any) -> str:
-        if id(jaxpr) not in names:
+        if jaxpr not in names:
             own = [*_lines(jaxpr, value)]
-            names[id(jaxpr)] = f"jaxpr{len(names)}"
-            lines.extend([names[id(jaxpr)], *own])
-        return names[id(jaxpr)]
+            names[jaxpr] = f"jaxpr{len(names)}"
+            lines.extend([names[jaxpr], *own])
+        return names[jaxpr]
 
     def value(part: Any) -> str:
         if is_closed_jaxpr(part):
