@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import gc
 import os
 from pathlib import Path
 
@@ -65,12 +64,6 @@ def pytest_collection_modifyitems(config, items):
         return
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(rank)))
-
-
-def pytest_collection_finish():
-    """Leave what was imported out of every garbage collection from here on: it stays."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
