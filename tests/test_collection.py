@@ -137,7 +137,11 @@ def updates_of(factory, name, number):
     if name == "periods":
         number = [1, number]
         fixed = {key: x for key, x in fixed.items() if "level" not in key} | {"decays": [0.5, 0.9]}
-    made = factory(**fixed | {name: number})
+    return used(factory(**fixed | {name: number}))
+
+
+def used(made):
+    """Return updates, or what is no transform as it is."""
     if not isinstance(made, optax.GradientTransformation):
         return made
     params = jnp.ones((2, 3))
@@ -174,3 +178,18 @@ def test_every_number_out_of_range_is_an_error_or_nan(factory):
         of_steps = jax.vmap(lambda x, name=name: updates_of(factory, name, lambda step: x))
         for leaf in jax.tree.leaves(of_steps(jnp.array(wrong))):
             assert np.isnan(leaf).reshape(len(wrong), -1).any(1).all(), name
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.asarray, jnp.float32, jnp.asarray])
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+def test_known_numbers_stay_known_while_jax_traces(factory, kind):
+    """As in `nnx.eval_shape(make)`: what `make` built is used after, on its own."""
+    whole = np.int32 if kind in (np.float32, jnp.float32) else kind
+    numbers = {}
+    for name in numbers_of(factory):
+        if name not in ("decays", "periods"):
+            right = 0.5 if name == "eps" else RULES[name][0]
+            numbers[name] = whole(right) if name in ("levels", "period") else kind(right)
+    built = []
+    jax.eval_shape(lambda: built.append(factory(**FACTORIES[factory] | numbers)))
+    jax.eval_shape(lambda: used(built[0]))

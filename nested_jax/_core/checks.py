@@ -145,10 +145,15 @@ def _check_range(name: str, value: Any, rule: str, holds: Callable[[Any], Any]) 
 
 
 def unwrapped(value: Any) -> Any:
-    """Return a concrete integer as a Python integer, which no conversion wraps; others as given."""
-    if is_traced(value) or isinstance(value, float) or np.asarray(value).dtype.kind not in "iu":
+    """Return a concrete number as one of the host; arithmetic on JAX's own is traced under jit.
+
+    An integer becomes Python's, which no conversion wraps, and a weakly typed number too.
+    """
+    if is_traced(value) or isinstance(value, int | float):
         return value
-    return int(value)
+    scalar = on_host(value)
+    exact = scalar.dtype.kind in "iu" or getattr(value, "weak_type", False)
+    return scalar.item() if exact else scalar
 
 
 def check_unit_interval(name: str, value: Any) -> Any:

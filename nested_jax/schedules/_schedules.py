@@ -1,5 +1,6 @@
 """Schedules that stay at 1 or fall: constant, drops, cosines, restarts."""
 
+import contextlib
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +11,7 @@ from nested_jax._core.checks import (
     check_at_least,
     check_fraction,
     increasing_fractions,
+    is_traced,
     keeps,
     unwrapped,
 )
@@ -200,7 +202,10 @@ def warm_restarts(
     growth = check_at_least("growth", growth, 1)
     floor = check_fraction("floor", floor)
     dtype = float_of(first_cycle, growth, floor)
-    table = leaps(pair(first_cycle, dtype), minus_one(growth, dtype))
+    known = not (is_traced(first_cycle) or is_traced(growth))
+    # A schedule that is built while JAX traces may be used after: it holds no tracer of known ones.
+    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+        table = leaps(pair(first_cycle, dtype), minus_one(growth, dtype))
 
     def at(step):
         return cycle(table, pair(first_cycle, dtype), minus_one(growth, dtype), pair(step, dtype))

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +45,16 @@ def test_every_number_and_the_step_are_vmappable(name):
         alone = both(with_numbers(name, *(column[i] for column in numbers)), steps)
         for actual, expected in zip(together, alone, strict=True):
             np.testing.assert_allclose(actual[i], expected, FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, jnp.float32, jnp.asarray])
+@pytest.mark.parametrize("name", VMAPPED)
+def test_a_schedule_built_while_jax_traces_is_the_one_built_before(name, kind):
+    numbers = [jax.tree.map(kind, column[1]) for column in VMAPPED[name]]
+    built = []
+    jax.eval_shape(lambda: built.append(with_numbers(name, *numbers)))
+    steps = jnp.arange(40)
+    chex.assert_trees_all_equal(both(built[0], steps), both(with_numbers(name, *numbers), steps))
 
 
 def test_a_grid_of_restarts_is_one_program():
