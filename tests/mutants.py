@@ -167,6 +167,21 @@ EQUIVALENT = {
         "step, rate = jnp.zeros((), jnp.int32), jnp.zeros(())",
     ): "float is the default dtype",
     (
+        "transforms/_nested_momentum.py",
+        "[(-1.0) ** (j + 1) * math.comb(n, j) for j in range(len(decays) + 1)]",
+        "[(-1.0) ** (j + 1) * math.comb(n, j) for j in range(len(decays) + 2)]",
+    ): "no stage has that many averages behind it",
+    (
+        "transforms/_nested_momentum.py",
+        "for decay, take, gain in zip(decays[::-1], takes[::-1], gains[::-1], strict=True):",
+        "for decay, take, gain in zip(decays[::-1], takes[::-1], gains[::-1], strict=False):",
+    ): "their lengths are compared before",
+    (
+        "transforms/_nested_momentum.py",
+        "for decay, take, gain in zip(decays[::-1], takes[::-1], gains[::-1], strict=True):",
+        "for decay, take, gain in zip(decays[::-1], takes[::-1], gains[::-1]):",
+    ): "their lengths are compared before",
+    (
         "transforms/_weight_decay.py",
         "return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros((), float))",
         "return AddDecoupledWeightDecayState(jnp.zeros((), jnp.int32), jnp.zeros(()))",

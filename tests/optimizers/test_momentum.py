@@ -251,6 +251,12 @@ def test_nested_momentum_rejects(options, error, message):
         nj.nested_momentum(0.1, **options)
 
 
+def test_decays_replace_levels():
+    for given in ({"levels": 3}, {"decay": 0.5}, {"max_levels": 4}):
+        with pytest.raises(ValueError, match=r"^`decays` replaces `levels`, `decay` and"):
+            nj.nested_momentum(0.1, decays=[0.5], **given)
+
+
 @pytest.mark.parametrize("max_levels", [1, 2, 3])
 def test_levels_and_decay_out_of_range_are_an_error_or_nan(max_levels):
     """Also with room for one level, where the vector of decays is empty."""

@@ -57,6 +57,11 @@ def test_a_split_is_a_partition():
             "`folds` must be at most `examples` = 5, got 6.",
         ),
         (
+            lambda: nj.held_out_masks(2**20, 2**20),
+            ValueError,
+            "`folds` must be at most 9536, got 1048576, which would need 1.02e+03 GiB.",
+        ),
+        (
             lambda: nj.held_out_masks(5.0, 2),
             TypeError,
             "`examples` must be an integer of at least 2",

@@ -57,6 +57,15 @@ def test_a_schedule_built_while_jax_traces_is_the_one_built_before(name, kind):
     chex.assert_trees_all_equal(both(built[0], steps), both(with_numbers(name, *numbers), steps))
 
 
+def test_a_sweep_over_totals_names_the_one_that_a_warm_up_exceeds():
+    def run(total):
+        return {"x": nj.warmup_linear_decay(total, warmup_steps=20)(3)}
+
+    message = r"^`total`\[1\] = 10: `warmup_steps` must be at most `total_steps` = 10.*, got 20"
+    with pytest.raises(ValueError, match=message):
+        nj.sweep(run, nj.Grid(total=[40, 10]))
+
+
 def test_a_grid_of_restarts_is_one_program():
     traces = 0
 

@@ -153,6 +153,14 @@ def test_what_is_traced_and_out_of_range_is_nan_from_the_first_step(decays, peri
     assert np.isnan(found).all()
 
 
+def test_the_state_holds_what_is_used():
+    for debias in (False, True):
+        tx = nj.scale_by_nested_momentum([0.9, 0.5], periods=[2, 3], debias=debias)
+        memory = tx.init(jnp.ones(2)).periods
+        assert [phase.dtype for phase in memory.phases] == [jnp.int32] * 2
+        assert len(memory.weights) == (2 if debias else 0)
+
+
 def test_a_state_of_the_other_kind_is_refused():
     plain = nj.scale_by_nested_momentum([0.9])
     every = nj.scale_by_nested_momentum([0.9], periods=[2])

@@ -260,12 +260,6 @@ def test_a_schedule_is_no_learning_rate(factory):
         factory(schedules.warm_restarts(100))
 
 
-def test_decays_replace_levels():
-    for given in ({"levels": 3}, {"decay": 0.5}, {"max_levels": 4}):
-        with pytest.raises(ValueError, match=r"^`decays` replaces `levels`, `decay` and"):
-            nj.nested_momentum(0.1, decays=[0.5], **given)
-
-
 def test_integers_do_not_wrap():
     many = np.int64(3_000_000_000)
     assert float(nj.cosine(many)(1_500_000_000)) == pytest.approx(0.5, abs=1e-6)
