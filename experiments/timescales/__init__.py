@@ -3,7 +3,8 @@
 Delta gradient descent, delta momentum, nested momentum with periods, AggMo, QHM, Lookahead,
 AdEMAMix and M3 against the method with one time scale that each extends: SGD, momentum, Adam or
 Muon. They run on drift, on quadratics and on a language model of characters. Along runs of the
-language model, the gauge of the edge of stability is read and compared with the spikes of the loss.
+language model, `theory.edge_of_stability` is recorded, the gauge, and compared with the spikes of
+the loss.
 
     python -m experiments timescales                 # about 5 minutes on 2 CPU cores
     python -m experiments timescales --quick         # below a minute: a smoke test
@@ -22,7 +23,7 @@ from experiments.timescales.config import QUICK, Config, check
 
 EXPERIMENT = lab.Experiment(
     package=__name__,
-    question="Where does a second time scale pay, and what does the gauge say at each spike?",
+    question="Where does a second time scale pay, and does the edge of stability foresee spikes?",
     duration="about 5 minutes on 2 CPU cores",
     config=Config,
     parts=("bound", "drift", "quadratics", "language", "gauge"),

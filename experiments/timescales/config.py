@@ -24,8 +24,8 @@ class Config:
     rounds: lab.Count = 2
     """Rounds of tuning, each around the best of those before."""
     tuning_seeds: lab.Count = 2
-    """Runs on which hyperparameters are tuned, which are not reported; one for the language model,
-    whose batches average more."""
+    """Runs on which hyperparameters are tuned; they are not reported. The language model takes one,
+    since its batches already average more."""
     seeds: lab.Several = 8
     """Reported runs of each method on drift and on quadratics, at least 2."""
     data_levels: lab.Count = 3

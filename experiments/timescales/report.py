@@ -210,7 +210,7 @@ def _gauge(results: dict[str, xr.Dataset]) -> lab.Section:
     total = _total(results)
     words = {"stride": STRIDE, "factor": FACTORS[-1], "rise": 100 * (RISE - 1), "before": BEFORE}
     return lab.Section(
-        title="What does the gauge say at each spike?",
+        title="Does the edge of stability foresee spikes?",
         answer=(
             f"{_foreseen(total)} Between spikes, {100 * total.above:.0f} % of its readings were "
             "above 1."

@@ -102,16 +102,16 @@ def online_convex(
     probabilities: Any = None,
     dtype: Any = None,
 ) -> Problem:
-    r"""Lose to one of a table's convex functions a step, in turn or by chance.
+    r"""Build online convex optimization: a table's functions, one a step, in turn or drawn.
 
     .. math:: f_t(\theta) = \sum_i b_{k_t, i} \theta_i + \tfrac 1 2 h_{k_t, i} \theta_i^2,
         \qquad \theta_0 = 0,
 
     with the row :math:`k_t` being t modulo the number of rows, or drawn with given probabilities.
     Without curvatures it is the linear problem, whose gradients are the slopes themselves and
-    which needs bounds (on what an optimizer plays: they are no part of the loss). As losses add up
-    to one of their kind, the decision that would have been best is known exactly, whatever came:
-    `world.comparator()` and `world.regret(loss)` read it off the world.
+    which needs bounds (on what an optimizer plays: they are no part of the loss). A sum of such
+    losses has the same form, so the best fixed decision in hindsight is known exactly:
+    `world.comparator()` returns it and `world.regret(loss)` compares with it.
 
     Args:
         slopes: b: a table of shape (rows, dim), the values may be traced.

@@ -44,9 +44,9 @@ def sweep(
     """Run `run` at every point of `grid`.
 
     Work that does not depend on an axis, such as a data stream, is computed once for the whole
-    axis. Axes are vmapped as one, which compiles faster, if that repeats at most 5 % of the work.
-    The grid is cut into chunks of one shape, which are computed on all devices in parallel.
-    Divergence is data: infinite and NaN results are kept.
+    axis. Axes are flattened into one vmap, which compiles faster, unless that repeats more than 5 %
+    of the work. The grid is cut into chunks of one shape, which are computed on all devices in
+    parallel. Divergence is data: infinite and NaN results are kept.
 
     With a `store`, every finished chunk is saved to a file. If a sweep is killed, the same call
     computes only the missing chunks and returns the same bits. A call with a larger grid computes

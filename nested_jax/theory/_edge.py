@@ -38,7 +38,7 @@ def edge_of_stability(
     iterations: int = ITERATIONS,
     key: jax.Array | None = None,
 ) -> Float[Array, ""]:
-    r"""Return how close a run is to its edge of stability: below 1 it is stable, above 1 it spikes.
+    r"""Return how close a run is to the edge of stability, which a quadratic has at exactly 1.
 
     .. math:: \frac{\eta\, \lambda_{\max}(P^{-1} H)}{c^*} ,
 

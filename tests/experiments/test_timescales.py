@@ -245,7 +245,7 @@ def test_the_gauge_along_a_run_is_that_of_its_end(small):
 def test_the_report_answers(done, small):
     page = support.text_of((done[0] / "report.html").read_text())
     assert support.is_self_contained(page)
-    for title in ("Which method is the best on each task?", "What does the gauge say"):
+    for title in ("Which method is the best on each task?", "Does the edge of stability"):
         assert title in page
     sections = report.sections(SMALL, small)
     pays = numbers.counts(small)
