@@ -180,11 +180,11 @@ def test_every_number_out_of_range_is_an_error_or_nan(factory):
             assert np.isnan(leaf).reshape(len(wrong), -1).any(1).all(), name
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.asarray, jnp.float32, jnp.asarray])
+@pytest.mark.parametrize("kind", [np.float16, np.asarray, jnp.float32, jnp.asarray])
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
 def test_known_numbers_stay_known_while_jax_traces(factory, kind):
     """As in `nnx.eval_shape(make)`: what `make` built is used after, on its own."""
-    whole = np.int32 if kind in (np.float32, jnp.float32) else kind
+    whole = np.int32 if kind in (np.float16, jnp.float32) else kind
     numbers = {}
     for name in numbers_of(factory):
         if name not in ("decays", "periods"):

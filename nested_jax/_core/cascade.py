@@ -14,6 +14,7 @@ from nested_jax._core.checks import (
     check_static_count,
     check_unit_interval,
     how_to_keep_static,
+    in_32_bits,
     is_traced,
     on_host,
     record,
@@ -80,7 +81,7 @@ def check_levels(
 
     if is_traced(levels):
         record(levels, check_room)
-        valid &= levels <= max_levels
+        valid &= in_32_bits(levels) <= max_levels
     else:
         check_room(levels)
     return int(max_levels), valid, decay

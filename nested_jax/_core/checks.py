@@ -140,7 +140,7 @@ def or_nan(valid: Any, tree: Any) -> Any:
 
 
 def _check_range(name: str, value: Any, rule: str, holds: Callable[[Any], Any]) -> Any:
-    valid, value = keeps(name, value, rule, holds), unwrapped(value)
+    valid, value = keeps(name, value, rule, holds), in_32_bits(unwrapped(value))
     return or_nan(valid, float(value) if isinstance(value, int) else value)
 
 
@@ -154,6 +154,13 @@ def unwrapped(value: Any) -> Any:
     scalar = on_host(value)
     exact = scalar.dtype.kind in "iu" or getattr(value, "weak_type", False)
     return scalar.item() if exact else scalar
+
+
+def in_32_bits(value: Any) -> Any:
+    """Return a traced number of fewer bits in 32: else 1 - decay rounds and bounds do not fit."""
+    if not is_traced(value) or value.dtype.itemsize >= 4:
+        return value
+    return value.astype(jnp.float32 if jnp.issubdtype(value.dtype, jnp.floating) else jnp.int32)
 
 
 def check_unit_interval(name: str, value: Any) -> Any:
@@ -201,6 +208,7 @@ def check_count(name: str, value: Any, low: int = 0, high: int | None = None) ->
         raise TypeError(f"`{name}` must {rule}, got {value!r}.")
     if is_traced(value):
         record(value, lambda concrete: check_count(name, concrete, low, high))
+        value = in_32_bits(value)
         return (value >= low) if high is None else (value >= low) & (value <= high)
     # int(), because under jit comparing even a concrete JAX array gives a tracer.
     _as_float(name, int(value), rule)

@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from nested_jax._core.checks import check_choice, check_positive, is_traced
+from nested_jax._core.checks import check_choice, check_positive, is_traced, or_nan
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._mean_square import CURVATURE, mean_square_limit
 from nested_jax.theory._responses import dc_gain
@@ -168,7 +167,7 @@ def optimal_tuning(method: str, smallest: ScalarLike, largest: ScalarLike) -> Tu
     check_choice("method", method, _TUNINGS)
     smallest = check_positive("smallest", smallest)
     largest = check_positive("largest", largest)
-    if not (is_traced(smallest) or is_traced(largest)) and np.asarray(smallest > largest):
+    if not (is_traced(smallest) or is_traced(largest)) and smallest > largest:
         raise ValueError(f"`smallest` must be at most `largest` = {largest}, got {smallest}.")
     mu, L = (jnp.asarray(x, jnp.result_type(float)) for x in (smallest, largest))
-    return Tuning(*_TUNINGS[method](mu, L))
+    return or_nan(mu <= L, Tuning(*_TUNINGS[method](mu, L)))

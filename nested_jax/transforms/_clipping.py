@@ -74,7 +74,7 @@ def clip_by_block_rms(threshold: ScalarLike) -> optax.GradientTransformation:
     threshold = check_positive("threshold", threshold)
     if not is_traced(threshold):
         # NumPy warns of numbers beyond float32.
-        threshold = min(threshold, float(np.finfo(np.float32).max))
+        threshold = min(float(threshold), float(np.finfo(np.float32).max))
 
     def init_fn(params):
         check_arrays(params)

@@ -106,7 +106,9 @@ def scale_by_m3(
 
     The divisor d damps entries whose second moment is above the mean and amplifies none, so
     no entry exceeds :math:`1 + \alpha` times the largest singular value that NS leaves (1 for
-    ``"cubic"``, about 1.2 for ``"quintic"``).
+    ``"cubic"``, about 1.2 for ``"quintic"``). Squares are computed in float32 or wider. In float32
+    the square of an entry beyond 1.8e19 is infinite, V never forgets it, and the entry is NaN from
+    then on; clip before, or use float64.
 
     **The printed form** is ``reading="accumulate"``: all three memories are sums and the division
     is not bounded,

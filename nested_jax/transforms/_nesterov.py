@@ -16,6 +16,7 @@ from nested_jax._core.dtypes import (
     incremented,
     narrowed,
     transformation,
+    with_arrays,
     zeros_widened,
 )
 from nested_jax._core.states import find_one
@@ -161,4 +162,4 @@ def nesterov_iterate(params: Params, state: OptState) -> Params:
             return p
         return (p.astype(s.dtype) - state.decay.astype(s.dtype) * s).astype(p.dtype)
 
-    return jax.tree.map(leaf, state.velocity, params, is_leaf=is_masked)
+    return jax.tree.map(leaf, state.velocity, with_arrays(params), is_leaf=is_masked)

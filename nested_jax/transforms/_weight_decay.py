@@ -123,7 +123,7 @@ def add_decoupled_weight_decay(
             raise ValueError("`add_decoupled_weight_decay` needs `params` in `update`, got None.")
         check_structure(jax.tree.structure(updates), jax.tree.structure(params))
         step, dtype = state.step, state.decay.dtype
-        decay = weight_decay
+        decay: Any = weight_decay
         if cycle_steps is not None:
             decay = decay / jnp.sqrt(value_at("schedule.cycle_steps", cycle_steps, step, dtype))
         decay = decay * rate_at(learning_rate, schedule, step, dtype)

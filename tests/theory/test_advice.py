@@ -114,6 +114,10 @@ def test_tunings_are_traceable():
     tuning = tune(jnp.array([0.01, 0.1]))
     assert isinstance(tuning, theory.Tuning)
     np.testing.assert_allclose(tuning.rate[0], 9 / 11, rtol=RTOL)
+    reversed_ = jax.jit(lambda low, high: theory.optimal_tuning("heavy_ball", low, high))(
+        100.0, 1.0
+    )
+    assert np.isnan(reversed_).all()
 
 
 @pytest.mark.parametrize(

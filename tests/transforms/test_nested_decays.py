@@ -80,6 +80,26 @@ def test_concrete_jax_numbers_stay_concrete_under_jit(decays):
         jax.jit(lambda: decays(levels, decay=decay, max_levels=2))()
 
 
+def test_traced_numbers_of_few_bits_are_taken_in_32():
+    """In 16 bits 1 - decay is rounded, and 200 is no int8."""
+    decay = jnp.bfloat16(0.1)
+    few = jax.jit(lambda levels, a: nj.nested_decays(levels, decay=a, max_levels=200))
+    exact = nj.nested_decays(3, decay=float(decay), max_levels=200)
+    np.testing.assert_array_equal(few(jnp.int8(3), decay), exact.astype(np.float32))
+    matched = jax.jit(lambda a: nj.matched_delay_decays(7, decay=a))(decay)
+    exact = nj.matched_delay_decays(7, decay=float(decay))
+    np.testing.assert_allclose(matched, exact, rtol=FLOAT32_RTOL)
+
+    @jax.jit
+    def settled(a):
+        tx = nj.scale_by_nested_momentum([a] * 6)
+        one = jnp.ones(())
+        step = lambda state, _: tx.update(one, state)[::-1]  # noqa: E731
+        return jax.lax.scan(step, tx.init(one), length=100)[1][-1]
+
+    np.testing.assert_allclose(settled(decay), 1, rtol=FLOAT32_RTOL)
+
+
 @pytest.mark.parametrize("decays", [nj.nested_decays, nj.matched_delay_decays])
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),

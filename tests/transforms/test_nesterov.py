@@ -186,6 +186,12 @@ def test_rejects(factory, arguments, error, message):
         factory(**({"learning_rate": 0.1} | arguments))
 
 
+def test_the_iterate_of_a_number():
+    tx = nj.nesterov(0.5, decay=0.5)
+    update, state = tx.update(1.0, tx.init(1.0))
+    assert float(nj.nesterov_iterate(1.0 + float(update), state)) == 0.5
+
+
 @pytest.mark.parametrize("found", [0, 2])
 def test_iterate_rejects_states_with_none_or_several(found):
     params = jnp.ones(2)
