@@ -117,8 +117,8 @@ def scale_by_nested_momentum(
             ``"mean"``. Static.
 
     Returns:
-        A transformation of any tree of float arrays; shapes and dtypes are kept, and `params`
-        is not used. Its state holds K copies of the parameters, 2 K with `periods`.
+        A transformation of any tree of float or complex arrays; shapes and dtypes are kept, and
+        `params` is not used. Its state holds K copies of the parameters, 2 K with `periods`.
 
     Raises:
         TypeError: If an entry of `decays` is not a number, `debias` is not a bool, or `readout`
