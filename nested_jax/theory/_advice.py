@@ -19,7 +19,8 @@ def stable_rate(
 
     It is `margin` times the largest stable learning rate: half of `mean_square_limit`, because the
     squared loss has curvature 2. With equal decays this rate shrinks with every level. With decays
-    of matched delay (`matched_delay_decays`) it shrinks little more than with two levels.
+    of matched delay (`matched_delay_decays`) it shrinks little more than with two levels. Only
+    forward-mode differentiation is supported (`jax.jacfwd`).
 
     Args:
         system: An `optax.GradientTransformation` or a `StateSpace`, without its learning rate. For

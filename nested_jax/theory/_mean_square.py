@@ -35,6 +35,7 @@ from nested_jax._core.checks import (
 )
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._discounted_energy import discounted_energy
+from nested_jax.theory._solving import root_of
 from nested_jax.theory._stability import (
     closed_loop,
     eigenvalues_of,
@@ -150,7 +151,7 @@ def _first_root(excess, bound):
 
     width = jnp.full_like(bound, 64 * eps)
     start = (0, bound + width, bound, jnp.full_like(bound, jnp.inf), width, False, False)
-    return jax.lax.while_loop(unfinished, closer, start)[1]
+    return root_of(excess, jax.lax.while_loop(unfinished, closer, start)[1])
 
 
 def mean_square_limit(system: System, dim: ScalarLike, *, bias: bool = True) -> Float[Array, ""]:
@@ -159,7 +160,8 @@ def mean_square_limit(system: System, dim: ScalarLike, *, bias: bool = True) -> 
     The result is :math:`c = 2 \eta`: inputs have variance 1, so the squared loss (without a factor
     1/2) has curvature 2 along each weight. At the limit, :math:`\mu \sum_j h_j^2 = 1` (see
     `mean_square_growth`). It is below `stability_limit`, the limit of the mean, often far below:
-    :math:`2 / (D + 2)` instead of 2 for plain gradient descent without a bias.
+    :math:`2 / (D + 2)` instead of 2 for plain gradient descent without a bias. Only forward-mode
+    differentiation is supported (`jax.jacfwd`).
 
     Args:
         system: As for `mean_growth`. For a finished optimizer, the result is a curvature, and half
@@ -168,7 +170,8 @@ def mean_square_limit(system: System, dim: ScalarLike, *, bias: bool = True) -> 
         bias: Whether the model has a bias; static.
 
     Returns:
-        :math:`c`: learning rate times curvature; 0 if the mean square grows at every rate.
+        :math:`c`: learning rate times curvature; 0 if the mean square grows at every rate, NaN if
+        the limit is too small for the precision.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -191,14 +194,20 @@ def mean_square_limit(system: System, dim: ScalarLike, *, bias: bool = True) -> 
 def _limit(system, weight, highest):
     """Return the largest learning rate, at most `highest`, that is stable in the mean square."""
 
-    def stable(rate):
+    def energy(rate):
         A, b = _mean_dynamics(system, rate)
-        return weight * _energy(A, b, jnp.eye(b.size)[0]) < 1
+        return weight * _energy(A, b, jnp.eye(b.size)[0])
+
+    def stable(rate):
+        return energy(rate) < 1
 
     # A small limit is about 1 / (weight * gain): this start covers gains up to 1e6.
     lowest = jnp.minimum(highest, 1 / weight) * 1e-6
     rates = lowest * (highest / lowest) ** (jnp.arange(RATES) / RATES)
-    first = jnp.argmin(jnp.append(jax.vmap(stable)(rates), False))
+    fine = jax.vmap(stable)(rates)
+    # A rate below the first stable one is only lost in rounding: there 1 - rate is 1.
+    fine |= (jnp.cumsum(fine) == 0) & jnp.any(fine)
+    first = jnp.argmin(jnp.append(fine, False))
     low = jnp.where(first == 0, 0, rates[first - 1])
     high = jnp.where(first == RATES, highest, rates[jnp.minimum(first, RATES - 1)])
 
@@ -209,7 +218,9 @@ def _limit(system, weight, highest):
         return jnp.where(fine, middle, low), jnp.where(fine, high, middle)
 
     low, _ = jax.lax.fori_loop(0, HALVINGS, halve, (low, high))
-    return jnp.where(highest > 0, low, highest)  # `highest` is 0 or NaN here.
+    # A limit that is lost in rounding is no root: the energy there jumps from nearly 0 to infinity.
+    limit = jnp.where(energy(low) > 0.5, root_of(lambda rate: jnp.log(energy(rate)), low), jnp.nan)
+    return jnp.where(highest > 0, limit, highest)  # `highest` is 0 or NaN here.
 
 
 class StationaryLoss(NamedTuple):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from nested_jax._core.checks import check_length, check_reals
 from nested_jax._core.states import find
 from nested_jax.theory._linearity import explained, relative_error
+from nested_jax.theory._solving import root_of
 from nested_jax.theory._stability import closed_loop, radius_of
 from nested_jax.theory._state_space import StateSpace, active_entries
 
@@ -29,6 +30,8 @@ MOST_ENTRIES = 2**27
 ROUNDING = 1e-6
 # Periods of the run that a linearisation is held against.
 TESTED = 3
+# Of a multiplier near 1: eigenvalues of a product of small matrices.
+ROUNDINGS = 64
 # Learning rates × curvatures between which the limit is looked for, and halvings of the interval.
 LOWEST, HIGHEST, TRIED, HALVINGS = 1e-6, 1e4, 400, 60
 
@@ -169,7 +172,17 @@ def _checked(system: StateSpace) -> StateSpace:
             f"`system` must come from `periodic_state_space`, got {type(system).__name__}"
             + (" of one step." if isinstance(system, StateSpace) else ".")
         )
-    return StateSpace(*(jnp.asarray(x, float) for x in system))
+    for name, values in zip(StateSpace._fields, system, strict=True):
+        check_reals(f"system.{name}", values)
+    system = StateSpace(*(jnp.asarray(x, float) for x in system))
+    shapes = [x.shape for x in system]
+    steps, state = shapes[3], shapes[1][1:]
+    if shapes != [steps + state * 2, steps + state, steps + state, steps] or len(state) != 1:
+        raise ValueError(
+            "`system` must have a transition of shape (C, n, n), drive and output of shape (C, n) "
+            f"and a feedthrough of shape (C,), got {shapes}."
+        )
+    return system
 
 
 def _oriented(system: StateSpace) -> StateSpace:
@@ -202,19 +215,26 @@ def _over_a_period(system, c):
 
 @jax.jit
 def _limit(system):
+    def radius(c):
+        return radius_of(_over_a_period(system, c))
+
     tried = jnp.geomspace(LOWEST, HIGHEST, TRIED)
-    # A multiplier of 1 itself is rounding, as that of a constant part of the state would be.
-    stable = jax.lax.map(lambda c: radius_of(_over_a_period(system, c)) < 1, tried)
+    radii = jax.lax.map(radius, tried)
+    # A multiplier of 1 itself is rounding, as that of a constant part of the state would be. So is
+    # one beside it, if c is too small to show: some larger c is stable, and none below is not.
+    stable, slack = radii < 1, ROUNDINGS * jnp.finfo(radii.dtype).eps
+    stable |= (jnp.cumsum(stable) == 0) & (radii < 1 + slack) & jnp.any(stable)
     first = jnp.argmin(stable)
 
     def halve(_, bounds):
         low, high = bounds
         middle = jnp.sqrt(low * high)
-        fine = radius_of(_over_a_period(system, middle)) < 1
+        fine = radius(middle) < 1
         return jnp.where(fine, middle, low), jnp.where(fine, high, middle)
 
     bounds = tried[jnp.maximum(first - 1, 0)], tried[first]
     limit = jax.lax.fori_loop(0, HALVINGS, halve, bounds)[0]
+    limit = root_of(lambda c: radius(c) - 1, limit)
     return jnp.where(jnp.all(stable), jnp.inf, jnp.where(first == 0, 0.0, limit))
 
 

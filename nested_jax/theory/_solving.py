@@ -1,8 +1,10 @@
-"""Solve small systems of linear equations with plain array operations."""
+"""Solve small systems of linear equations, and give roots their derivatives."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 
 @jax.jit
@@ -21,6 +23,22 @@ def solve(
         right,
         solve=lambda _, b: _eliminated(matrix, b),
         transpose_solve=lambda _, b: _eliminated(matrix.T, b),
+    )
+
+
+def root_of(
+    excess: Callable[[Float[Array, ""]], Float[Array, ""]], found: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Return `found`, a root of `excess`, with the derivative of the implicit function.
+
+    The derivative of the search that found it would be that of the interval in which it began, or
+    of Newton's steps before they have settled. It is NaN where `excess` is not finite.
+    """
+    return jax.lax.custom_root(
+        excess,
+        jax.lax.stop_gradient(found),
+        lambda _, found: found,
+        lambda slope, y: y / slope(jnp.ones_like(y)),
     )
 
 

@@ -23,6 +23,8 @@ RTOL = 1e-10  # The oracle takes eigenvalues of, and solves with, matrices of up
 CLOSED_RTOL = 1e-12
 FLOAT32_RTOL = 1e-3  # Of a growth of 1e-3 a step, formed from numbers near 1.
 TINY_RTOL = 1e-6  # A growth of 4e-9 a step is formed from numbers near 1, whose eps is 2e-16.
+# Differences over twice this step of numbers below 1 that are right to 1e-15.
+STEP, SLOPE = 1e-6, {"rtol": 1e-6, "atol": 1e-9}
 # Two outputs that cancel lose the digits of the largest binomial, and so does what answers to them.
 CANCELLED = 16 * 2.0**-52
 # ln of the growth over 30,000 steps, by the number of averages (MATH.md, section 9): decay .95,
@@ -194,13 +196,27 @@ def test_growth_takes_any_transform_jit_and_vmap():
     np.testing.assert_allclose(growth(0.0, 0.5), np.log(weight), rtol=CLOSED_RTOL)
 
 
-def test_growth_has_a_derivative_forwards():
-    def growth(rate):
-        return theory.mean_square_growth(theory.cascade([0.9]), 10, rate)
+@pytest.mark.parametrize("make", [theory.heavy_ball, lambda a: theory.cascade([a, a])])
+def test_derivatives_forwards_are_those_of_differences(make):
+    """Of the growth also where Newton's method ends before its derivative has settled."""
 
-    step = 1e-6
-    difference = (growth(0.03 + step) - growth(0.03 - step)) / (2 * step)
-    np.testing.assert_allclose(jax.jacfwd(growth)(0.03), difference, rtol=1e-7)
+    def both(a, rate):
+        system = make(a)
+        return theory.mean_square_growth(system, 10, rate), theory.mean_square_limit(system, 10)
+
+    @jax.jit
+    def over_grid(step):
+        shifted = lambda a, rate: both(a + step[0], rate + step[1])  # noqa: E731
+        slopes = jax.jacfwd(lambda a, rate: both(a, rate), (0, 1))
+        return [
+            jax.vmap(jax.vmap(f, (None, 0)), (0, None))(decays, rates) for f in (shifted, slopes)
+        ]
+
+    decays, rates = jnp.array([0.3, 0.7, 0.9]), jnp.array([0.003, 0.01, 0.03])
+    for k, step in enumerate(STEP * np.eye(2)):
+        (after, slopes), (before, _) = over_grid(step), over_grid(-step)
+        for low, high, slope in zip(before, after, slopes, strict=True):
+            np.testing.assert_allclose(slope[k], (high - low) / (2 * STEP), **SLOPE)
 
 
 def test_limit_of_gradient_descent_is_closed():
@@ -253,6 +269,34 @@ def test_a_refused_transform_gives_nan_where_it_is_traced():
     system, numbers = jax.jit(all_of)(0.9)
     assert np.all(np.isnan(jax.tree.leaves(numbers)))
     assert all(np.all(np.isnan(array)) for array in system)
+
+
+@pytest.mark.parametrize(
+    ("system", "dim"),
+    [
+        (optax.identity(), 70),
+        (optax.identity(), 10_000),
+        (nj.scale_by_qhm(0.9, nu=0.7), 784),
+        (optax.sgd(0.01), 10),
+        (nj.momentum(1e-3, decay=0.9), 10),
+    ],
+)
+def test_limits_in_single_precision_are_those_in_double(system, dim):
+    """Though 1 - rate is 1 at the smallest rates that are tried."""
+    expected = theory.mean_square_limit(system, dim)
+    with jax.enable_x64(False):
+        found = theory.mean_square_limit(system, dim)
+        np.testing.assert_allclose(found, expected, rtol=FLOAT32_RTOL)
+
+
+def test_a_limit_that_single_precision_cannot_hold_is_nan():
+    with jax.enable_x64(False):
+        assert np.isnan(theory.mean_square_limit(optax.identity(), 10**9))
+
+
+def test_no_rate_is_stable_without_gain():
+    still = theory.cascade([0.5])._replace(output=jnp.zeros(1), feedthrough=jnp.zeros(()))
+    assert theory.mean_square_limit(still, 3) == 0
 
 
 def test_single_precision_will_do_for_a_glance():

@@ -13,6 +13,7 @@ from nested_jax import theory
 
 RTOL = 1e-9  # Of float64, through an eigenvalue problem or a bisection.
 FLOAT32_RTOL = 1e-6  # optax.MultiSteps divides by its count in float32.
+SINGLE_RTOL = 1e-5  # An eigenvalue near 1 is off by an eps of float32 or two, the limit by 20.
 WINDOW = 8  # Periods between two looks; optax.MultiSteps overflows in float32 after 120 or so.
 
 
@@ -115,6 +116,27 @@ def test_the_limit_is_where_the_multiplier_passes_1(name):
     assert around[0] < 1 < around[1]
 
 
+@pytest.mark.parametrize("tx", [optax.sgd(0.01), nj.nested_momentum(0.01, decays=[0.9])])
+def test_the_limit_of_a_finished_optimizer_in_single_precision(tx):
+    """Though 1 - 0.01 c is 1 at the smallest c that are tried."""
+    with jax.enable_x64(False):
+        limit = theory.periodic_limit(theory.periodic_state_space(tx, 1))
+        np.testing.assert_allclose(limit, theory.stability_limit(tx), rtol=SINGLE_RTOL)
+
+
+def test_the_limit_has_a_derivative():
+    """Outputs times k have the limit divided by k."""
+    system = system_of("two")
+
+    def limit(k):
+        scaled = system._replace(output=k * system.output, feedthrough=k * system.feedthrough)
+        return theory.periodic_limit(scaled)
+
+    expected = -limit(1.0) / 1.3**2
+    for slope in (jax.grad(limit), jax.jacfwd(limit)):
+        np.testing.assert_allclose(slope(1.3), expected, rtol=RTOL)
+
+
 def test_the_delay_is_the_mean_age_of_the_weights():
     system, steps, (tx, period, _) = system_of("two"), 600, RUNS["two"]
 
@@ -150,3 +172,22 @@ def test_a_system_of_one_step_is_refused():
     for function in (theory.periodic_limit, theory.periodic_delay):
         with pytest.raises(ValueError, match="`system` must come from `periodic_state_space`"):
             function(theory.ema(0.9))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "message"),
+    [
+        (
+            [(1, 1), (1,), (1,), (2,)],
+            ValueError,
+            "`system` must have a transition of",
+        ),
+        ([(3, 1, 1), (2, 1), (2, 1), (2,)], ValueError, "`system` must have a transition of"),
+        ([None, (2, 1), (2, 1), (2,)], TypeError, r"`system.transition` must be real numbers"),
+    ],
+)
+def test_arrays_that_are_not_those_of_a_period_are_refused(arrays, error, message):
+    system = theory.StateSpace(*(None if x is None else np.zeros(x) for x in arrays))
+    for function in (theory.periodic_limit, theory.periodic_delay):
+        with pytest.raises(error, match=message):
+            function(system)
