@@ -198,28 +198,29 @@ def _limit(system, weight, highest):
         A, b = _mean_dynamics(system, rate)
         return weight * _energy(A, b, jnp.eye(b.size)[0])
 
-    def stable(rate):
-        return energy(rate) < 1
-
     # A small limit is about 1 / (weight * gain): this start covers gains up to 1e6.
     lowest = jnp.minimum(highest, 1 / weight) * 1e-6
     rates = lowest * (highest / lowest) ** (jnp.arange(RATES) / RATES)
-    fine = jax.vmap(stable)(rates)
+    values = jax.vmap(energy)(rates)
+    fine = values < 1
     # A rate below the first stable one is only lost in rounding: there 1 - rate is 1.
     fine |= (jnp.cumsum(fine) == 0) & jnp.any(fine)
     first = jnp.argmin(jnp.append(fine, False))
-    low = jnp.where(first == 0, 0, rates[first - 1])
+    low, reached = (jnp.where(first == 0, 0, x[first - 1]) for x in (rates, values))
     high = jnp.where(first == RATES, highest, rates[jnp.minimum(first, RATES - 1)])
 
     def halve(_, bounds):
-        low, high = bounds
+        low, high, reached = bounds
         middle = (low + high) / 2
-        fine = stable(middle)
-        return jnp.where(fine, middle, low), jnp.where(fine, high, middle)
+        value = energy(middle)
+        fine = value < 1
+        low, high = jnp.where(fine, middle, low), jnp.where(fine, high, middle)
+        return low, high, jnp.where(fine, value, reached)
 
-    low, _ = jax.lax.fori_loop(0, HALVINGS, halve, (low, high))
+    low, _, reached = jax.lax.fori_loop(0, HALVINGS, halve, (low, high, reached))
+    limit = root_of(lambda rate: jnp.log(energy(rate)), low)
     # A limit that is lost in rounding is no root: the energy there jumps from nearly 0 to infinity.
-    limit = jnp.where(energy(low) > 0.5, root_of(lambda rate: jnp.log(energy(rate)), low), jnp.nan)
+    limit = jnp.where(reached > 0.5, limit, jnp.nan)
     return jnp.where(highest > 0, limit, highest)  # `highest` is 0 or NaN here.
 
 
