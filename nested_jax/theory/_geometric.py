@@ -22,7 +22,8 @@ def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
 
     .. math:: S_{p+q} = S_p + A^p S_q,
 
-    in :math:`\log_2 n` products. No inverse is taken, so 1 may be an eigenvalue.
+    in :math:`\log_2 n` products. No inverse is taken, so 1 may be an eigenvalue. For matrices, only
+    forward-mode differentiation is supported (`jax.jacfwd`).
 
     Args:
         ratio: r, a scalar, or A, of shape (size, size); may be traced.

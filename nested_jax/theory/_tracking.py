@@ -126,7 +126,7 @@ def predict_zero_loss(
 
     The finite sum is :math:`(1 - a^2)^{d-1} P_{d-1}((1 + a^2) / (1 - a^2))` with a Legendre
     polynomial :math:`P_{d-1}`. Its recurrence over d is used, so no binomial overflows and every
-    argument may be traced.
+    argument may be traced. Only forward-mode differentiation is supported (`jax.jacfwd`).
 
     Args:
         dim: D >= 1; may be traced.
