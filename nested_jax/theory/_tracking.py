@@ -21,6 +21,7 @@ from nested_jax._core.cascade import check_levels, stage_decays
 from nested_jax._core.checks import (
     check_below,
     check_count,
+    check_int_fits,
     check_key,
     check_non_negative,
     check_static_count,
@@ -153,7 +154,10 @@ def predict_zero_loss(
     valid = check_count("dim", dim, 1) & check_count("data_levels", data_levels, 1)
     decay = check_unit_interval("decay", decay)
     noise_std = check_non_negative("noise_std", noise_std)
-    return or_nan(valid, _zero_loss(dim, data_levels, decay, complement(decay), noise_std))
+    check_int_fits("data_levels", data_levels)
+    # Narrow integers overflow in the recurrence, and D need not fit one at all.
+    dim, levels = jnp.asarray(dim, float), jnp.asarray(data_levels, int)
+    return or_nan(valid, _zero_loss(dim, levels, decay, complement(decay), noise_std))
 
 
 @jax.jit

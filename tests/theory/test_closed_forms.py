@@ -212,6 +212,11 @@ def test_terminal_velocity(x64):
     np.testing.assert_allclose(steps[-1], expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("integer", [int, np.int64])
+def test_terminal_velocity_of_an_integer_that_jax_has_no_room_for(integer):
+    assert theory.terminal_velocity(theory.heavy_ball(0.5), integer(2**40)) == -(2.0**41)
+
+
 def test_introducing_momentum_keeps_the_step_if_the_rate_is_divided_by_the_gain(x64):
     tx = nj.scale_by_accumulated_momentum(0.9)
     rate = 0.1 / theory.dc_gain(tx)
