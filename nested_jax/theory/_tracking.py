@@ -24,6 +24,7 @@ from nested_jax._core.checks import (
     check_int_fits,
     check_key,
     check_non_negative,
+    check_reals,
     check_static_count,
     check_unit_interval,
     or_nan,
@@ -188,6 +189,7 @@ def _inputs(dim, key, steps, inputs):
     for name, value in (("key", key), ("steps", steps)):
         if value is not None:
             raise ValueError(f"`{name}` must be None if `inputs` are given, got {value!r}.")
+    check_reals("inputs", inputs)
     inputs = jnp.asarray(inputs, float)
     if inputs.ndim != 2 or inputs.shape[1] != dim or not len(inputs):
         raise ValueError(f"`inputs` must have shape (steps, {dim}), got {inputs.shape}.")

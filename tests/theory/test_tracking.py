@@ -294,6 +294,16 @@ def test_a_covariance_that_rounding_made_indefinite_gives_nan():
             ValueError,
             "`inputs` must have shape (steps, 3), got (9, 2).",
         ),
+        (
+            {"inputs": np.ones((9, 2)) * 1j, "key": None, "steps": None},
+            TypeError,
+            "`inputs` must be real numbers, got array(",
+        ),
+        (
+            {"inputs": "a", "key": None, "steps": None},
+            TypeError,
+            "`inputs` must be real numbers, got 'a'.",
+        ),
     ],
 )
 def test_errors_of_the_bound(options, error, message):
