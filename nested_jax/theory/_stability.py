@@ -293,7 +293,7 @@ def cascade_limit(stages: ScalarLike, decay: ScalarLike) -> Float[Array, ""]:
     decay = check_unit_interval("decay", decay)
     dtype = jnp.result_type(float)
     # A narrow traced decay is widened before its complement rounds.
-    decay = decay.astype(dtype) if is_traced(decay) else decay
+    decay = jnp.asarray(decay, dtype) if is_traced(decay) else decay
     numbers = (jnp.asarray(x, dtype) for x in (stages, decay, complement(decay)))
     return or_nan(valid, _cascade_limit(*numbers))
 
