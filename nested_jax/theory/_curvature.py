@@ -56,7 +56,9 @@ def hessian_vector_product(loss: Callable[[Params], Any], params: Params, vector
         A tree like `params`.
 
     Raises:
-        TypeError: If `loss` is not callable, or `vector` does not match `params`.
+        TypeError: If `loss` is not callable, `params` is not floating, or `vector` does not have
+            its dtypes.
+        ValueError: If `vector` does not have the structure and shapes of `params`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,6 +77,11 @@ def hessian_vector_product(loss: Callable[[Params], Any], params: Params, vector
     if jax.tree.map(jnp.shape, vector) != jax.tree.map(jnp.shape, params):
         rule = "`vector` must have the structure and shapes of `params`"
         raise ValueError(f"{rule}, got {vector!r} for {params!r}.")
+    dtypes, wanted = (jax.tree.map(jnp.result_type, tree) for tree in (vector, params))
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in jax.tree.leaves(wanted)):
+        raise TypeError(f"`params` must be floating, got {wanted}.")
+    if dtypes != wanted:
+        raise TypeError(f"`vector` must have the dtypes of `params`, got {dtypes} for {wanted}.")
     return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
 
 

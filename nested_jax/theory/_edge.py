@@ -140,6 +140,9 @@ def preconditioner_of(
     ``optax.scale_by_factored_rms``   the same
     ================================  ==================================================
 
+    A state of ``optax.adamax`` is taken for one of ``optax.scale_by_adam``, whose class it has, and
+    P is wrong, since its ``nu`` is a maximum of magnitudes that are not squared.
+
     Args:
         opt_state: The state of an optimizer that holds one of these, however deep.
         params: The parameters, whose shapes say which axes a factored moment is of.

@@ -22,7 +22,8 @@ def geometric_sum(ratio: ScalarLike, terms: ScalarLike) -> jax.Array:
 
     .. math:: S_{p+q} = S_p + A^p S_q,
 
-    in :math:`\log_2 n` products. No inverse is taken, so 1 may be an eigenvalue.
+    in :math:`\log_2 n` products. No inverse is taken, so 1 may be an eigenvalue. For matrices, only
+    forward-mode differentiation is supported (`jax.jacfwd`).
 
     Args:
         ratio: r, a scalar, or A, of shape (size, size); may be traced.
@@ -129,9 +130,9 @@ def spectral_radius(ratio: Any) -> float:
 def _as_ratio(ratio):
     """Return 1 - ratio, to the last digit even if the ratio is a Python float, and the ratio."""
     check_reals("ratio", ratio)
-    values = jnp.asarray(ratio)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(float)
+    # Integers become floats at once: they need not fit JAX's default integers.
+    dtype = jnp.result_type(0, *jax.tree.leaves(ratio))
+    values = jnp.asarray(ratio, None if jnp.issubdtype(dtype, jnp.floating) else float)
     if values.ndim not in (0, 2) or (values.ndim and values.shape[0] != values.shape[1]):
         raise ValueError(
             f"`ratio` must be a scalar or a square matrix, got an array of shape {values.shape}."

@@ -277,7 +277,7 @@ def terminal_velocity(
     """
     check_number("gradient", gradient)
     learning_rate = check_non_negative("learning_rate", learning_rate)
-    return -jnp.abs(dc_gain(system)) * jnp.asarray(learning_rate) * jnp.asarray(gradient)
+    return -jnp.abs(dc_gain(system)) * jnp.asarray(learning_rate) * jnp.asarray(gradient, float)
 
 
 class _Steady(NamedTuple):

@@ -15,6 +15,7 @@ from nested_jax._core.checks import (
     or_nan,
     record,
 )
+from nested_jax._core.dtypes import complement
 from nested_jax._core.types import ScalarLike
 from nested_jax.theory._responses import dc_gain, response
 from nested_jax.theory._state_space import StateSpace, System, as_state_space
@@ -289,25 +290,32 @@ def cascade_limit(stages: ScalarLike, decay: ScalarLike) -> Float[Array, ""]:
         ['2', '78', '0.108', '0.00494']
     """
     valid = check_count("stages", stages)
-    decay = or_nan(valid, check_unit_interval("decay", decay))
+    decay = check_unit_interval("decay", decay)
     dtype = jnp.result_type(float)
-    return _cascade_limit(jnp.asarray(stages, dtype), jnp.asarray(decay, dtype))
+    # A narrow traced decay is widened before its complement rounds.
+    decay = jnp.asarray(decay, dtype) if is_traced(decay) else decay
+    numbers = (jnp.asarray(x, dtype) for x in (stages, decay, complement(decay)))
+    return or_nan(valid, _cascade_limit(*numbers))
 
 
 @jax.jit
-def _cascade_limit(k, a):
+def _cascade_limit(k, a, below):
+    """Return the limit from `below` = 1 - a, which a decay near 1 rounded to float32 has lost."""
+
     def distance(theta):
         # |1 - a z|^2, without the cancellation in 1 - a cos(theta).
-        return (1 - a) ** 2 + 4 * a * jnp.sin(theta / 2) ** 2
+        return below**2 + 4 * a * jnp.sin(theta / 2) ** 2
 
     def newton(_, theta):
         # Near pi, where the root may be triple, use the distance to pi.
         left = jnp.pi - theta
         sine = jnp.where(theta < 2, jnp.sin(theta), jnp.sin(left))
-        angle = k * jnp.arctan2(a * sine, (1 - a) + 2 * a * jnp.sin(theta / 2) ** 2)
+        angle = k * jnp.arctan2(a * sine, below + 2 * a * jnp.sin(theta / 2) ** 2)
         miss = jnp.where(theta < 2, theta / 2 + angle - jnp.pi / 2, angle - left / 2)
-        slope = 0.5 + k * a * ((1 - a) - 2 * jnp.sin(theta / 2) ** 2) / distance(theta)
+        slope = 0.5 + k * a * (below - 2 * jnp.sin(theta / 2) ** 2) / distance(theta)
         return theta - jnp.minimum(miss, 0) / jnp.where(slope > 0, slope, jnp.inf)
 
-    theta = jax.lax.fori_loop(0, NEWTON_STEPS, newton, jnp.zeros_like(a))
-    return 2 * jnp.sin(theta / 2) * (distance(theta) / (1 - a) ** 2) ** (k / 2)
+    # Where the solution is pi it is not searched: with one stage, the miss is below rounding.
+    start = jnp.where(2 * k * a <= 1 + a, jnp.pi, jnp.zeros_like(a))
+    theta = jax.lax.fori_loop(0, NEWTON_STEPS, newton, start)
+    return 2 * jnp.sin(theta / 2) * (distance(theta) / below**2) ** (k / 2)

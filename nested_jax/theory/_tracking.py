@@ -21,8 +21,10 @@ from nested_jax._core.cascade import check_levels, stage_decays
 from nested_jax._core.checks import (
     check_below,
     check_count,
+    check_int_fits,
     check_key,
     check_non_negative,
+    check_reals,
     check_static_count,
     check_unit_interval,
     or_nan,
@@ -126,7 +128,7 @@ def predict_zero_loss(
 
     The finite sum is :math:`(1 - a^2)^{d-1} P_{d-1}((1 + a^2) / (1 - a^2))` with a Legendre
     polynomial :math:`P_{d-1}`. Its recurrence over d is used, so no binomial overflows and every
-    argument may be traced.
+    argument may be traced. Only forward-mode differentiation is supported (`jax.jacfwd`).
 
     Args:
         dim: D >= 1; may be traced.
@@ -153,7 +155,10 @@ def predict_zero_loss(
     valid = check_count("dim", dim, 1) & check_count("data_levels", data_levels, 1)
     decay = check_unit_interval("decay", decay)
     noise_std = check_non_negative("noise_std", noise_std)
-    return or_nan(valid, _zero_loss(dim, data_levels, decay, complement(decay), noise_std))
+    check_int_fits("data_levels", data_levels)
+    # Narrow integers overflow in the recurrence, and D need not fit one at all.
+    dim, levels = jnp.asarray(dim, float), jnp.asarray(data_levels, int)
+    return or_nan(valid, _zero_loss(dim, levels, decay, complement(decay), noise_std))
 
 
 @jax.jit
@@ -184,6 +189,7 @@ def _inputs(dim, key, steps, inputs):
     for name, value in (("key", key), ("steps", steps)):
         if value is not None:
             raise ValueError(f"`{name}` must be None if `inputs` are given, got {value!r}.")
+    check_reals("inputs", inputs)
     inputs = jnp.asarray(inputs, float)
     if inputs.ndim != 2 or inputs.shape[1] != dim or not len(inputs):
         raise ValueError(f"`inputs` must have shape (steps, {dim}), got {inputs.shape}.")

@@ -246,12 +246,21 @@ def negative_binomial_weights(
     """
     valid = check_count("stages", stages)
     check_int_fits("stages", stages)
-    decay = or_nan(valid, check_unit_interval("decay", decay))
+    decay = check_unit_interval("decay", decay)
     check_length("steps", steps, most=MOST_STEPS)
     take = jnp.log(jnp.asarray(complement(decay), float))
     age = jnp.arange(steps - 1, dtype=float)
-    ratios = jnp.log(jnp.asarray(decay, float) * ((age + stages) / (age + 1)))
-    return jnp.exp(stages * take + jnp.concatenate([jnp.zeros(1), jnp.cumsum(ratios)]))
+    ratios = jnp.asarray(decay, float) * ((age + stages) / (age + 1))
+    # A ratio of 0 has no logarithm to differentiate, so products stand in for the sums: they cannot
+    # overflow, since all that follow the first ratio of 0 are 0.
+    edge = ratios[:1] == 0
+    logs = stages * take + _started(0, jnp.cumsum(jnp.log(jnp.where(edge, 1, ratios))))
+    products = _started(1, jnp.cumprod(jnp.where(edge, ratios, 1)))
+    return or_nan(valid, jnp.exp(logs) * products)
+
+
+def _started(first, rest):
+    return jnp.concatenate([jnp.full(1, first, rest.dtype), rest])
 
 
 def mixture_weights(

@@ -3,6 +3,8 @@
 import functools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,6 +18,7 @@ from tests.theory.test_state_space import INPUTS, outputs
 
 # Sums of hundreds of logarithms.
 WEIGHT_RTOL = 1e-12
+FLOAT32_RTOL = 1e-5  # The logarithm of the first weight is -23: 12 roundings of it.
 
 
 def average(a, z):
@@ -135,6 +138,27 @@ def test_equal_averages_in_a_row(x64, stages, decay):
         np.testing.assert_allclose(theory.step_response(system, 300), steps, rtol=WEIGHT_RTOL)
 
 
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev])
+def test_weights_have_derivatives_at_the_edges(x64, derivative):
+    def weights(a, k):
+        return theory.negative_binomial_weights(k, a, 4)
+
+    slope, bend = derivative(weights), derivative(derivative(weights))
+    # (1 - a)^3 [1, 3 a, 6 a^2, 10 a^3]
+    np.testing.assert_allclose(slope(0.0, 3), [-3, 3, 0, 0], rtol=RTOL)
+    np.testing.assert_allclose(bend(0.0, 3), [6, -18, 12, 0], rtol=RTOL)
+    # 1, 0, 0, 0 and (1 - a) [1, a, a^2, a^3]
+    slopes = jax.vmap(slope, (None, 0))(0.5, jnp.arange(2))
+    np.testing.assert_allclose(slopes, [[0, 0, 0, 0], [-1, 0, 0.25, 0.25]], rtol=RTOL)
+
+
+def test_weights_of_a_slow_decay_have_their_digits_whether_the_stages_are_traced_or_not():
+    expected = scipy.stats.nbinom.pmf(np.arange(10), 2, 1 - 0.99999)
+    weights = functools.partial(theory.negative_binomial_weights, decay=0.99999, steps=10)
+    np.testing.assert_allclose(weights(2), expected, rtol=FLOAT32_RTOL)
+    np.testing.assert_allclose(jax.jit(weights)(2), expected, rtol=FLOAT32_RTOL)
+
+
 def test_printed_bias_correction(x64):
     assert f"{theory.step_response(theory.cascade([0.9] * 3), 10)[-1]:.4f}" == "0.1109"
 
@@ -186,6 +210,11 @@ def test_terminal_velocity(x64):
         np.testing.assert_allclose(actual, expected, rtol=RTOL)
     (steps,) = outputs(nj.momentum(rate, decay=decay), np.full(300, gradient))
     np.testing.assert_allclose(steps[-1], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("integer", [int, np.int64])
+def test_terminal_velocity_of_an_integer_that_jax_has_no_room_for(integer):
+    assert theory.terminal_velocity(theory.heavy_ball(0.5), integer(2**40)) == -(2.0**41)
 
 
 def test_introducing_momentum_keeps_the_step_if_the_rate_is_divided_by_the_gain(x64):

@@ -252,6 +252,16 @@ def test_another_key_is_another_start(x64):
             "`loss` must be callable, got 3.",
         ),
         (
+            lambda: theory.hessian_vector_product(jnp.sum, jnp.ones(2), jnp.ones(2, "bfloat16")),
+            TypeError,
+            "`vector` must have the dtypes of `params`, got bfloat16 for float32.",
+        ),
+        (
+            lambda: theory.hessian_vector_product(jnp.sum, jnp.arange(2), jnp.arange(2)),
+            TypeError,
+            "`params` must be floating, got int32.",
+        ),
+        (
             lambda: theory.curvature(lambda p: p, jnp.ones(2)),
             ValueError,
             "`loss` must return a scalar, got ",

@@ -16,6 +16,7 @@ RTOL = 500 * np.finfo(np.float64).eps
 # A few hundred products of small matrices.
 MATRIX_RTOL = 1e-12
 FLOAT32_RTOL = 16 * np.finfo(np.float32).eps
+LARGE_RTOL = 128 * np.finfo(np.float32).eps  # Of r^n for r = 2^40, n = 3: n ln r is 83.
 
 RATIOS = [0.0, 0.3, 0.5, 0.95, 1 - 2**-30, 1 - 2**-52, 1.0, 1 + 2**-40, 1.3, -0.7, -1.0, -1.2]
 TERMS = [0, 1, 2, 7, 1000]
@@ -38,6 +39,19 @@ def test_sum_of_a_traced_number_of_terms(x64):
     actual = jax.jit(jax.vmap(over_terms, (0, None)))(jnp.array(RATIOS), jnp.array(TERMS))
     expected = [[exact_sum(r, n) for n in TERMS] for r in RATIOS]
     np.testing.assert_allclose(actual, expected, rtol=RTOL)
+
+
+@pytest.mark.parametrize("ratio", [2**40, np.int64(2**40), [[2**40]], np.array([[2**40]])])
+def test_sum_of_an_integer_that_jax_has_no_room_for(ratio):
+    total = theory.geometric_sum(ratio, 3)
+    assert total.dtype == jnp.float32
+    np.testing.assert_allclose(total.ravel(), exact_sum(2**40, 3), rtol=LARGE_RTOL)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_floating_ratio_keeps_its_dtype(x64, dtype):
+    for ratio in (jnp.asarray(0.5, dtype), jnp.asarray([[0.5]], dtype)):
+        assert theory.geometric_sum(ratio, 3).dtype == dtype
 
 
 def test_a_ratio_of_python_has_its_digits_in_float32():
@@ -125,7 +139,14 @@ def test_what_just_forgets_has_a_limit(x64, ratio):
 
 @pytest.mark.parametrize(
     ("ratio", "radius"),
-    [(1.0, "1"), (-1.7, "1.7"), (math.inf, "nan"), (np.eye(2), "1"), (1.5 * np.eye(2), "1.5")],
+    [
+        (1.0, "1"),
+        (-1.7, "1.7"),
+        (2**40, "1.09951e+12"),
+        (math.inf, "nan"),
+        (np.eye(2), "1"),
+        (1.5 * np.eye(2), "1.5"),
+    ],
 )
 def test_rejects_a_ratio_without_a_limit(ratio, radius):
     message = f"`ratio` must have a spectral radius below 1, got {radius}."

@@ -21,6 +21,7 @@ SCAN_RTOL = 1e-9
 CLOSED_RTOL = 1e-12  # Solving loses three digits where the decay is .999.
 RTOL = 1e-13
 RUN_RTOL = 1e-11  # The digits of a logarithm of a hundred steps that round.
+NARROW_RTOL = 4e-6  # 32 roundings of float32: a power of five stages.
 FLOAT32_RTOL = 1e-4  # A phase near 1 of 32-bit numbers, 18 stages deep.
 STAGES = range(20)
 # From MATH.md, section 9, decay .95.
@@ -113,6 +114,27 @@ def test_limit_of_a_decay_in_another_dtype():
     assert theory.cascade_limit(3, jnp.int32(0)) == 2
     narrow = jax.jit(theory.cascade_limit)(3, jnp.float32(0.5))
     assert narrow == theory.cascade_limit(3, 0.5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.99999, 0.99999999])
+def test_limits_of_slow_decays_have_their_digits_in_float32(decay):
+    # From the characteristic polynomials of k = 1 and, from 1/3 on, k = 2. The last decay is 1 in
+    # float32.
+    two = (1 - decay) * (1 + decay) / decay**2 if decay else 2
+    expected = [2, 2 * (1 + decay) / (1 - decay), two]
+    exact = [theory.cascade_limit(k, decay) for k in range(6)]
+    np.testing.assert_allclose(exact[:3], expected, rtol=CLOSED_RTOL)
+    with jax.enable_x64(False):
+        found = [theory.cascade_limit(k, decay) for k in range(6)]
+        traced = jax.vmap(lambda k: theory.cascade_limit(k, decay))(jnp.arange(6))
+        assert traced.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, rtol=NARROW_RTOL)
+    np.testing.assert_allclose(traced, exact, rtol=NARROW_RTOL)
+
+
+def test_a_narrow_traced_decay_is_widened_before_its_complement():
+    narrow = jnp.bfloat16(0.1)
+    assert jax.jit(theory.cascade_limit)(3, narrow) == theory.cascade_limit(3, float(narrow))
 
 
 def test_the_approximation_is_low_by_at_most_three_percent():

@@ -204,6 +204,20 @@ def test_predicting_zero_is_the_direct_sum(x64):
     np.testing.assert_allclose(traced, expected, rtol=CLOSED_RTOL)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint32"])
+def test_predicting_zero_takes_integers_of_any_width(dtype, traced):
+    zero = jax.jit(theory.predict_zero_loss) if traced else theory.predict_zero_loss
+    found = zero(10, np.dtype(dtype).type(100))
+    np.testing.assert_allclose(found, direct_sum(10, 100, 0.95, 0.1), rtol=FLOAT32_RTOL)
+
+
+@pytest.mark.parametrize("integer", [int, np.int64])
+def test_predicting_zero_takes_a_dim_that_fits_no_integer_of_jax(integer):
+    loss = theory.predict_zero_loss(integer(2**40), noise_std=0.0)
+    assert loss == 2.0**40 * theory.predict_zero_loss(1, noise_std=0.0)
+
+
 def test_float32_is_close_and_numbers_may_be_traced():
     inputs = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
     bounds = jax.jit(
@@ -280,6 +294,16 @@ def test_a_covariance_that_rounding_made_indefinite_gives_nan():
             ValueError,
             "`inputs` must have shape (steps, 3), got (9, 2).",
         ),
+        (
+            {"inputs": np.ones((9, 2)) * 1j, "key": None, "steps": None},
+            TypeError,
+            "`inputs` must be real numbers, got array(",
+        ),
+        (
+            {"inputs": "a", "key": None, "steps": None},
+            TypeError,
+            "`inputs` must be real numbers, got 'a'.",
+        ),
     ],
 )
 def test_errors_of_the_bound(options, error, message):
@@ -292,6 +316,11 @@ def test_errors_of_the_bound(options, error, message):
     [
         ({"dim": 1.5}, TypeError, "`dim` must be an integer of at least 1, got 1.5."),
         ({"data_levels": 0}, ValueError, "`data_levels` must be an integer of at least 1, got 0."),
+        (
+            {"data_levels": 2**40},
+            ValueError,
+            "`data_levels` must be less than 2147483648, got 1099511627776.",
+        ),
         ({"decay": 1.0}, ValueError, "`decay` must lie in [0, 1), got 1.0."),
         ({"noise_std": -1}, ValueError, "`noise_std` must be non-negative and finite, got -1."),
     ],
