@@ -181,8 +181,10 @@ def rollout(
         state, last = run_block(state, steps - rest, rest // window, window)
         outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, last)
     (carry, total), (curve, records) = state, outputs
+    # Hidden from the compiler, which divides by a constant with other roundings than in stages.
+    count = jax.lax.optimization_barrier(jnp.asarray(steps - warmup, total.dtype))
     return Rollout(
-        mean_loss=or_nan(parts.valid, total / (steps - warmup)),
+        mean_loss=or_nan(parts.valid, total / count),
         diverged_at=jnp.where(carry.diverged_at < steps, carry.diverged_at, -1),
         loss_curve=curve,
         records=records,

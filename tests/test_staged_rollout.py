@@ -66,6 +66,32 @@ def test_the_last_report_is_that_of_one_go(steps, stages, options):
     jax.tree.map(same, staged(steps, stages, **options)[-1], expected)
 
 
+@pytest.mark.usefixtures("optimized")
+def test_the_mean_of_one_swept_seed_is_that_of_one_go():
+    """Where the divisor is a constant of one program and a number of the other."""
+    for warmup in (7, 100, 333):
+        options = {"warmup": warmup}
+        one = nj.sweep(
+            lambda seed, o=options: {
+                "loss": nj.rollout(TX, PROBLEM, jax.random.key(seed), 600, **o).mean_loss
+            },
+            nj.Grid(seed=[0]),
+        )
+        other = nj.sweep(
+            lambda seed, o=options: nj.rollout_in_stages(
+                TX,
+                PROBLEM,
+                jax.random.key(seed),
+                600,
+                stages=6,
+                report=lambda trace: {"loss": trace.mean_loss},
+                **o,
+            ),
+            nj.Grid(seed=[0]),
+        )
+        np.testing.assert_allclose(other.loss, one.loss, rtol=0 if SAME_BITS else FLOAT32_RTOL)
+
+
 def test_an_earlier_report_is_of_the_steps_so_far():
     options = {"stride": 10, "warmup": 75, "bound": 0.5}
     curve = jax.jit(

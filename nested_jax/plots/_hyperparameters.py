@@ -117,6 +117,8 @@ def hyperparameters(
         ValueError: If `by` is not such a result, or `over` does not name axes.
     """
     logarithms, names, columns = _points(results, by, over)
+    if not names:
+        raise ValueError(f"`over` must leave an axis, got {over!r}.")
     figure = Figure(figsize=(max(2.6 * len(names), 3.5), 3), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     finite = np.isfinite(logarithms)

@@ -69,6 +69,8 @@ def best_point(
     for name in over:
         if name not in results[by].dims:
             raise ValueError(f"`over` must be axes of {results[by].dims}, got {name!r}.")
+    if results[by].dtype.kind == "c":
+        raise ValueError(f"`by` must be a real number a run, got {results[by].dtype}.")
     if not {*results[by].dims} <= {*results.attrs.get("axes", results[by].dims)}:
         raise ValueError(f"`by` must be a number a run, got dimensions {results[by].dims}.")
     means = results.mean(over, skipna=False, keep_attrs=True) if over else results
@@ -196,7 +198,7 @@ def load(path: str | os.PathLike[str]) -> xarray.Dataset:
     if not os.path.exists(path):
         raise FileNotFoundError(f"`path` must exist, got {os.fspath(path)!r}.")
     try:
-        results = xarray.load_dataset(path, engine="h5netcdf")
+        results = xarray.load_dataset(path, engine="h5netcdf", decode_times=False)
     except (OSError, ValueError) as error:
         raise OSError(
             f"`path` must be a netCDF 4 file, got {os.fspath(path)!r}: {error}"

@@ -97,7 +97,8 @@ def optimize(
     checks.check_static_count("batch", batch, 1)
     checks.check_choice("layout", layout, LAYOUTS)
     static = _static_choices(space)
-    ends = _grid(_ends(space, static), static)
+    columns = _ends(space, static)
+    ends = _grid(columns, static)
     run = run if isinstance(run, Partial) else Partial(run)
     metrics = _metrics(metric, examine(run, ends), len(study.directions))
     combinations = math.prod(map(len, static.values()))
@@ -112,7 +113,11 @@ def optimize(
         asked = [study.ask(stored) for _ in range(min(batch, trials - done))]
         try:
             values = _evaluated(
-                run, [_point(trial.params, static) for trial in asked], [*static], metrics, settings
+                run,
+                [_point(trial.params, static, columns) for trial in asked],
+                [*static],
+                metrics,
+                settings,
             )
         except BaseException:
             for trial in asked:
@@ -139,9 +144,19 @@ def _storable(
     return {**space, **named}
 
 
-def _point(params: Mapping[str, Any], static: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Return the arguments of `run`: functions in place of their names."""
+def _point(
+    params: Mapping[str, Any],
+    static: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    """Return the arguments of `run`: functions in place of their names.
+
+    A number is a float if one of its `columns` is: a batch without one must not have another dtype.
+    """
     point = dict(params)
+    for name, ends in columns.items():
+        if any(isinstance(end, float) for end in ends):
+            point[name] = float(point[name])
     for name, choices in static.items():
         point[name] = next(own for own in choices if label(own) == label(params[name]))
     return point
@@ -222,7 +237,10 @@ def _ends(space: Mapping[str, Any], static: Mapping[str, Any]) -> dict[str, list
 
 
 def _metrics(metric: Any, structure: Structure, directions: int) -> list[str]:
-    metrics = [metric] if isinstance(metric, str) else [*metric]
+    metrics = [metric] if isinstance(metric, str) else metric
+    if not isinstance(metrics, Sequence) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError(f"`metric` must be the name of a result, or several, got {metric!r}.")
+    metrics = [*metrics]
     if len(metrics) != directions:
         rule = f"`metric` must name one result for each of the study's {directions} directions"
         raise ValueError(f"{rule}, got {metric!r}.")

@@ -267,7 +267,7 @@ def stationary_loss(
     :math:`D \eta \sigma^2 / (1 - \eta (D + 2))`. The loss is evaluated before the update of each
     step, as in `rollout`. With weight decay, h and L are those of the recurrence
     :math:`w \leftarrow (1 - \lambda) w - \eta u`, where u is the output of `system`. Without
-    momentum this is leaky LMS.
+    momentum this is leaky LMS. Only forward-mode differentiation is supported (`jax.jacfwd`).
 
     Args:
         system: As for `mean_square_growth`.

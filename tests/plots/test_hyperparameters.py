@@ -89,3 +89,9 @@ def test_a_search_of_any_kind_can_be_drawn(draw, tmp_path):
     ]:
         with pytest.raises(error, match=rf"^{rule}"):
             draw(**{"results": searched(), "by": "loss"} | change)
+
+
+def test_an_axis_must_be_left_to_draw():
+    results = searched()
+    with pytest.raises(ValueError, match="`over` must leave an axis"):
+        plots.hyperparameters(results, "loss", over=[*results.loss.dims])

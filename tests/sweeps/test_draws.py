@@ -160,3 +160,12 @@ def test_constant_results_keep_their_types(seeds):
     for name, value in constants.items():
         assert results[name].dtype == jnp.asarray(value).dtype
         assert (results[name] == value).all()
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_draws_that_depend_on_the_chunk_are_warned_of(kind):
+    def run(seed):
+        return {"x": jax.random.normal(jax.random.key(seed, impl=kind))}
+
+    with pytest.warns(UserWarning, match="their numbers depend on the chunk"):
+        nj.sweep(run, nj.Grid(seed=range(2)))

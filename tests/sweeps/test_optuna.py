@@ -203,6 +203,18 @@ def test_rejects_what_optuna_cannot_express():
     rejects({"x": arrays}, TypeError, r"^`x` must be an iterable of distinct numbers, or of words")
 
 
+def test_a_choice_of_integers_and_floats_is_a_float_in_every_batch():
+    """Also in a batch that happens to hold the integers alone."""
+
+    def run(x, y):
+        return {"loss": jnp.asarray(2.7).astype(x.dtype) + 0 * y}
+
+    study = study_of()
+    space = {"x": CategoricalDistribution([0, 1, 0.5]), "y": FloatDistribution(0.0, 1.0)}
+    optimize(study, run, space, metric="loss", trials=12, batch=2)
+    np.testing.assert_allclose([trial.value for trial in study.trials], 2.7, rtol=1e-6)
+
+
 def test_rejects_bad_arguments_before_the_first_trial():
     def rejects(error, rule, study=None, run=bowl, space=SPACE, **options):
         study = study_of() if study is None else study
@@ -217,6 +229,8 @@ def test_rejects_bad_arguments_before_the_first_trial():
     rejects(ValueError, r"^`layout` must be ", layout="rows")
     rule = r"^`metric` must name real scalar results of `run` \(loss, size\), got 'curve'\.$"
     rejects(ValueError, rule, metric="curve")
+    for metric in (None, 3, [3]):
+        rejects(TypeError, r"^`metric` must be the name of a result, or several", metric=metric)
     rule = r"^`metric` must name one result for each of the study's 1 directions, got \['loss', "
     rejects(ValueError, rule, metric=["loss", "size"])
 

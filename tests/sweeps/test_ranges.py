@@ -32,6 +32,15 @@ def test_draws_are_seeded_and_uniform_in_their_logarithm():
 
 
 @pytest.mark.parametrize(
+    ("low", "high"), [(0.1, np.nextafter(0.1, 1)), (1e300, np.nextafter(1e300, np.inf))]
+)
+def test_draws_from_a_narrow_range_stay_in_it(low, high):
+    values = nj.log_uniform(low, high, 1000, seed=0)
+    assert (low <= values).all()
+    assert (values < high).all()
+
+
+@pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: nj.powers_of_two(0.5, 2), TypeError, "`low` must be an integer of at least -10"),

@@ -154,6 +154,26 @@ def test_saved_results_are_the_same(found, tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["results.nc"]
 
 
+@pytest.mark.parametrize("unit", ["seconds", "days since 2000-01-01"])
+def test_a_unit_of_time_is_a_word(tmp_path, unit):
+    results = nj.sweep(lambda a: {"t": a * 1.5}, nj.Grid(a=[2.0, 1.0]), units={"t": unit})
+    save(results, tmp_path / "results.nc")
+    assert load(tmp_path / "results.nc").identical(results)
+
+
+def test_float8_results_are_saved_as_float32(tmp_path):
+    for dtype in (jnp.float8_e5m2, jnp.float8_e4m3fn):
+        results = nj.sweep(lambda a, d=dtype: {"loss": a.astype(d)}, nj.Grid(a=[2.0, 1.0]))
+        assert results.loss.dtype == np.float32
+        assert nj.best_point(results).a == 1.0
+
+
+def test_a_complex_number_is_not_the_best():
+    results = nj.sweep(lambda a: {"z": a * 1j}, nj.Grid(a=[2.0, 1.0]))
+    with pytest.raises(ValueError, match="`by` must be a real number a run, got complex64"):
+        nj.best_point(results, by="z")
+
+
 def test_saved_results_still_have_a_best_point(tmp_path):
     results = nj.sweep(lambda a: {"loss": a, "v": a * jnp.ones(2)}, nj.Grid(a=[2.0, 1.0]))
     save(results, str(tmp_path / "results.nc"))

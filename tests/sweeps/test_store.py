@@ -211,6 +211,51 @@ def test_a_store_with_other_arrays_closed_over_is_refused(tmp_path, make, size):
         nj.sweep(closed(1.5), grid, store=tmp_path)
 
 
+def scaled_in_a_batch(factor):
+    """Return a run that is the same alone, and whose rule for batches has a factor."""
+    function = jax.custom_batching.custom_vmap(jnp.sin)
+    function.def_vmap(lambda size, batched, x: (factor * jnp.sin(x), True))
+    return lambda x: {"y": function(x)}
+
+
+def on_the_host(method):
+    def share(x):
+        return np.asarray(x / np.max(x), np.float32)
+
+    shape = jax.ShapeDtypeStruct((), np.float32)
+    return lambda x: {"y": jax.pure_callback(share, shape, x, vmap_method=method)}
+
+
+@pytest.mark.parametrize(
+    ("make", "one", "other"),
+    [(scaled_in_a_batch, 1, 2), (on_the_host, "sequential", "broadcast_all")],
+)
+def test_a_store_of_another_rule_for_batches_is_refused(tmp_path, make, one, other):
+    options = {"grid": nj.Grid(x=[1.0, 2.0, 3.0, 4.0]), "chunk": 2}
+    first = nj.sweep(make(one), store=tmp_path, **options)
+    assert nj.sweep(make(one), store=tmp_path, **options).equals(first)
+    assert not nj.sweep(make(other), **options).equals(first)
+    with pytest.raises(ValueError, match="they differ in programs"):
+        nj.sweep(make(other), store=tmp_path, **options)
+
+
+def test_static_values_whose_words_run_together_are_kept_apart(tmp_path):
+    def of(factor):
+        return lambda a, b, x: {"y": x * factor if (a, b) == ("x", "y, b=y") else x}
+
+    grid = nj.Grid(a=["x", "x, b=y"], b=["y", "y, b=y"], x=[1.0, 2.0])
+    nj.sweep(of(2), grid, store=tmp_path)
+    with pytest.raises(ValueError, match="they differ in programs"):
+        nj.sweep(of(3), grid, store=tmp_path)
+
+
+def test_zeros_of_another_sign_are_another_grid(tmp_path):
+    run = lambda x: {"y": 1 / x}  # noqa: E731
+    nj.sweep(run, nj.Grid(x=[0.0]), store=tmp_path)
+    with pytest.raises(ValueError, match="they differ in grid"):
+        nj.sweep(run, nj.Grid(x=[-0.0]), store=tmp_path)
+
+
 def test_a_store_of_another_layout_is_refused(tmp_path):
     def run(x):
         return {"loss": jnp.sin(x)}

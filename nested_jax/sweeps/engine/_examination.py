@@ -1,11 +1,13 @@
 """Checks before a sweep compiles: the values of the grid and the result of the function."""
 
+import warnings
 from typing import Any
 
 import jax
 from jax.tree_util import Partial
 
 from nested_jax._core.checks import is_traced
+from nested_jax._core.jaxpr import all_eqns
 from nested_jax.sweeps.engine._job import whole
 from nested_jax.sweeps.engine._tracing import trace
 from nested_jax.sweeps.grid import Grid, check_distinct, check_values
@@ -36,6 +38,12 @@ def examine(run: Partial, grid: Grid) -> Structure:
                 "`run` must not depend on what is traced around the sweep (by jit, vmap, grad or "
                 "another sweep): make an axis of it, or sweep outside."
             )
+        if any(map(_draws_for_a_batch, all_eqns(traced.jaxpr.jaxpr))):
+            warnings.warn(
+                "`run` draws from a key of kind rbg: JAX draws for all runs of a chunk at once, so "
+                "their numbers depend on the chunk. Keys of kind threefry2x32 do not have this.",
+                stacklevel=4,
+            )
         outputs, rules = traced.out_info
         own = {name: (x.shape, x.dtype) for name, x in outputs.items()}
         first = first or own
@@ -51,6 +59,11 @@ def examine(run: Partial, grid: Grid) -> Structure:
             check_values(name, given[name], in_jax[name], rule)
     _check_names(first, grid)
     return first
+
+
+def _draws_for_a_batch(eqn: Any) -> bool:
+    """Return whether an equation draws from a key whose vmapped draws are not those of each key."""
+    return eqn.primitive.name == "random_bits" and "rbg" in str(eqn.invars[0].aval.dtype)
 
 
 def _check_names(structure: Structure, grid: Grid) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 
 from nested_jax._version import __version__
+from nested_jax.sweeps.engine._evaluation import evaluate
 from nested_jax.sweeps.engine._job import Job
 from nested_jax.sweeps.engine._text import content_of, text_of
-from nested_jax.sweeps.engine._tracing import trace
+from nested_jax.sweeps.engine._tracing import program_of
 from nested_jax.sweeps.grid import label
 from nested_jax.sweeps.lanes import Layout
 
@@ -25,13 +26,14 @@ def fingerprint_of(job: Job, platform: str) -> dict[str, Any]:
     """
     programs = {}
     for layout, (static, columns) in zip(job.layouts(platform), job.samples(), strict=True):
-        traced = trace(static, job.run, columns)
+        program = program_of(static, job.run, columns)
         try:
-            text = text_of(traced.jaxpr)
+            text = text_of(program.jaxpr)
         except (LookupError, AttributeError):  # Python is called back, or JAX has changed.
-            text = traced.lower().as_text()
+            # Batched, as it runs: what calls Python may have a rule of its own for that.
+            text = evaluate.lower(static, layout, program, job.run, columns).as_text()
         text += _described(layout)
-        name = ", ".join(f"{key}={label(value)}" for key, value in static)
+        name = json.dumps({key: label(value) for key, value in static})
         programs[name] = hashlib.sha256(text.encode()).hexdigest()
     arguments = hashlib.sha256()
     for leaf in jax.tree.leaves(job.run):

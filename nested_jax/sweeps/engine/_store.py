@@ -100,7 +100,9 @@ class Store:
             found = self.recorded() or {}
         if digest(found) != digest(fingerprint):
             names = sorted(set(found) | set(fingerprint))
-            other = [name for name in names if found.get(name) != fingerprint.get(name)]
+            # As text, like the hash: -0.0 equals 0.0.
+            mine, theirs = ({k: digest({k: v}) for k, v in x.items()} for x in (fingerprint, found))
+            other = [name for name in names if mine.get(name) != theirs.get(name)]
             cure = {"chunk": "the default chunk or "}
             if "stop" not in found:
                 cure["grid"] = "a grid that has its points or "
