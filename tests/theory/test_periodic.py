@@ -14,6 +14,7 @@ from nested_jax import theory
 RTOL = 1e-9  # Of float64, through an eigenvalue problem or a bisection.
 FLOAT32_RTOL = 1e-6  # optax.MultiSteps divides by its count in float32.
 SINGLE_RTOL = 1e-5  # An eigenvalue near 1 is off by an eps of float32 or two, the limit by 20.
+CASCADE_RTOL = 1e-3  # Multipliers of ten equal averages are nearly defective.
 WINDOW = 8  # Periods between two looks; optax.MultiSteps overflows in float32 after 120 or so.
 
 
@@ -124,6 +125,36 @@ def test_the_limit_of_a_finished_optimizer_in_single_precision(tx):
         np.testing.assert_allclose(limit, theory.stability_limit(tx), rtol=SINGLE_RTOL)
 
 
+@pytest.mark.parametrize(
+    ("make", "gain", "period"),
+    [
+        (lambda: theory.cascade([0.95] * 2), 0.01, 1),
+        (lambda: theory.cascade([0.95] * 10), 0.01, 4),
+        (lambda: theory.cascade([]), 1e-4, 1),
+        (lambda: theory.aggmo([0.0, 0.9, 0.99]), 0.01, 1),
+    ],
+)
+def test_the_limit_in_single_precision_is_that_in_double(make, gain, period):
+    """Though multipliers beside 1 are rounded to either side of it; also beyond 1e4."""
+    expected = theory.stability_limit(make()) / gain
+    with jax.enable_x64(False):
+        one = make()
+        one = one._replace(output=gain * one.output, feedthrough=gain * one.feedthrough)
+        system = theory.StateSpace(*(jnp.stack([x] * period) for x in one))
+        np.testing.assert_allclose(theory.periodic_limit(system), expected, rtol=CASCADE_RTOL)
+
+
+def test_no_limit_without_gain_or_memory_that_fades():
+    for dtype in (False, True):
+        with jax.enable_x64(dtype):
+            still = theory.StateSpace(*map(jnp.asarray, ([[[0.5]]], [[1.0]], [[0.0]], [0.0])))
+            growing = still._replace(transition=jnp.full((1, 1, 1), 1.5), output=jnp.ones((1, 1)))
+            notch = still._replace(output=jnp.full((1, 1), -0.5), feedthrough=jnp.ones(1))
+            endless = still._replace(transition=jnp.ones((1, 1, 1)), output=jnp.ones((1, 1)))
+            for system in (still, growing, notch, endless):
+                assert theory.periodic_limit(system) == 0
+
+
 def test_the_limit_has_a_derivative():
     """Outputs times k have the limit divided by k."""
     system = system_of("two")
@@ -183,6 +214,7 @@ def test_a_system_of_one_step_is_refused():
             "`system` must have a transition of",
         ),
         ([(3, 1, 1), (2, 1), (2, 1), (2,)], ValueError, "`system` must have a transition of"),
+        ([(0, 1, 1), (0, 1), (0, 1), (0,)], ValueError, "for C >= 1 steps"),
         ([None, (2, 1), (2, 1), (2,)], TypeError, r"`system.transition` must be real numbers"),
     ],
 )
