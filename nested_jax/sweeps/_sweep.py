@@ -232,8 +232,9 @@ def _check_names_of_units(units: Mapping[str, str], names: Set[str]) -> None:
 
 
 def _as_numpy_knows(values: np.ndarray) -> np.ndarray:
-    # xarray cannot handle JAX's own narrow dtypes. Their values all fit into float32 or int8.
-    if values.dtype.isbuiltin == 1:
+    # xarray cannot handle the narrow dtypes that JAX adds to NumPy's, for which this is 2. Their
+    # values all fit into float32 or int8.
+    if values.dtype.isbuiltin != 2:
         return values
     return values.astype(np.float32 if jnp.issubdtype(values.dtype, jnp.floating) else np.int8)
 
