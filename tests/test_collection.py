@@ -141,7 +141,7 @@ def updates_of(factory, name, number):
 
 
 def used(made):
-    """Return updates, or what is no transform as it is."""
+    """Return the updates of a transform; return anything else unchanged."""
     if not isinstance(made, optax.GradientTransformation):
         return made
     params = jnp.ones((2, 3))

@@ -145,9 +145,9 @@ def _check_range(name: str, value: Any, rule: str, holds: Callable[[Any], Any]) 
 
 
 def unwrapped(value: Any) -> Any:
-    """Return a concrete number as one of the host; arithmetic on JAX's own is traced under jit.
+    """Return a concrete number as a host number; under jit, arithmetic on JAX arrays is traced.
 
-    An integer becomes Python's, which no conversion wraps, and a weakly typed number too.
+    Integers and weakly typed numbers become Python numbers: no conversion wraps a Python integer.
     """
     if is_traced(value) or isinstance(value, int | float):
         return value
@@ -157,7 +157,7 @@ def unwrapped(value: Any) -> Any:
 
 
 def in_32_bits(value: Any) -> Any:
-    """Return a traced number of fewer bits in 32: else 1 - decay rounds and bounds do not fit."""
+    """Widen a traced number to 32 bits, where 1 - decay does not round and bounds fit."""
     if not is_traced(value) or value.dtype.itemsize >= 4:
         return value
     return value.astype(jnp.float32 if jnp.issubdtype(value.dtype, jnp.floating) else jnp.int32)

@@ -203,7 +203,7 @@ def warm_restarts(
     floor = check_fraction("floor", floor)
     dtype = float_of(first_cycle, growth, floor)
     known = not (is_traced(first_cycle) or is_traced(growth))
-    # A schedule that is built while JAX traces may be used after: it holds no tracer of known ones.
+    # A schedule may be built inside a trace and used after it, so known numbers leave no tracers.
     with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
         table = leaps(pair(first_cycle, dtype), minus_one(growth, dtype))
 

@@ -219,7 +219,7 @@ def _limit(system, weight, highest):
 
     low, _, reached = jax.lax.fori_loop(0, HALVINGS, halve, (low, high, reached))
     limit = root_of(lambda rate: jnp.log(energy(rate)), low)
-    # A limit that is lost in rounding is no root: the energy there jumps from nearly 0 to infinity.
+    # If rounding hides the limit, the energy jumps from nearly 0 to infinity and does not reach 1.
     limit = jnp.where(reached > 0.5, limit, jnp.nan)
     return jnp.where(highest > 0, limit, highest)  # `highest` is 0 or NaN here.
 

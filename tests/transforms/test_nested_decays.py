@@ -81,7 +81,7 @@ def test_concrete_jax_numbers_stay_concrete_under_jit(decays):
 
 
 def test_traced_numbers_of_few_bits_are_taken_in_32():
-    """In 16 bits 1 - decay is rounded, and 200 is no int8."""
+    """A difference 1 - decay would round in 16 bits, and 200 does not fit into an int8."""
     decay = jnp.bfloat16(0.1)
     few = jax.jit(lambda levels, a: nj.nested_decays(levels, decay=a, max_levels=200))
     exact = nj.nested_decays(3, decay=float(decay), max_levels=200)
